@@ -2,4 +2,30 @@
 
 from importlib.metadata import version
 
+from fiber_backbone.attention import GatedCrossAttention
+from fiber_backbone.backbone import DecodingCache, FiberBackbone, fiber_base, fiber_small, fiber_tiny
+from fiber_backbone.checkpoints import LoadReport, original_key_map, read_original_state_dict
+from fiber_backbone.config import FiberConfig
+from fiber_backbone.pretrained import PretrainedModel
+from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
+
+__all__ = [
+    "DecodingCache",
+    "FiberBackbone",
+    "FiberConfig",
+    "FusedFeatures",
+    "GatedCrossAttention",
+    "ImageFeatures",
+    "ImageState",
+    "LoadReport",
+    "PretrainedModel",
+    "TextFeatures",
+    "TextState",
+    "fiber_base",
+    "fiber_small",
+    "fiber_tiny",
+    "original_key_map",
+    "read_original_state_dict",
+]
+
 __version__ = version("fiber-backbone")

@@ -1,0 +1,197 @@
+"""The configuration of the backbone: every size and every switch in which the two stages differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+WindowPolicy = Literal["shrink", "pad"]
+
+
+@dataclass
+class FiberConfig:
+    """Sizes and switches of a `FiberBackbone`; the defaults are FIBER-Base in the coarse stage.
+
+    Args:
+        image_size: Nominal side of a picture in pixels. Other sizes run too (see `window_policy`).
+        patch_size: Side of a patch in pixels.
+        embed_dim: Channels of the first image stage; each stage doubles them.
+        depths: Number of blocks of each image stage.
+        image_num_heads: Attention heads of each image stage.
+        window_size: Side of an attention window in tokens. In the coarse stage it is `image_size / 32`.
+        image_mlp_ratio: Width of an image block's MLP over its channels.
+        drop_path_rate: Stochastic depth of the last image block; earlier blocks get linearly less.
+        vocab_size: Number of tokens of the vocabulary.
+        hidden_size: Width of the text stream.
+        num_hidden_layers: Number of text layers.
+        num_attention_heads: Attention heads of a text layer, in self- and in cross-attention.
+        intermediate_size: Width of a text layer's MLP.
+        max_position_embeddings: Rows of the position table; the first `pad_token_id + 1` serve padding.
+        type_vocab_size: Rows of the token type table (always read at row 0).
+        pad_token_id: Id of the padding token.
+        layer_norm_eps: Epsilon of the text stream's layer norms.
+        hidden_dropout: Dropout after embeddings and after every dense output of the text stream, in [0, 1).
+        attention_dropout: Dropout on the text stream's attention probabilities, in [0, 1).
+        num_fusion_blocks: How many of the top blocks of each stream read the other stream (K).
+        normalize_image_query: Whether a layer norm precedes the image stream's cross-attention query. True in
+            the coarse stage and in the fine models for referring expressions, False in the other fine models.
+        fused_text_norm: Whether the last text layer keeps its final layer norm in the fused path. False in the
+            coarse stage, True in the fine stage.
+        window_policy: `"shrink"` (coarse stage, timm): a window is never larger than the map, and a dimension
+            with one window is not shifted. `"pad"` (fine stage): windows always have full size; the map is padded.
+        pyramid_norms: Whether the pyramid's levels above the first get a layer norm of their own (fine stage). The
+            single final norm of the coarse stage then does not exist.
+        joint_projection: Whether linear maps and poolers bring the fused streams to one width (coarse stage).
+        decoder_projections: Whether the linear maps exist through which `decode_text` reads image features whose
+            width is not the one that a fused text layer expects (captioning).
+
+    Raises:
+        ValueError: If two sizes do not fit together; the sentence names both.
+    """
+
+    image_size: int = 384
+    patch_size: int = 4
+    embed_dim: int = 128
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    image_num_heads: tuple[int, ...] = (4, 8, 16, 32)
+    window_size: int = 12
+    image_mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.1
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 514
+    type_vocab_size: int = 1
+    pad_token_id: int = 1
+    layer_norm_eps: float = 1e-5
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    num_fusion_blocks: int = 6
+    normalize_image_query: bool = True
+    fused_text_norm: bool = False
+    window_policy: WindowPolicy = "shrink"
+    pyramid_norms: bool = False
+    joint_projection: bool = True
+    decoder_projections: bool = False
+
+    def __post_init__(self) -> None:
+        self.depths, self.image_num_heads = tuple(self.depths), tuple(self.image_num_heads)
+        if len(self.depths) != len(self.image_num_heads):
+            raise ValueError(
+                f"depths {self.depths} and image_num_heads {self.image_num_heads} must name the same number of stages"
+            )
+        for dim, heads in zip(self.stage_dims, self.image_num_heads, strict=True):
+            if dim % heads:
+                raise ValueError(f"an image stage of {dim} channels cannot be split into {heads} heads; change image_num_heads")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be divisible by num_attention_heads ({self.num_attention_heads})"
+            )
+        most = min(sum(self.depths[-2:]), self.num_hidden_layers)
+        if not 0 < self.num_fusion_blocks <= most:
+            raise ValueError(
+                f"num_fusion_blocks must be between 1 and {most} (the blocks of the last two image stages, "
+                f"{self.depths[-2:]}, and the {self.num_hidden_layers} text layers), is {self.num_fusion_blocks}"
+            )
+        if self.window_policy not in ("shrink", "pad"):
+            raise ValueError(f"window_policy must be 'shrink' or 'pad', is {self.window_policy!r}")
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of each image stage."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def image_dim(self) -> int:
+        """Channels of the last image stage."""
+        return self.stage_dims[-1]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per token of each image stage; a picture's sides must be multiples of the last."""
+        return tuple(self.patch_size * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def block_stages(self) -> tuple[int, ...]:
+        """Stage of each image block, bottom to top."""
+        return tuple(stage for stage, depth in enumerate(self.depths) for _ in range(depth))
+
+    @property
+    def fused_blocks(self) -> tuple[tuple[int, int], ...]:
+        """The pairs (image block, text layer) that read each other: the last K of both, in order."""
+        blocks = range(sum(self.depths) - self.num_fusion_blocks, sum(self.depths))
+        layers = range(self.num_hidden_layers - self.num_fusion_blocks, self.num_hidden_layers)
+        return tuple(zip(blocks, layers, strict=True))
+
+    def fine_stage(self, normalize_image_query: bool = False) -> FiberConfig:
+        """This configuration with the switches of the fine stage.
+
+        Args:
+            normalize_image_query: True for the models trained for referring expressions.
+        """
+        return replace(
+            self,
+            normalize_image_query=normalize_image_query,
+            fused_text_norm=True,
+            window_policy="pad",
+            pyramid_norms=True,
+            joint_projection=False,
+            drop_path_rate=0.4,
+        )
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> FiberConfig:
+        """A named size: `"fiber_base"`, `"fiber_small"` or `"fiber_tiny"`.
+
+        Args:
+            name: The preset.
+            **overrides: Fields to replace.
+
+        Raises:
+            ValueError: If the preset or a field does not exist.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}")
+        known = {field.name for field in fields(cls)}
+        for key in overrides.keys() - known:
+            guess = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {guess[0]!r}?" if guess else ""
+            raise ValueError(f"FiberConfig has no field {key!r}{hint}")
+        return replace(PRESETS[name], **overrides)
+
+
+PRESETS = {
+    # Swin-B/12 + RoBERTa-base, the published model.
+    "fiber_base": FiberConfig(),
+    # Swin-T/7 + the sizes of DistilRoBERTa, for one small GPU.
+    "fiber_small": FiberConfig(
+        image_size=224,
+        embed_dim=96,
+        depths=(2, 2, 6, 2),
+        image_num_heads=(3, 6, 12, 24),
+        window_size=7,
+        num_hidden_layers=6,
+        num_fusion_blocks=4,
+    ),
+    # For tests and for learning on a CPU. Three stages: the fused blocks see an 8 x 8 and a 4 x 4 map at 64 px.
+    "fiber_tiny": FiberConfig(
+        image_size=64,
+        embed_dim=48,
+        depths=(2, 2, 2),
+        image_num_heads=(2, 4, 8),
+        window_size=4,
+        drop_path_rate=0.0,
+        vocab_size=512,
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=66,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        num_fusion_blocks=2,
+    ),
+}

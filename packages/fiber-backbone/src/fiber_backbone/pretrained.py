@@ -1,0 +1,131 @@
+"""Our own weight folders: `model.safetensors` and `config.json`, locally or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber"):
+    """A module that saves itself to a folder, loads from one, and goes to the hub (`push_to_hub`).
+
+    A subclass says how it is described (`to_config`) and how it is built from the description (`from_config`).
+    """
+
+    def to_config(self) -> dict[str, Any]:
+        """A JSON-serialisable description from which `from_config` builds the model."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A fresh model from its description."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Load a model that `save_pretrained` wrote, in eval mode.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
+            revision: Branch, tag or commit on the hub.
+            cache_dir: Where downloads are kept.
+            token: Access token of the hub.
+            local_files_only: Whether to use only what was downloaded before.
+            force_download: Whether to download anew.
+
+        Raises:
+            FileNotFoundError: If the folder or one of its two files does not exist.
+            ValueError: If the folder holds another model, or weights that do not fit its configuration.
+        """
+        name = str(pretrained_model_name_or_path)
+        hub = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+            "force_download": force_download,
+        }
+        config_path, weights_path = (_locate(name, file, hub) for file in (CONFIG_FILE, WEIGHTS_FILE))
+        try:
+            config = json.loads(config_path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{config_path} is not JSON ({error}); save the model again") from error
+        kind = config.pop("model_class", None)
+        if kind != cls.__name__:
+            raise ValueError(f"{name} holds a {kind}, not a {cls.__name__}; load it with {kind}.from_pretrained")
+        try:
+            tensors = load_file(weights_path)
+        except SafetensorError as error:
+            raise ValueError(f"{weights_path} is not a whole safetensors file ({error}); copy or save it again") from error
+        model = cls.from_config(config)
+        model._load_strictly(tensors, str(weights_path))
+        return model.eval()
+
+    def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        expected = self.state_dict()
+        problems = [
+            f"{len(found)} {kind} (first: {found[0]})"
+            for kind, found in (
+                ("keys missing", sorted(expected.keys() - tensors.keys())),
+                ("keys unknown", sorted(tensors.keys() - expected.keys())),
+                (
+                    "shapes that differ",
+                    [
+                        f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
+                        for name, value in expected.items()
+                        if name in tensors and tensors[name].shape != value.shape
+                    ],
+                ),
+            )
+            if found
+        ]
+        if problems:
+            raise ValueError(f"{origin} does not fit the {CONFIG_FILE} beside it: {', '.join(problems)}; save the model again")
+        self.load_state_dict(dict(tensors))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = {"model_class": type(self).__name__, **self.to_config()}
+        tensors = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
+        # Each file is written beside its target and renamed, so that a reader never meets half of one.
+        weights, temporary = save_directory / WEIGHTS_FILE, save_directory / f".{WEIGHTS_FILE}.partial"
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        os.replace(temporary, weights)
+        temporary = save_directory / f".{CONFIG_FILE}.partial"
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, save_directory / CONFIG_FILE)
+
+
+def _locate(name: str, file: str, hub: Mapping[str, Any]) -> Path:
+    """A file of a local folder, or of a repository on the hub."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} has no {file}; expected a folder written by save_pretrained")
+        return folder / file
+    if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise FileNotFoundError(f"{name} is not a folder; pass a folder written by save_pretrained or a hub name like 'owner/model'")
+    try:
+        return Path(hf_hub_download(name, file, **hub))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"{name} is neither a folder here nor a model that the hub gave ({file}: {reason})") from error
