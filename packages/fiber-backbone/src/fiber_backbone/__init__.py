@@ -8,6 +8,7 @@ from fiber_backbone.checkpoints import LoadReport, original_key_map, read_origin
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.pretrained import PretrainedModel
 from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
+from fiber_backbone.unimodal import from_unimodal
 
 __all__ = [
     "DecodingCache",
@@ -24,6 +25,7 @@ __all__ = [
     "fiber_base",
     "fiber_small",
     "fiber_tiny",
+    "from_unimodal",
     "original_key_map",
     "read_original_state_dict",
 ]

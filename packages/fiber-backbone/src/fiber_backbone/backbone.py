@@ -2,9 +2,9 @@
 
     image = backbone.begin_image(pixel_values)             # bottom blocks, no text
     text = backbone.begin_text(input_ids, attention_mask)  # bottom layers, no image
-    fused = backbone.fuse(image, text)                     # top K pairs; both read the other's value from before the step
+    fused = backbone.fuse(image, text)                     # top K pairs, each reading the other's value before the step
 
-In eval mode `fuse` gives the same numbers however its states were made: computed at once, indexed, repeated, concatenated.
+In eval mode `fuse` gives the same numbers however its states were made: at once, indexed, repeated or concatenated.
 """
 
 from __future__ import annotations
@@ -110,14 +110,18 @@ class FiberBackbone(PretrainedModel):
         """
         stride = self.config.strides[-1]
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-            raise ValueError(f"pixel_values must have the shape (batch, 3, height, width), got {tuple(pixel_values.shape)}")
+            raise ValueError(
+                f"pixel_values must have the shape (batch, 3, height, width), got {tuple(pixel_values.shape)}"
+            )
         if pixel_values.shape[2] % stride or pixel_values.shape[3] % stride:
             height, width = (-(-side // stride) * stride for side in pixel_values.shape[2:])
             raise ValueError(
                 f"height and width of pixel_values must be multiples of {stride}, got {tuple(pixel_values.shape[2:])}; "
                 f"pad with zeros at the right and bottom to ({height}, {width}) or resize"
             )
-        x, pyramid = self._run_image(self.image_stream.embed(pixel_values), 0, self.config.fused_blocks[0][0], return_pyramid)
+        x, pyramid = self._run_image(
+            self.image_stream.embed(pixel_values), 0, self.config.fused_blocks[0][0], return_pyramid
+        )
         return ImageState(x, pyramid)
 
     def begin_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextState:
@@ -158,7 +162,11 @@ class FiberBackbone(PretrainedModel):
             last = layer + 1 == self.config.num_hidden_layers
             next_x, output = self.image_stream.run(x, block, context=hidden, mask=mask)
             hidden, _ = self.text_stream.run(
-                hidden, layer, mask, context=x.flatten(1, 2), final_norm=not last or self.config.fused_text_norm
+                hidden,
+                layer,
+                mask,
+                context=x.flatten(1, 2),
+                final_norm=not last or self.config.fused_text_norm,
             )
             x = next_x
             if pyramid and output is not None:
@@ -216,13 +224,15 @@ class FiberBackbone(PretrainedModel):
                 raise ValueError("decode_text needs image_features, (batch, tokens, channels), in its first call")
             projected = [project(image_features) for project in self.decoder_projections]
             cross = self.text_stream.cross_attention
-            cache.image = [layer.project_context(x) for layer, x in zip(cross, projected, strict=True)]  # type: ignore[operator]
+            cache.image = [layer.project_context(x) for layer, x in zip(cross, projected, strict=True)]
 
         hidden = self.text_stream.embed(input_ids, cache.position)
         real = (input_ids != config.pad_token_id).sum(dim=1)
         cache.position = real if cache.position is None else cache.position + real
         cache.mask = attention_mask if cache.mask is None else torch.cat([cache.mask, attention_mask], dim=1)
-        future = torch.ones(input_ids.shape[1], past + input_ids.shape[1], dtype=torch.bool, device=hidden.device).triu(past + 1)
+        future = torch.ones(input_ids.shape[1], past + input_ids.shape[1], dtype=torch.bool, device=hidden.device).triu(
+            past + 1
+        )
         mask = padding_mask(cache.mask, hidden.dtype).masked_fill(future, -torch.inf)
         known, cache.text = cache.text or [None] * config.num_hidden_layers, []  # type: ignore[list-item]
         for layer in range(config.num_hidden_layers):
@@ -242,8 +252,8 @@ class FiberBackbone(PretrainedModel):
 
         Args:
             image_size: New nominal side in pixels.
-            window_size: New side of a window in tokens; by default windows grow with the picture, as the coarse stage does
-                (384 px with windows of 12 become 576 px with windows of 18).
+            window_size: New side of a window in tokens; by default windows grow with the picture, as in the
+                coarse stage (384 px with windows of 12 become 576 px with windows of 18).
 
         Raises:
             ValueError: If the default window is not a whole number of tokens.
@@ -308,20 +318,21 @@ class FiberBackbone(PretrainedModel):
         longest = self.config.max_position_embeddings - self.config.pad_token_id - 1
         if past + input_ids.shape[1] > longest:
             raise ValueError(
-                f"the text has {past + input_ids.shape[1]} tokens but the model has positions for {longest}; truncate it "
-                "(tokenizer(..., truncation=True, max_length=...)) or raise max_position_embeddings"
+                f"the text has {past + input_ids.shape[1]} tokens but the model has positions for {longest}; "
+                "truncate it (tokenizer(..., truncation=True, max_length=...)) or raise max_position_embeddings"
             )
         if attention_mask is None:
             return torch.ones_like(input_ids)
         if attention_mask.shape != input_ids.shape:
             raise ValueError(
-                f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}"
+                f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, "
+                f"got {tuple(attention_mask.shape)}"
             )
         return attention_mask
 
 
 def fiber_base(**overrides: Any) -> FiberBackbone:
-    """FIBER-Base: Swin-B with windows of 12 at 384 px, RoBERTa-base, 6 fused pairs. Overrides are fields of the config."""
+    """FIBER-Base: Swin-B with windows of 12 at 384 px, RoBERTa-base, 6 fused pairs. Overrides are config fields."""
     return FiberBackbone(FiberConfig.from_preset("fiber_base", **overrides))
 
 

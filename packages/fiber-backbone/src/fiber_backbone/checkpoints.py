@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -86,7 +86,7 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     Training state beside the weights may name classes of the original's libraries; they are read as inert stand-ins.
 
     Args:
-        path: A `.safetensors` file or a file of `torch.save`, with the weights at the top or under `state_dict` or `model`.
+        path: A `.safetensors` file or a file of `torch.save`, weights at the top or under `state_dict` or `model`.
 
     Returns:
         Name to tensor, on the CPU, with a leading `module.` stripped.
@@ -97,21 +97,27 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist; pass the path of a .ckpt, .pth, .pt, .bin or .safetensors file")
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist; pass the path of a .ckpt, .pth, .pt, .bin or .safetensors file"
+        )
     try:
         if path.suffix == ".safetensors":
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a checkpoint that can be read safely ({reason}); expected safetensors or torch.save") from error
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely ({reason}); expected safetensors or torch.save"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {name.removeprefix("module."): value for name, value in dict(content).items() if isinstance(value, Tensor)}
+    tensors = {
+        name.removeprefix("module."): value for name, value in dict(content).items() if isinstance(value, Tensor)
+    }
     if not tensors:
         raise ValueError(f"{path} holds no tensors; expected weights at the top or under 'state_dict' or 'model'")
     return tensors
@@ -121,8 +127,8 @@ def original_key_map(config: FiberConfig) -> list[tuple[str, list[str]]]:
     """Which original tensors make up each parameter of the backbone.
 
     Returns:
-        Pairs of our name and the original names, in the image-text models' spelling; several are concatenated along their
-        first dimension.
+        Pairs of our name and the original names, in the image-text models' spelling; several are concatenated along
+        their first dimension.
     """
     pairs: list[tuple[str, list[str]]] = []
 
@@ -135,7 +141,11 @@ def original_key_map(config: FiberConfig) -> list[tuple[str, list[str]]]:
     for stage, depth in enumerate(config.depths):
         if stage:  # timm steps down at the start of a stage, the original at the end of the one before
             add(f"{image}.layers.{stage}.downsample.norm", f"{vit}.layers.{stage - 1}.downsample.norm")
-            add(f"{image}.layers.{stage}.downsample.reduction", f"{vit}.layers.{stage - 1}.downsample.reduction", parts=["weight"])
+            add(
+                f"{image}.layers.{stage}.downsample.reduction",
+                f"{vit}.layers.{stage - 1}.downsample.reduction",
+                parts=["weight"],
+            )
         for block in range(depth):
             name = f"layers.{stage}.blocks.{block}"
             add(f"{image}.{name}.attn", f"{vit}.{name}.attn", parts=["relative_position_bias_table"])
@@ -155,7 +165,13 @@ def original_key_map(config: FiberConfig) -> list[tuple[str, list[str]]]:
         name = f"encoder.layer.{layer}"
         for module in ("query", "key", "value"):
             add(f"{text}.{name}.attention.self.{module}", f"{roberta}.{name}.attention.self.{module}")
-        for module in ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"):
+        for module in (
+            "attention.output.dense",
+            "attention.output.LayerNorm",
+            "intermediate.dense",
+            "output.dense",
+            "output.LayerNorm",
+        ):
             add(f"{text}.{name}.{module}", f"{roberta}.{name}.{module}")
 
     for index, (number, layer) in enumerate(config.fused_blocks):
@@ -172,7 +188,11 @@ def original_key_map(config: FiberConfig) -> list[tuple[str, list[str]]]:
         name, ours = f"{roberta}.encoder.layer.{layer}", f"{text}.cross_attention.{index}"
         pairs.append((f"{ours}.gate", [f"{name}.alpha_t2i"]))
         add(f"{ours}.query", f"{name}.crossattention_t2i.self.query")
-        add(f"{ours}.key_value", f"{name}.crossattention_t2i.self.key", f"{name}.crossattention_t2i.self.value")
+        add(
+            f"{ours}.key_value",
+            f"{name}.crossattention_t2i.self.key",
+            f"{name}.crossattention_t2i.self.value",
+        )
         add(f"{ours}.output", f"{name}.crossattention_t2i.output.dense")
         if config.decoder_projections and config.stage_dims[stage] != config.image_dim:
             add(f"decoder_projections.{index}", f"cross_modal_att_layers.{layer}")
@@ -236,7 +256,7 @@ def load_original_backbone(backbone: FiberBackbone, source: str | Path | Mapping
             claimed.update(originals)
             report.used.extend(keys)
 
-    unknown = []
+    unknown: list[str] = []
     for name, key in names.items():
         if name not in claimed:
             (report.left if HEADS.match(name) else report.dead if _is_dead(name, config) else unknown).append(key)
@@ -257,7 +277,11 @@ def _explain(origin: str, missing: list[str], unknown: list[str], mismatched: li
     """One sentence for a checkpoint that does not fit, with a way out where one is known."""
     problems = [
         f"{len(found)} {kind} (first: {found[0]})"
-        for kind, found in (("keys missing", missing), ("keys unknown", unknown), ("shapes that differ", mismatched))
+        for kind, found in (
+            ("keys missing", missing),
+            ("keys unknown", unknown),
+            ("shapes that differ", mismatched),
+        )
         if found
     ]
     hint = "build the model with the sizes that the checkpoint was trained with (see FiberConfig)"

@@ -85,10 +85,13 @@ class FiberConfig:
             )
         for dim, heads in zip(self.stage_dims, self.image_num_heads, strict=True):
             if dim % heads:
-                raise ValueError(f"an image stage of {dim} channels cannot be split into {heads} heads; change image_num_heads")
+                raise ValueError(
+                    f"an image stage of {dim} channels cannot be split into {heads} heads; change image_num_heads"
+                )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be divisible by num_attention_heads ({self.num_attention_heads})"
+                f"hidden_size ({self.hidden_size}) must be divisible by "
+                f"num_attention_heads ({self.num_attention_heads})"
             )
         most = min(sum(self.depths[-2:]), self.num_hidden_layers)
         if not 0 < self.num_fusion_blocks <= most:
@@ -127,7 +130,7 @@ class FiberConfig:
         return tuple(zip(blocks, layers, strict=True))
 
     def fine_stage(self, normalize_image_query: bool = False) -> FiberConfig:
-        """This configuration with the switches of the fine stage.
+        """The same sizes with the switches of the fine stage.
 
         Args:
             normalize_image_query: True for the models trained for referring expressions.
@@ -176,7 +179,7 @@ PRESETS = {
         num_hidden_layers=6,
         num_fusion_blocks=4,
     ),
-    # For tests and for learning on a CPU. Three stages: the fused blocks see an 8 x 8 and a 4 x 4 map at 64 px.
+    # For tests and for learning on a CPU. Three stages: at 64 px, text reads an 8 x 8 map, then two of 4 x 4.
     "fiber_tiny": FiberConfig(
         image_size=64,
         embed_dim=48,
@@ -192,6 +195,6 @@ PRESETS = {
         max_position_embeddings=66,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        num_fusion_blocks=2,
+        num_fusion_blocks=3,
     ),
 }

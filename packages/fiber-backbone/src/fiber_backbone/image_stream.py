@@ -7,9 +7,9 @@ Source: Swin Transformer (Liu et al. 2021), equations 1-3, and FIBER section 3.1
     x = x + DropPath(a)
     x = x + DropPath(MLP(LN2(x)))
 
-What differs from timm's own forward: the cross-attention; relative position bias and shift mask are found from the map at
-hand, so that one set of weights serves any size; a map that windows do not tile is padded before it is shifted, as in
-the detectors built on Swin (timm pads after).
+What differs from timm's own forward: the cross-attention; relative position bias and shift mask are found from the
+map at hand, so that one set of weights serves any size; a map that windows do not tile is padded before it is
+shifted, as in the detectors built on Swin (timm pads after).
 
 Shapes: B batch, H W map, C channels, V windows, T tokens of a window.
 """
@@ -17,6 +17,7 @@ Shapes: B batch, H W map, C channels, V windows, T tokens of a window.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
@@ -60,26 +61,33 @@ def plan_windows(size: Size, window_size: int, shifted: bool, policy: WindowPoli
         policy: See `FiberConfig.window_policy`.
         device: Where the index and the mask live.
     """
-    window = tuple(min(side, window_size) if policy == "shrink" else window_size for side in size)
-    shift = tuple(
-        window_size // 2 if shifted and (policy == "pad" or side > window_size) else 0 for side in size
+    height, width = size
+    shrink = policy == "shrink"
+    window = (min(height, window_size), min(width, window_size)) if shrink else (window_size, window_size)
+    shift_height, shift_width = (
+        window_size // 2 if shifted and not (shrink and side <= window_size) else 0 for side in size
     )
-    padded = tuple(-(-side // w) * w for side, w in zip(size, window, strict=True))
+    padded = (-(-height // window[0]) * window[0], -(-width // window[1]) * window[1])
 
-    rows, columns = torch.meshgrid(*(torch.arange(w, device=device) for w in window), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
+    rows = torch.arange(window[0], device=device).repeat_interleave(window[1])
+    columns = torch.arange(window[1], device=device).repeat(window[0])
     delta_rows, delta_columns = rows[:, None] - rows, columns[:, None] - columns
     bias_index = (delta_rows + window_size - 1) * (2 * window_size - 1) + delta_columns + window_size - 1
 
     region = None
-    if any(shift):
-        parts = []
-        for side, w, s in zip(padded, window, shift, strict=True):
-            position = torch.arange(side, device=device)
-            parts.append(((position >= side - w).char() + (position >= side - s).char()) if s else torch.zeros_like(position).char())
-        grid = parts[0][:, None] * 3 + parts[1]
-        region = partition(grid[None, :, :, None], window)[0, :, :, 0]
-    return WindowPlan(window, shift, padded, bias_index.flatten(), region)  # type: ignore[arg-type]
+    if shift_height or shift_width:
+        parts = _parts(padded[0], window[0], shift_height, device)[:, None] * 3
+        parts = parts + _parts(padded[1], window[1], shift_width, device)
+        region = partition(parts[None, :, :, None], window)[0, :, :, 0]
+    return WindowPlan(window, (shift_height, shift_width), padded, bias_index.flatten(), region)
+
+
+def _parts(side: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """For each place along one side, before which cut it came: 0 and 1 are whole windows, 1 and 2 share the last."""
+    place = torch.arange(side, device=device)
+    if not shift:
+        return torch.zeros_like(place, dtype=torch.int8)
+    return (place >= side - window).char() + (place >= side - shift).char()
 
 
 def partition(x: Tensor, window: Size) -> Tensor:
@@ -113,7 +121,9 @@ def window_attention(attention: WindowAttention, x: Tensor, plan: WindowPlan) ->
     if any(plan.shift):
         x = torch.roll(x, (-plan.shift[0], -plan.shift[1]), dims=(1, 2))
     x = partition(x, plan.window)
-    query, key, value = (split_heads(part, heads) for part in attention.qkv(x).chunk(3, dim=-1))  # (B, V, heads, T, C/heads)
+    query, key, value = (
+        split_heads(part, heads) for part in attention.qkv(x).chunk(3, dim=-1)
+    )  # (B, V, heads, T, C/heads)
 
     bias = attention.relative_position_bias_table[plan.bias_index].view(tokens, tokens, heads).permute(2, 0, 1)
     if plan.region is None:  # one bias for every window: windows join the batch
@@ -138,6 +148,13 @@ class ImageStream(nn.Module):
     Parameter names are timm's (`patch_embed`, `layers.{i}.downsample`, `layers.{i}.blocks.{j}`, `norm`), so that any
     `swin_*` of timm loads by name; `cross_attention.{k}` belongs to the k-th fused block.
     """
+
+    # Any: the library's modules, whose attributes the type checker cannot know
+    patch_embed: Any
+    layers: Any
+    norm: nn.Module
+    pyramid_norms: Any
+    cross_attention: Any
 
     def __init__(self, config: FiberConfig) -> None:
         super().__init__()
@@ -183,7 +200,9 @@ class ImageStream(nn.Module):
         """
         return self.patch_embed(pixel_values)
 
-    def run(self, x: Tensor, block: int, context: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def run(
+        self, x: Tensor, block: int, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """One block, and the step down to the next stage where the block is the last of its own.
 
         Args:
@@ -198,7 +217,7 @@ class ImageStream(nn.Module):
         stage = self.config.block_stages[block]
         index = block - sum(self.config.depths[:stage])
         module = self.layers[stage].blocks[index]
-        plan = self._plan(x.shape[1:3], bool(index % 2), x.device)  # type: ignore[arg-type]
+        plan = self._plan((x.shape[1], x.shape[2]), bool(index % 2), x.device)
         cross = None if context is None else self.cross_attention[block - self.config.fused_blocks[0][0]]
         if self.gradient_checkpointing and self.training:
             x = checkpoint(self._block, module, x, plan, cross, context, mask, use_reentrant=False)
@@ -236,12 +255,12 @@ class ImageStream(nn.Module):
         return x + block.drop_path2(block.mlp(block.norm2(x)))
 
     def _plan(self, size: Size, shifted: bool, device: torch.device) -> WindowPlan:
-        key = (tuple(size), shifted, device)
+        key = (size, shifted, device)
         if key not in self._plans:
             if len(self._plans) >= 256:  # training on pictures of many sizes must not fill the memory
                 self._plans.clear()
-            self._plans[key] = plan_windows(size, self.config.window_size, shifted, self.config.window_policy, device)  # type: ignore[index]
-        return self._plans[key]  # type: ignore[index]
+            self._plans[key] = plan_windows(size, self.config.window_size, shifted, self.config.window_policy, device)
+        return self._plans[key]
 
 
 def resize_relative_position_bias(table: Tensor, window_size: int) -> Tensor:

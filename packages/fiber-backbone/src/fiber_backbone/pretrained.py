@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
-class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber"):
+class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vision-language", "fiber"]):
     """A module that saves itself to a folder, loads from one, and goes to the hub (`push_to_hub`).
 
     A subclass says how it is described (`to_config`) and how it is built from the description (`from_config`).
@@ -76,7 +75,9 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber"):
         try:
             tensors = load_file(weights_path)
         except SafetensorError as error:
-            raise ValueError(f"{weights_path} is not a whole safetensors file ({error}); copy or save it again") from error
+            raise ValueError(
+                f"{weights_path} is not a whole safetensors file ({error}); copy or save it again"
+            ) from error
         model = cls.from_config(config)
         model._load_strictly(tensors, str(weights_path))
         return model.eval()
@@ -100,7 +101,9 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber"):
             if found
         ]
         if problems:
-            raise ValueError(f"{origin} does not fit the {CONFIG_FILE} beside it: {', '.join(problems)}; save the model again")
+            raise ValueError(
+                f"{origin} does not fit the {CONFIG_FILE} beside it: {', '.join(problems)}; save the model again"
+            )
         self.load_state_dict(dict(tensors))
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -109,10 +112,10 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber"):
         # Each file is written beside its target and renamed, so that a reader never meets half of one.
         weights, temporary = save_directory / WEIGHTS_FILE, save_directory / f".{WEIGHTS_FILE}.partial"
         save_file(tensors, temporary, metadata={"format": "pt"})
-        os.replace(temporary, weights)
+        temporary.replace(weights)
         temporary = save_directory / f".{CONFIG_FILE}.partial"
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, save_directory / CONFIG_FILE)
+        temporary.replace(save_directory / CONFIG_FILE)
 
 
 def _locate(name: str, file: str, hub: Mapping[str, Any]) -> Path:
@@ -123,9 +126,13 @@ def _locate(name: str, file: str, hub: Mapping[str, Any]) -> Path:
             raise FileNotFoundError(f"{folder} has no {file}; expected a folder written by save_pretrained")
         return folder / file
     if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise FileNotFoundError(f"{name} is not a folder; pass a folder written by save_pretrained or a hub name like 'owner/model'")
+        raise FileNotFoundError(
+            f"{name} is not a folder; pass a folder written by save_pretrained or a hub name like 'owner/model'"
+        )
     try:
         return Path(hf_hub_download(name, file, **hub))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"{name} is neither a folder here nor a model that the hub gave ({file}: {reason})") from error
+        raise FileNotFoundError(
+            f"{name} is neither a folder here nor a model that the hub gave ({file}: {reason})"
+        ) from error

@@ -20,7 +20,7 @@ class JointProjection(nn.Module):
         self.image_transform = nn.Linear(image_dim, text_dim)
         self.text_pooler = nn.Linear(text_dim, text_dim)
         self.image_pooler = nn.Linear(text_dim, text_dim)
-        for linear in self.children():
+        for linear in (self.text_transform, self.image_transform, self.text_pooler, self.image_pooler):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 

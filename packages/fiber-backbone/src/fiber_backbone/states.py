@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class BatchState:
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same state with a function applied to every tensor."""
 
-        def apply(value: object) -> object:
+        def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value)
             if isinstance(value, tuple):
@@ -38,7 +38,7 @@ class BatchState:
     def __getitem__(self, index: Index) -> Self:
         """Rows of the batch, by index tensor, boolean mask, slice or list of integers."""
         if isinstance(index, int):
-            raise TypeError(f"a state is indexed by rows that keep the batch dimension: write [{index}:{index} + 1] or [[{index}]]")
+            raise TypeError(f"a state is indexed by rows that keep the batch dimension: write [[{index}]]")
         return self.map(lambda tensor: tensor[index])
 
     def repeat_interleave(self, repeats: int) -> Self:
@@ -63,7 +63,10 @@ class ImageState(BatchState):
         """The rows of all states, in order. All must come from pictures of one size."""
         shapes = {tuple(state.hidden_state.shape[1:]) for state in states}
         if len(shapes) > 1:
-            raise ValueError(f"image states of one size can be concatenated, got maps of shapes {sorted(shapes)}; pad the pictures alike")
+            raise ValueError(
+                f"image states to concatenate must have one size, got maps of shapes {sorted(shapes)}; "
+                "pad the pictures alike"
+            )
         levels = zip(*(state.pyramid for state in states), strict=True)
         return ImageState(torch.cat([state.hidden_state for state in states]), tuple(map(torch.cat, levels)))
 

@@ -12,6 +12,8 @@ Shapes: B batch, L tokens, P tokens already decoded, D channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
@@ -45,6 +47,11 @@ class TextStream(nn.Module):
     Parameter names are transformers' (`embeddings`, `encoder.layer.{i}`), so that any RoBERTa loads by name;
     `cross_attention.{k}` belongs to the k-th fused layer.
     """
+
+    # Any: the library's modules, whose attributes the type checker cannot know
+    embeddings: Any
+    encoder: Any
+    cross_attention: Any
 
     def __init__(self, config: FiberConfig) -> None:
         super().__init__()
@@ -80,7 +87,11 @@ class TextStream(nn.Module):
         past = 0 if past_length is None else past_length[:, None]
         positions = pad + (real.cumsum(dim=1) + past) * real
         table = self.embeddings
-        hidden = table.word_embeddings(input_ids) + table.token_type_embeddings.weight[0] + table.position_embeddings(positions)
+        hidden = (
+            table.word_embeddings(input_ids)
+            + table.token_type_embeddings.weight[0]
+            + table.position_embeddings(positions)
+        )
         return table.dropout(table.LayerNorm(hidden))
 
     def run(
@@ -114,7 +125,7 @@ class TextStream(nn.Module):
 
     def _layer(
         self,
-        layer: nn.Module,
+        layer: Any,
         hidden: Tensor,
         mask: Tensor | None,
         cross: GatedCrossAttention | None,

@@ -1,0 +1,91 @@
+"""Wrong input is answered by one sentence: what was expected, what came, how to mend it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from fiber_backbone import FiberBackbone, FiberConfig, ImageState, fiber_tiny, read_original_state_dict
+from safetensors.torch import save_file
+
+IDS = torch.full((2, 6), 7)
+
+
+def begin(*shape: int) -> ImageState:
+    return fiber_tiny().begin_image(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: begin(1, 3, 60, 64), "multiples of 16, got (60, 64); pad with zeros at the right and bottom to (64, 64) or resize"),
+        (lambda: begin(3, 64, 64), "pixel_values must have the shape (batch, 3, height, width), got (3, 64, 64)"),
+        (lambda: fiber_tiny().begin_text(torch.zeros(1, 65, dtype=torch.long)), "the text has 65 tokens but the model has positions for 64; truncate it"),
+        (lambda: fiber_tiny().begin_text(IDS[0]), "input_ids must have the shape (batch, length), got (6,)"),
+        (lambda: fiber_tiny().begin_text(IDS, IDS[:, :5]), "attention_mask must have the shape of input_ids, (2, 6), got (2, 5)"),
+        (lambda: fiber_tiny()(torch.zeros(3, 3, 64, 64), IDS), "got 3 pictures and 2 texts; index or repeat_interleave one of the states"),
+        (lambda: begin(2, 3, 64, 64)[0], "write [[0]]"),
+        (lambda: ImageState.cat([begin(1, 3, 64, 64), begin(1, 3, 64, 96)]), "got maps of shapes [(8, 8, 96), (8, 12, 96)]; pad the pictures alike"),
+        (lambda: fiber_tiny().decode_text(IDS), "build it with FiberConfig(decoder_projections=True)"),
+        (lambda: fiber_tiny(decoder_projections=True).decode_text(IDS), "decode_text needs image_features"),
+        (lambda: fiber_tiny().resize(100), "do not become whole windows at 100 px; pass window_size"),
+        (lambda: FiberConfig.from_preset("fiber_huge"), "unknown preset 'fiber_huge'; the presets are fiber_base, fiber_small, fiber_tiny"),
+        (lambda: fiber_tiny(hiden_size=3), "FiberConfig has no field 'hiden_size'; did you mean 'hidden_size'?"),
+        (lambda: fiber_tiny(num_fusion_blocks=5), "num_fusion_blocks must be between 1 and 4"),
+        (lambda: fiber_tiny(num_attention_heads=3), "hidden_size (128) must be divisible by num_attention_heads (3)"),
+        (lambda: fiber_tiny(image_num_heads=(2, 4)), "must name the same number of stages"),
+        (lambda: fiber_tiny(image_num_heads=(5, 5, 5)), "an image stage of 48 channels cannot be split into 5 heads"),
+        (lambda: fiber_tiny(window_policy="crop"), "window_policy must be 'shrink' or 'pad', is 'crop'"),
+    ],
+)  # fmt: skip
+def test_sentences(call, sentence: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(sentence)):
+        call()
+
+
+def test_original_checkpoints(tmp_path: Path) -> None:
+    model = fiber_tiny()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"checkpoint {tmp_path / 'no.ckpt'} does not exist")):
+        model.load_original_checkpoint(tmp_path / "no.ckpt")
+    save_file({"layer1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(
+        ValueError,
+        match=r"other.safetensors is a checkpoint of another model: .* its first is 'layer1.weight'",
+    ):
+        model.load_original_checkpoint(tmp_path / "other.safetensors")
+    (tmp_path / "noise.pth").write_bytes(b"this is not a checkpoint")
+    with pytest.raises(ValueError, match=r"noise.pth is not a checkpoint that can be read safely"):
+        read_original_state_dict(tmp_path / "noise.pth")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match=r"empty.pth holds no tensors"):
+        read_original_state_dict(tmp_path / "empty.pth")
+
+
+def test_saved_models(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"is not a folder; pass a folder written by save_pretrained or a hub name"
+    ):
+        FiberBackbone.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"has no config.json; expected a folder written by save_pretrained"):
+        FiberBackbone.from_pretrained(tmp_path)
+    fiber_tiny().save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("FiberBackbone", "FiberForPretraining"))
+    with pytest.raises(
+        ValueError,
+        match=r"holds a FiberForPretraining, not a FiberBackbone; load it with FiberForPretraining.from_pretrained",
+    ):
+        FiberBackbone.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config.replace('"hidden_size": 128', '"hidden_size": 64'))
+    with pytest.raises(ValueError, match=r"does not fit the config.json beside it: \d+ shapes that differ"):
+        FiberBackbone.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+        FiberBackbone.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
+        FiberBackbone.from_pretrained(tmp_path)
