@@ -1,0 +1,280 @@
+"""Image-text contrast (ITC) and the hard negatives that it finds for matching (FIBER, section 3.2; ALBEF).
+
+    Shapes: B pictures and texts of this process, N candidates, D channels.
+
+Differences from the original, each undone by `original=True`:
+    * slots of the queue that are not filled yet take no part in the loss (there they are noise of norm sqrt(D));
+    * a candidate of the anchor's own picture, when ids tell, is no negative, neither in the loss nor for matching;
+    * negatives are drawn from a softmax without the anchor's own pair (there it is set to zero afterwards, which
+      leaves nothing to draw from when the pair is easy, and 1e-9 is added to everything);
+    * features of all processes are candidates in the same step (there one step later, through the queue).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.functional import cross_entropy
+
+from fiber_heads.initialization import initialize
+
+
+@dataclass
+class Contrast:
+    """What one contrastive step gives.
+
+    Attributes:
+        loss: Scalar, the mean over both directions.
+        image_to_text: (B, N) weights with which a negative text is drawn for each picture; rows need not sum to one.
+        text_to_image: (B, N) weights with which a negative picture is drawn for each text.
+    """
+
+    loss: Tensor
+    image_to_text: Tensor
+    text_to_image: Tensor
+
+
+class ContrastiveHead(nn.Module):
+    """Brings both finished streams to unit vectors in one space and compares them.
+
+    Args:
+        text_dim: Channels of the finished text stream, the width of the common space (D).
+        image_dim: Channels of the finished image stream.
+        temperature: Initial temperature; it is learned, and kept in [0.001, 1].
+        pooler: Whether a tanh layer follows the projection.
+        original: Whether to compute exactly what the original computes, with the defects listed above.
+    """
+
+    def __init__(
+        self, text_dim: int, image_dim: int, temperature: float = 0.07, pooler: bool = True, original: bool = False
+    ) -> None:
+        super().__init__()
+        self.original = original
+        self.text_transform = nn.Linear(text_dim, text_dim)
+        self.image_transform = nn.Linear(image_dim, text_dim)
+        self.text_pooler = nn.Linear(text_dim, text_dim) if pooler else None
+        self.image_pooler = nn.Linear(text_dim, text_dim) if pooler else None
+        initialize(self)
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+
+    def encode_texts(self, hidden_state: Tensor) -> Tensor:
+        """Unit vectors (B, D) of finished text tokens (B, L, text_dim); the first token stands for the text."""
+        return _unit(self.text_transform(hidden_state[:, 0]), self.text_pooler)
+
+    def encode_images(self, hidden_state: Tensor) -> Tensor:
+        """Unit vectors (B, D) of finished, normalised image tokens (B, N, image_dim)."""
+        return _unit(self.image_transform(hidden_state.mean(dim=1)), self.image_pooler)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        queue: FeatureQueue | None = None,
+        image_ids: Tensor | None = None,
+    ) -> Contrast:
+        """Compares the pairs of a batch with each other and with the queue.
+
+        Gradients reach a feature and the temperature through the anchors' side only.
+
+        Args:
+            image_features: (B, D) unit vectors.
+            text_features: (B, D) unit vectors; row b belongs to picture b.
+            queue: Candidates of earlier steps.
+            image_ids: (B,) int64, equal for pairs of the same picture.
+
+        Returns:
+            Loss, and sampling weights over this process's batch followed by the filled slots of the queue.
+        """
+        with torch.no_grad():
+            self.temperature.clamp_(0.001, 1.0)
+        with torch.autocast(image_features.device.type, enabled=False):
+            at_least_float32 = torch.promote_types(image_features.dtype, torch.float32)
+            image, text = image_features.to(at_least_float32), text_features.to(at_least_float32)
+            to_text = self._compare(image, text, None if queue is None else queue.text, queue, image_ids)
+            to_image = self._compare(text, image, None if queue is None else queue.image, queue, image_ids)
+        return Contrast((to_text[0] + to_image[0]) / 2, to_text[1], to_image[1])
+
+    def _compare(
+        self, anchors: Tensor, others: Tensor, queued: Tensor | None, queue: FeatureQueue | None, ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and sampling weights of one direction."""
+        size, filled = len(anchors), 0 if queue is None else queue.filled
+        gathered = others.detach() if self.original else all_gather(others.detach())
+        first = 0 if len(gathered) == size else size * dist.get_rank()
+        candidates = gathered if queued is None else torch.cat([gathered, queued if self.original else queued[:filled]])
+        logits = anchors @ candidates.to(anchors).T / self.temperature
+        own = torch.arange(first, first + size, device=logits.device)
+        own_pair = nn.functional.one_hot(own, logits.shape[1]).bool()
+        same_image = own_pair
+        if ids is not None and not self.original:
+            candidate_ids = all_gather(ids) if queue is None else torch.cat([all_gather(ids), queue.image_ids[:filled]])
+            same_image = own_pair | (ids[:, None] == candidate_ids)
+        loss = cross_entropy(logits.masked_fill(same_image & ~own_pair, -torch.inf), own)
+
+        # What a negative may be drawn from: this process's batch, whose states are at hand, and the filled slots.
+        start = len(gathered)
+        columns = torch.cat([own, torch.arange(start, start + filled, device=own.device)])
+        logits, own_pair, same_image = logits.detach()[:, columns], own_pair[:, columns], same_image[:, columns]
+        if self.original:
+            return loss, logits.softmax(dim=1).masked_fill(own_pair, 0.0)
+        # A row without any candidate would be softmax over nothing: NaN, which here means weight zero everywhere.
+        return loss, logits.masked_fill(same_image, -torch.inf).softmax(dim=1).nan_to_num(0.0)
+
+
+class FeatureQueue(nn.Module):
+    """Candidates of earlier steps: features, and by choice the inputs, so that a negative can be encoded again.
+
+    Features live where the model lives. Inputs stay on the host: pictures as uint8 (exact for pictures that were
+    resized as uint8), or as float32. None of it is part of the model's weights; `training_state` is for checkpoints.
+
+    Args:
+        size: Number of slots.
+        dim: Channels of a feature.
+        inputs: `"none"`, `"uint8"` or `"float32"`: what to keep of the pictures, and whether to keep texts.
+        mean: Mean of the colour channels by which `pixel_values` are normalised, on the scale [0, 1].
+        std: Their standard deviation.
+    """
+
+    image: Tensor
+    text: Tensor
+    image_ids: Tensor
+
+    def __init__(
+        self, size: int, dim: int, inputs: str = "none", mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.size, self.inputs = size, inputs
+        self.filled = self.pointer = 0
+        self.register_buffer("image", torch.randn(size, dim), persistent=False)
+        self.register_buffer("text", torch.randn(size, dim), persistent=False)
+        self.register_buffer("image_ids", torch.full((size,), -1), persistent=False)
+        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.pixels: Tensor | None = None
+        self.input_ids: Tensor | None = None
+        self.attention_mask: Tensor | None = None
+
+    @torch.no_grad()
+    def push(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        image_ids: Tensor | None = None,
+        inputs: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> None:
+        """Stores the batches of all processes over the oldest slots.
+
+        Args:
+            image_features: (B, D).
+            text_features: (B, D).
+            image_ids: (B,); without them no slot is known to be of a given picture.
+            inputs: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); needed if inputs are kept.
+
+        Raises:
+            ValueError: If the pictures or texts differ in shape from those already kept.
+        """
+        if image_ids is None:
+            image_ids = torch.full((len(image_features),), -1, device=image_features.device)
+        rows = [all_gather(tensor) for tensor in (image_features, text_features, image_ids)]
+        count = len(rows[0])
+        slots = (torch.arange(count) + self.pointer) % self.size
+        keep = slice(max(0, count - self.size), None)  # of a batch larger than the queue, the last rows
+        for buffer, values in zip((self.image, self.text, self.image_ids), rows, strict=True):
+            buffer[slots[keep].to(buffer.device)] = values[keep].to(buffer)
+        if self.inputs != "none":
+            if inputs is None:
+                raise ValueError("this queue keeps inputs; push needs pixel_values, input_ids and attention_mask")
+            self._push_inputs(slots, keep, *(all_gather(tensor) for tensor in inputs))
+        self.pointer = (self.pointer + count) % self.size
+        self.filled = min(self.filled + count, self.size)
+
+    def _push_inputs(self, slots: Tensor, keep: slice, pixels: Tensor, ids: Tensor, mask: Tensor) -> None:
+        pixels, ids, mask = (tensor[keep].cpu() for tensor in (pixels, ids, mask))
+        if self.inputs == "uint8":
+            pixels = ((pixels.float() * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        else:
+            pixels = pixels.float()
+        if self.pixels is None or self.input_ids is None or self.attention_mask is None:
+            self.pixels = pixels.new_zeros(self.size, *pixels.shape[1:])
+            self.input_ids, self.attention_mask = (ids.new_zeros(self.size, ids.shape[1]) for _ in range(2))
+        if pixels.shape[1:] != self.pixels.shape[1:] or ids.shape[1:] != self.input_ids.shape[1:]:
+            raise ValueError(
+                f"the queue keeps pictures of shape {tuple(self.pixels.shape[1:])} and texts of "
+                f"{self.input_ids.shape[1]} tokens, got {tuple(pixels.shape[1:])} and {ids.shape[1]}; resize pictures "
+                "to one square and pad texts to one length, or keep no inputs"
+            )
+        self.pixels[slots[keep]], self.input_ids[slots[keep]], self.attention_mask[slots[keep]] = pixels, ids, mask
+
+    def get_inputs(self, slots: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The inputs of some slots as `pixel_values` (of `like`'s type and device), `input_ids`, `attention_mask`.
+
+        Raises:
+            ValueError: If no inputs are kept, or none were pushed yet.
+        """
+        if self.pixels is None or self.input_ids is None or self.attention_mask is None:
+            raise ValueError("the queue has no inputs; build it with inputs='uint8' and push some")
+        slots = slots.cpu()
+        pixels = self.pixels[slots].to(like.device, non_blocking=True)
+        if self.inputs == "uint8":
+            pixels = (pixels.float() / 255 - self.mean.to(like.device)) / self.std.to(like.device)
+        ids, mask = (tensor[slots].to(like.device) for tensor in (self.input_ids, self.attention_mask))
+        return pixels.to(like.dtype), ids, mask
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, on the host."""
+        state = {"image": self.image, "text": self.text, "image_ids": self.image_ids}
+        for name in ("pixels", "input_ids", "attention_mask"):
+            if (value := getattr(self, name)) is not None:
+                state[name] = value
+        state |= {"filled": torch.tensor(self.filled), "pointer": torch.tensor(self.pointer)}
+        return {name: value.detach().cpu() for name, value in state.items()}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from `training_state`.
+
+        Raises:
+            ValueError: If the state is of a queue of another size.
+        """
+        if state["image"].shape != self.image.shape:
+            raise ValueError(
+                f"the state is of a queue of {tuple(state['image'].shape)} (slots, channels), this one has "
+                f"{tuple(self.image.shape)}; set the queue_size that the run began with"
+            )
+        for name in ("image", "text", "image_ids"):
+            getattr(self, name).copy_(state[name])
+        for name in ("pixels", "input_ids", "attention_mask"):
+            setattr(self, name, state[name].clone() if name in state else None)
+        self.filled, self.pointer = int(state["filled"]), int(state["pointer"])
+
+
+def sample_negatives(weights: Tensor, original: bool = False) -> tuple[Tensor, Tensor]:
+    """Draws one negative for every anchor in one call, without waiting for the device.
+
+    Args:
+        weights: (B, N) non-negative, see `Contrast`.
+        original: Whether to add 1e-9 to every weight as the original does, the anchor's own pair included.
+
+    Returns:
+        The drawn columns (B,) int64, and whether the anchor had any candidate at all (B,) bool; where it had not,
+        the column is arbitrary.
+    """
+    weights = weights.float()
+    exists = weights.sum(dim=1) > 0
+    weights = weights + 1e-9 if original else torch.where(exists[:, None], weights, torch.ones_like(weights))
+    return torch.multinomial(weights, 1).squeeze(1), exists | original
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes in the order of their ranks, without gradient; B must be alike in all."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def _unit(x: Tensor, pooler: nn.Linear | None) -> Tensor:
+    x = x if pooler is None else pooler(x).tanh()
+    return x / x.norm(dim=-1, keepdim=True)

@@ -1,0 +1,44 @@
+"""Masked language modelling: the word head, which captioning shares."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu
+
+from fiber_heads.initialization import initialize
+
+
+class WordHead(nn.Module):
+    """Logits over the vocabulary from text features: linear, GELU, layer norm, linear (BERT's transform).
+
+    The decoder is not tied to the word embeddings, and the norm's epsilon is 1e-12, as in the original.
+
+    Args:
+        hidden_size: Width of the text features (D).
+        vocab_size: Number of tokens (V).
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.decoder = nn.Linear(hidden_size, vocab_size)
+        initialize(self)
+
+    def forward(self, text_features: Tensor) -> Tensor:
+        """Logits (..., V) of features (..., D)."""
+        return self.decoder(self.norm(gelu(self.dense(text_features))))
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over the tokens to be predicted.
+
+        Args:
+            logits: (B, L, V).
+            labels: (B, L) int64, -100 where nothing is predicted.
+
+        Returns:
+            A scalar; zero, with zero gradients, if the batch has nothing to predict.
+        """
+        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        return total / (labels != -100).sum().clamp(min=1)

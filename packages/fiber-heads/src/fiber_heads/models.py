@@ -1,0 +1,314 @@
+"""Task models: a backbone with the heads of its objectives, computing each picture and text below the cut once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from fiber_backbone import FiberBackbone, FiberConfig, ImageState, PretrainedModel, TextState
+from torch import Tensor
+
+from fiber_heads.checkpoints import PretrainingLoadReport, load_original_pretraining
+from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
+from fiber_heads.masked_lm import WordHead
+from fiber_heads.matching import MatchingHead
+
+OBJECTIVES = ("itc", "itm", "mlm")
+
+
+@dataclass
+class PretrainingConfig:
+    """What the coarse stage optimises, and how.
+
+    Args:
+        objectives: Any of `"itc"` (contrast), `"itm"` (matching) and `"mlm"` (masked words).
+        temperature: Initial temperature of the contrast.
+        itc_pooler: Whether a tanh layer follows the contrast's projections.
+        queue_size: Features of earlier steps to contrast with; 0 for none. The original has 4096.
+        queue_inputs: What the queue keeps so that its entries can be hard negatives of matching: `"none"` (negatives
+            come from the batch, and cost no encoding), `"uint8"` pictures on the host (442 KB each at 384 px), or
+            `"float32"`.
+        image_mean: Normalisation of `pixel_values`, to store pictures as uint8.
+        image_std: Likewise.
+        original: Whether to compute exactly what the original computes, with its defects; see `contrastive`.
+
+    Raises:
+        ValueError: If an objective or kind of input is unknown.
+    """
+
+    objectives: tuple[str, ...] = OBJECTIVES
+    temperature: float = 0.07
+    itc_pooler: bool = True
+    queue_size: int = 4096
+    queue_inputs: Literal["none", "uint8", "float32"] = "none"
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    original: bool = False
+
+    def __post_init__(self) -> None:
+        self.objectives = tuple(self.objectives)
+        if not self.objectives or set(self.objectives) - set(OBJECTIVES):
+            raise ValueError(f"objectives must be some of {', '.join(OBJECTIVES)}, are {self.objectives}")
+        if self.queue_inputs not in ("none", "uint8", "float32"):
+            raise ValueError(f"queue_inputs must be 'none', 'uint8' or 'float32', is {self.queue_inputs!r}")
+
+    @classmethod
+    def as_original(cls, **overrides: Any) -> PretrainingConfig:
+        """The settings that reproduce the original step by step, defects included."""
+        return cls(**{"queue_inputs": "float32", "original": True, **overrides})
+
+
+@dataclass
+class PretrainingOutput:
+    """One step.
+
+    Attributes:
+        loss: Sum of the losses.
+        losses: Scalar of each objective.
+        metrics: `itm_accuracy` and `mlm_accuracy`, each with `..._count`, the number of decisions that it averages.
+        mlm_logits: (B, L, V).
+        itm_logits: (3 B, 2): pairs, then pictures with a drawn text, then texts with a drawn picture.
+        itm_labels: (3 B,) 1 = match, 0 = no match, -100 = there was no negative to draw.
+    """
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    mlm_logits: Tensor | None = None
+    itm_logits: Tensor | None = None
+    itm_labels: Tensor | None = None
+
+
+@dataclass
+class Negatives:
+    """For each pair of the batch a text and a picture that do not belong to it.
+
+    Attributes:
+        text: (B,) int64, row in the batch, or B + slot of the queue.
+        image: (B,) int64, likewise.
+        text_exists: (B,) bool, whether there was any candidate.
+        image_exists: (B,) bool, likewise.
+    """
+
+    text: Tensor
+    image: Tensor
+    text_exists: Tensor
+    image_exists: Tensor
+
+
+class FiberForPretraining(PretrainedModel):
+    """The coarse stage: image-text contrast, matching with hard negatives, masked language modelling.
+
+    Args:
+        backbone: Any backbone with a joint projection.
+        config: Objectives and queue.
+
+    Raises:
+        ValueError: If the backbone has no joint projection.
+    """
+
+    def __init__(self, backbone: FiberBackbone, config: PretrainingConfig | None = None) -> None:
+        super().__init__()
+        if not backbone.config.joint_projection:
+            raise ValueError("pre-training needs a backbone with FiberConfig(joint_projection=True)")
+        self.backbone = backbone
+        self.config = config = config or PretrainingConfig()
+        sizes = backbone.config
+        self.contrastive_head = None
+        self.queue = None
+        if "itc" in config.objectives:
+            self.contrastive_head = ContrastiveHead(
+                sizes.hidden_size, sizes.image_dim, config.temperature, config.itc_pooler, config.original
+            )
+            if config.queue_size:
+                self.queue = FeatureQueue(
+                    config.queue_size, sizes.hidden_size, config.queue_inputs, config.image_mean, config.image_std
+                )
+        self.matching_head = MatchingHead(sizes.hidden_size) if "itm" in config.objectives else None
+        self.word_head = WordHead(sizes.hidden_size, sizes.vocab_size) if "mlm" in config.objectives else None
+
+    def to_config(self) -> dict[str, Any]:
+        """Sizes of the backbone and settings of the heads."""
+        return {"backbone": asdict(self.backbone.config), "pretraining": asdict(self.config)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FiberForPretraining:
+        """A fresh model from `to_config`'s dictionary."""
+        return cls(FiberBackbone(FiberConfig(**config["backbone"])), PretrainingConfig(**config["pretraining"]))
+
+    def forward(self, batch: Mapping[str, Any], negatives: Negatives | None = None) -> PretrainingOutput:
+        """One step of all objectives; in training mode the queue takes in the batch afterwards.
+
+        Args:
+            batch: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); for masked words also
+                `mlm_input_ids` and `mlm_labels` (B, L); optionally `image_ids` (B,), equal for captions of one picture.
+            negatives: Pairs to match instead of drawn ones.
+
+        Raises:
+            KeyError: If the batch lacks a key that an objective needs.
+        """
+        self._check(batch)
+        text_inputs = [batch["input_ids"]] + ([batch["mlm_input_ids"]] if self.word_head is not None else [])
+        mask = batch["attention_mask"]
+        image = self.backbone.begin_image(batch["pixel_values"])
+        texts = self.backbone.begin_text(torch.cat(text_inputs), mask.repeat(len(text_inputs), 1))
+        size = len(image)
+        text, masked_text = texts[:size], texts[size:]
+
+        contrast, output = None, PretrainingOutput(mask.new_zeros(()), {})
+        if self.contrastive_head is not None:
+            image_features, text_features = self._encode_image_state(image), self._encode_text_state(text)
+            contrast = self.contrastive_head(image_features, text_features, self.queue, batch.get("image_ids"))
+            output.losses["itc"] = contrast.loss
+        pairs: list[tuple[ImageState, TextState]] = []
+        if self.word_head is not None:
+            pairs.append((image, masked_text))
+        if self.matching_head is not None:
+            negatives = negatives or self._draw(contrast, size, batch.get("image_ids"), image.hidden_state.device)
+            pairs.append(self._pair(image, text, negatives, batch["pixel_values"]))
+        if pairs:
+            self._fused_objectives(pairs, batch, negatives, output)
+        if self.training and self.queue is not None:
+            inputs = (batch["pixel_values"], batch["input_ids"], mask) if self.config.queue_inputs != "none" else None
+            self.queue.push(image_features, text_features, batch.get("image_ids"), inputs)
+        output.loss = torch.stack(list(output.losses.values())).sum()
+        return output
+
+    def _fused_objectives(
+        self,
+        pairs: list[tuple[ImageState, TextState]],
+        batch: Mapping[str, Any],
+        negatives: Negatives | None,
+        output: PretrainingOutput,
+    ) -> None:
+        """Masked words (first B pairs) and matching (last 3 B) in one pass over the fused blocks."""
+        image, text = ImageState.cat([pair[0] for pair in pairs]), TextState.cat([pair[1] for pair in pairs])
+        fused = self.backbone.fuse(image, text)
+        assert fused.text_features is not None and fused.pooled is not None
+        size = len(batch["pixel_values"])
+        if self.word_head is not None:
+            labels = batch["mlm_labels"]
+            output.mlm_logits = self.word_head(fused.text_features[:size, : labels.shape[1]])
+            output.losses["mlm"] = self.word_head.loss(output.mlm_logits, labels)
+            _note_accuracy(output.metrics, "mlm", output.mlm_logits, labels)
+        if self.matching_head is not None and negatives is not None:
+            exists = torch.cat([torch.ones_like(negatives.text_exists), negatives.text_exists, negatives.image_exists])
+            labels = (torch.arange(3 * size, device=exists.device) < size).long().masked_fill(~exists, -100)
+            output.itm_logits, output.itm_labels = self.matching_head(fused.pooled[-3 * size :]), labels
+            output.losses["itm"] = self.matching_head.loss(output.itm_logits, labels)
+            _note_accuracy(output.metrics, "itm", output.itm_logits, labels)
+
+    def _draw(self, contrast: Contrast | None, size: int, ids: Tensor | None, device: torch.device) -> Negatives:
+        """Hard negatives by the contrast's weights, or any other pair of the batch without a contrast."""
+        if contrast is not None:
+            to_text, to_image = contrast.image_to_text, contrast.text_to_image
+            if self.config.queue_inputs == "none":  # nothing but the batch can be encoded
+                to_text, to_image = to_text[:, :size], to_image[:, :size]
+        else:
+            same = torch.eye(size, dtype=torch.bool, device=device)
+            to_text = to_image = (~(same if ids is None else same | (ids[:, None] == ids))).float()
+        text, text_exists = sample_negatives(to_text, self.config.original)
+        picture, image_exists = sample_negatives(to_image, self.config.original)
+        return Negatives(text, picture, text_exists, image_exists)
+
+    def _pair(
+        self, image: ImageState, text: TextState, negatives: Negatives, pixel_values: Tensor
+    ) -> tuple[ImageState, TextState]:
+        """3 B pairs: those of the batch, its pictures with drawn texts, its texts with drawn pictures."""
+        size = len(image)
+        own = torch.arange(size, device=negatives.text.device)
+        images, texts = torch.cat([own, own, negatives.image]), torch.cat([own, negatives.text, own])
+        if self.queue is None or self.queue.inputs == "none" or not self.queue.filled:
+            return image[images], text[texts]
+        # Queued inputs lie on the host, so here, and only here, the host must know what was drawn.
+        from_queue = torch.cat([negatives.image, negatives.text]).cpu().unique()
+        slots = from_queue[from_queue >= size] - size
+        if not len(slots):
+            return image[images], text[texts]
+        pixels, ids, mask = self.queue.get_inputs(slots, pixel_values)
+        all_images = ImageState.cat([image, self.backbone.begin_image(pixels)])
+        all_texts = TextState.cat([text, self.backbone.begin_text(ids, mask)])
+        row = torch.arange(size + self.queue.size)
+        row[size + slots] = torch.arange(len(slots)) + size
+        row = row.to(images.device)
+        return all_images[row[images]], all_texts[row[texts]]
+
+    def _encode_image_state(self, image: ImageState) -> Tensor:
+        if self.contrastive_head is None:
+            raise ValueError("this model was built without the 'itc' objective; it can only match")
+        return self.contrastive_head.encode_images(self.backbone.finish_image(image).hidden_state)
+
+    def _encode_text_state(self, text: TextState) -> Tensor:
+        if self.contrastive_head is None:
+            raise ValueError("this model was built without the 'itc' objective; it can only match")
+        return self.contrastive_head.encode_texts(self.backbone.finish_text(text).hidden_state)
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Unit vectors (B, D) of pictures (B, 3, H, W); their products with those of texts are cosines."""
+        return self._encode_image_state(self.backbone.begin_image(pixel_values))
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Unit vectors (B, D) of texts (B, L)."""
+        return self._encode_text_state(self.backbone.begin_text(input_ids, attention_mask))
+
+    def match(self, image: ImageState, text: TextState) -> Tensor:
+        """Logits (B, 2), (no match, match), of begun pictures and texts, pair by pair; column 1 ranks.
+
+        Raises:
+            ValueError: If the model was built without the 'itm' objective.
+        """
+        if self.matching_head is None:
+            raise ValueError("this model was built without the 'itm' objective; it can only compare features")
+        pooled = self.backbone.fuse(image, text).pooled
+        assert pooled is not None
+        return self.matching_head(pooled)
+
+    def _check(self, batch: Mapping[str, Any]) -> None:
+        needed = ["pixel_values", "input_ids", "attention_mask"]
+        needed += ["mlm_input_ids", "mlm_labels"] if self.word_head is not None else []
+        if missing := [key for key in needed if key not in batch]:
+            raise KeyError(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch)}")
+
+    def cross_modal_parameter_names(self) -> set[str]:
+        """Parameters that bring the streams together: they learn faster than the backbones (spec: times 5)."""
+        names = {f"backbone.{name}" for name in self.backbone.cross_modal_parameter_names()}
+        own = {name for name, _ in self.named_parameters() if name.startswith("contrastive_head.")}
+        return names | own - {"contrastive_head.temperature"}
+
+    def head_parameter_names(self) -> set[str]:
+        """Parameters of the heads that start from nothing: matching and words."""
+        return {name for name, _ in self.named_parameters() if name.startswith(("matching_head.", "word_head."))}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the weights: the queue."""
+        return {} if self.queue is None else self.queue.training_state()
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from `training_state`."""
+        if self.queue is not None:
+            self.queue.load_training_state(state)
+
+    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> PretrainingLoadReport:
+        """Loads a checkpoint of the original's pre-training or retrieval.
+
+        Args:
+            source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
+
+        Returns:
+            Which keys were used, which were left, and whether the stored ranking vector disagrees with the matcher.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the checkpoint does not fit the model; the message names the keys.
+        """
+        return load_original_pretraining(self, source)
+
+
+def _note_accuracy(metrics: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor) -> None:
+    decided = labels != -100
+    count = decided.sum()
+    right = ((logits.detach().argmax(dim=-1) == labels) & decided).sum()
+    metrics[f"{name}_accuracy"], metrics[f"{name}_count"] = right / count.clamp(min=1), count
