@@ -77,6 +77,10 @@ class FiberBackbone(PretrainedModel):
                 if isinstance(linear, nn.Linear):
                     nn.init.normal_(linear.weight, std=0.02)
                     nn.init.zeros_(linear.bias)
+        with torch.no_grad():  # both libraries, like the above, draw with a deviation of 0.02
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    module.weight.mul_(config.initializer_range / 0.02)
 
     def to_config(self) -> dict[str, Any]:
         """The configuration as a dictionary."""

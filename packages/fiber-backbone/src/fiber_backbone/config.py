@@ -33,6 +33,8 @@ class FiberConfig:
         layer_norm_eps: Epsilon of the text stream's layer norms.
         hidden_dropout: Dropout after embeddings and after every dense output of the text stream, in [0, 1).
         attention_dropout: Dropout on the text stream's attention probabilities, in [0, 1).
+        initializer_range: Standard deviation of new linear weights. 0.02 suits widths of 768 and more; in narrow models
+            it makes every layer start as almost nothing, and they learn far slower than from about width ** -0.5.
         num_fusion_blocks: How many of the top blocks of each stream read the other stream (K).
         normalize_image_query: Whether a layer norm precedes the image stream's cross-attention query. True in
             the coarse stage and in the fine models for referring expressions, False in the other fine models.
@@ -69,6 +71,7 @@ class FiberConfig:
     layer_norm_eps: float = 1e-5
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
+    initializer_range: float = 0.02
     num_fusion_blocks: int = 6
     normalize_image_query: bool = True
     fused_text_norm: bool = False
@@ -195,6 +198,7 @@ PRESETS = {
         max_position_embeddings=66,
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        initializer_range=0.08,
         num_fusion_blocks=3,
     ),
 }

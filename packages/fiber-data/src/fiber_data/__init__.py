@@ -2,4 +2,66 @@
 
 from importlib.metadata import version
 
+from fiber_data.collate import ImageTextCollator, pad_images
+from fiber_data.dataset import BrokenSample, CaptionDataset
+from fiber_data.formats import (
+    CaptionSample,
+    SplitNotFoundError,
+    find_missing,
+    read_caption_folder,
+    read_captions,
+    read_coco_captions,
+    read_karpathy,
+)
+from fiber_data.images import BrokenImageError, load_image
+from fiber_data.inspection import Inspection, find_shared, inspect_samples
+from fiber_data.packed import PackedRecords
+from fiber_data.processor import FiberProcessor
+from fiber_data.sampling import EpochIndex, EpochSampler
+from fiber_data.seeding import derive_seed
+from fiber_data.text import load_tokenizer, mask_tokens, train_tokenizer
+from fiber_data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FlipUnlessSided,
+    RandAugment,
+    build_evaluation_transform,
+    build_training_transform,
+    mentions_side,
+)
+
 __version__ = version("fiber-data")
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "BrokenImageError",
+    "BrokenSample",
+    "CaptionDataset",
+    "CaptionSample",
+    "EpochIndex",
+    "EpochSampler",
+    "FiberProcessor",
+    "FlipUnlessSided",
+    "ImageTextCollator",
+    "Inspection",
+    "PackedRecords",
+    "RandAugment",
+    "SplitNotFoundError",
+    "build_evaluation_transform",
+    "build_training_transform",
+    "derive_seed",
+    "find_missing",
+    "find_shared",
+    "inspect_samples",
+    "load_image",
+    "load_tokenizer",
+    "mask_tokens",
+    "mentions_side",
+    "pad_images",
+    "read_caption_folder",
+    "read_captions",
+    "read_coco_captions",
+    "read_karpathy",
+    "train_tokenizer",
+]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fiber_heads.checkpoints import PretrainingLoadReport, load_original_pretraining
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
+from fiber_heads.initialization import initialize
 from fiber_heads.masked_lm import WordHead
 from fiber_heads.matching import MatchingHead
 
@@ -129,6 +130,9 @@ class FiberForPretraining(PretrainedModel):
                 )
         self.matching_head = MatchingHead(sizes.hidden_size) if "itm" in config.objectives else None
         self.word_head = WordHead(sizes.hidden_size, sizes.vocab_size) if "mlm" in config.objectives else None
+        for head in (self.contrastive_head, self.matching_head, self.word_head):
+            if head is not None:
+                initialize(head, sizes.initializer_range)
 
     def to_config(self) -> dict[str, Any]:
         """Sizes of the backbone and settings of the heads."""

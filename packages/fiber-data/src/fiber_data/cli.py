@@ -1,0 +1,87 @@
+"""The `fiber-data` command: generate the scenes data set, look into a data set before training on it."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fiber_data.formats import CaptionSample, SplitNotFoundError, read_captions
+from fiber_data.inspection import find_shared, inspect_samples
+from fiber_data.text import load_tokenizer
+
+_USUAL_SPLITS = ("train", "val", "test")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="fiber-data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    scenes = commands.add_parser("scenes", help="write the generated data set: pictures, captions, boxes, questions")
+    scenes.add_argument("--out", type=Path, required=True, help="folder to write to")
+    scenes.add_argument("--train", type=int, default=2000, help="number of training scenes (%(default)s)")
+    scenes.add_argument("--val", type=int, default=500, help="number of validation scenes (%(default)s)")
+    scenes.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (%(default)s)")
+    scenes.add_argument("--image-size", type=int, default=64, help="side of the pictures in pixels (%(default)s)")
+
+    inspect = commands.add_parser("inspect", help="count pictures and captions, what is missing, how long texts are")
+    inspect.add_argument("root", type=Path, help="folder of a data set in COCO, Karpathy or captions.jsonl layout")
+    inspect.add_argument("--split", action="append", help="a split to look into, may be repeated (all that are found)")
+    inspect.add_argument("--decode", action="store_true", help="decode every picture and name those that are broken")
+    inspect.add_argument("--tokenizer", help="folder or name of a tokenizer, for lengths in tokens")
+    inspect.add_argument("--max-length", type=int, default=40, help="tokens that a caption is cut to (%(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: The words after ``fiber-data``; None takes them from the shell.
+
+    Returns:
+        0, or 1 when the input is at fault; the reason goes to standard error.
+    """
+    options = build_parser().parse_args(arguments)
+    try:
+        (_scenes if options.command == "scenes" else _inspect)(options)
+    except (OSError, KeyError, ValueError) as error:
+        sys.stderr.write(f"fiber-data: {error.args[0] if isinstance(error, KeyError) else error}\n")
+        return 1
+    return 0
+
+
+def _scenes(options: argparse.Namespace) -> None:
+    from fiber_data.scenes import audit_scenes, generate_scenes  # drawing code is not needed to inspect
+
+    splits = {"train": options.train, "val": options.val}
+    generate_scenes(options.out, splits, options.seed, options.image_size)
+    sys.stdout.write(f"wrote {options.train:,} training and {options.val:,} validation scenes to {options.out}\n")
+    for finding in audit_scenes(options.out):
+        note = "  solvable without looking!" if finding.leaks else ""
+        sys.stdout.write(f"{finding.kind:22} blind {finding.accuracy:.3f}   chance {finding.chance:.3f}{note}\n")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    splits = _read_splits(options.root, options.split)
+    for split, samples in splits.items():
+        findings = inspect_samples(samples, decode=options.decode, tokenizer=tokenizer, max_length=options.max_length)
+        sys.stdout.write(f"{split}\n{findings}\n\n")
+    for (first, second), names in find_shared(splits).items():
+        sys.stdout.write(f"{first} and {second} share {len(names):,} pictures, such as {names[0]}\n")
+
+
+def _read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[CaptionSample]]:
+    if wanted:
+        return {split: read_captions(root, split, check_images=False) for split in wanted}
+    found = {}
+    for split in _USUAL_SPLITS:
+        with contextlib.suppress(SplitNotFoundError):
+            found[split] = read_captions(root, split, check_images=False)
+    return found or {"train": read_captions(root, "train", check_images=False)}  # raises, with the reason
+
+
+if __name__ == "__main__":
+    sys.exit(main())

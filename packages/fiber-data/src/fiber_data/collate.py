@@ -1,0 +1,146 @@
+"""Items to batches under the names of transformers, and plain lists for what metrics and people need back."""
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from fiber_data.dataset import BrokenSample
+from fiber_data.seeding import make_generator
+from fiber_data.text import mask_tokens
+
+
+class ImageTextCollator:
+    """Makes a batch of items that have a picture and one or several texts.
+
+    The batch holds, with B pictures and T texts (T = B unless items bring several texts):
+
+    - ``pixel_values`` (B, 3, H, W) and ``image_sizes`` (B, 2), see `pad_images`;
+    - ``input_ids``, ``attention_mask`` (T, L): the longest text decides L, at most `max_length`;
+    - ``mlm_input_ids``, ``mlm_labels`` (T, L), if `mlm_probability` is given;
+    - ``image_ids`` (B,), ``indices`` (B,), ``text_ids`` (T,) and ``text_image_ids`` (T,), the picture of each
+      text: int64;
+    - the lists ``ids`` (B) and ``texts`` (T);
+    - the list ``broken``: a sentence for each sample that could not be read.
+
+    Masking draws from each item's own seed, so that a sample is masked alike in any batch, worker or rank.
+
+    Args:
+        tokenizer: A fast tokenizer, see `fiber_data.load_tokenizer`.
+        max_length: Most tokens of a text, special tokens included; longer texts are cut, and a warning says
+            so once.
+        mlm_probability: Share of tokens to predict, or None for no masking.
+        fill_broken: Whether good items of the batch are repeated in the places of broken ones. Processes that
+            gather features from each other need batches of equal size; a repeated picture keeps its
+            `image_ids`.
+        pad_to_max_length: Whether L is always `max_length`, as compiled models like it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        mlm_probability: float | None = 0.15,
+        *,
+        fill_broken: bool = False,
+        pad_to_max_length: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.mlm_probability = mlm_probability
+        self.fill_broken = fill_broken
+        self.pad_to_max_length = pad_to_max_length
+
+    def __call__(self, items: Sequence[dict[str, Any] | BrokenSample]) -> dict[str, Any]:
+        """Makes the batch.
+
+        Args:
+            items: Items of `fiber_data.CaptionDataset`; broken ones are left out and counted.
+
+        Returns:
+            The batch as the class describes it.
+
+        Raises:
+            RuntimeError: Not one picture of the batch could be read.
+        """
+        good = [item for item in items if not isinstance(item, BrokenSample)]
+        broken = [item.reason for item in items if isinstance(item, BrokenSample)]
+        if broken:
+            self._report(broken, len(items))
+            if self.fill_broken:
+                good += list(itertools.islice(itertools.cycle(good), len(broken)))
+        texts = [_texts_of(item) for item in good]
+        pixel_values, image_sizes = pad_images([item["pixel_values"] for item in good])
+        image_ids = torch.tensor([item["image_id"] for item in good])
+        batch: dict[str, Any] = {
+            "pixel_values": pixel_values,
+            "image_sizes": image_sizes,
+            **self.tokenize([text for of_item in texts for text in of_item]),
+            "image_ids": image_ids,
+            "indices": torch.tensor([item["index"] for item in good]),
+            "text_ids": torch.tensor([number for item in good for number in _text_ids_of(item)]),
+            "text_image_ids": image_ids.repeat_interleave(torch.tensor([len(of_item) for of_item in texts])),
+            "ids": [item["id"] for item in good],
+            "texts": [text for of_item in texts for text in of_item],
+            "broken": broken,
+        }
+        if self.mlm_probability is not None:
+            generators = [make_generator(item["seed"], number) for item in good for number in _text_ids_of(item)]
+            masked = mask_tokens(batch["input_ids"], self.tokenizer, self.mlm_probability, generators)
+            batch["mlm_input_ids"], batch["mlm_labels"] = masked
+        return batch
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Tokens of T texts.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` (T, L), int64; the mask is 1 on real tokens, padding is on
+            the right.
+        """
+        encoded = self.tokenizer(
+            list(texts),
+            padding="max_length" if self.pad_to_max_length else "longest",
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        if any(encoding.overflowing for encoding in encoded.encodings or ()):
+            warnings.warn(f"texts longer than max_length ({self.max_length} tokens) are cut", stacklevel=2)
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def _report(self, broken: list[str], size: int) -> None:
+        if len(broken) == size:
+            raise RuntimeError(f"none of the {size} pictures of a batch can be read; the first: {broken[0]}")
+        warnings.warn(f"{len(broken)} of {size} pictures of a batch left out: {'; '.join(broken)}", stacklevel=3)
+
+
+def pad_images(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stacks pictures, with zeros to the right and below where sizes differ.
+
+    Args:
+        pictures: B tensors (3, H_i, W_i).
+
+    Returns:
+        The stack (B, 3, max H_i, max W_i), and the true (height, width) of each, int64 (B, 2).
+    """
+    sizes = torch.tensor([picture.shape[-2:] for picture in pictures])
+    height, width = sizes.amax(0).tolist()
+    if bool((sizes == sizes[0]).all()):
+        return torch.stack(list(pictures)), sizes
+    stack = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], height, width)
+    for row, picture in zip(stack, pictures, strict=True):
+        row[:, : picture.shape[-2], : picture.shape[-1]] = picture
+    return stack, sizes
+
+
+def _texts_of(item: dict[str, Any]) -> list[str]:
+    return item["texts"] if "texts" in item else [item["text"]]
+
+
+def _text_ids_of(item: dict[str, Any]) -> list[int]:
+    return item["text_ids"] if "text_ids" in item else [item["text_id"]]

@@ -1,0 +1,17 @@
+"""Readers of the formats that people hold, each to a list of samples."""
+
+from fiber_data.formats.caption_folder import read_caption_folder
+from fiber_data.formats.coco_captions import read_coco_captions
+from fiber_data.formats.karpathy import read_karpathy
+from fiber_data.formats.layout import read_captions
+from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, find_missing
+
+__all__ = [
+    "CaptionSample",
+    "SplitNotFoundError",
+    "find_missing",
+    "read_caption_folder",
+    "read_captions",
+    "read_coco_captions",
+    "read_karpathy",
+]

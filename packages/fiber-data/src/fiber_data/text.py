@@ -1,0 +1,146 @@
+"""Texts to tokens: loading and training a tokenizer, and masking for masked language modelling."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizerFast
+
+SPECIAL_TOKENS = {
+    "bos_token": "<s>",
+    "pad_token": "<pad>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
+_IGNORED_LABEL = -100
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Loads a fast tokenizer of transformers.
+
+    Args:
+        source: A folder saved by ``save_pretrained``; a folder that holds RoBERTa's ``vocab.json`` and
+            ``merges.txt``; or a name on the Hugging Face hub, such as ``"roberta-base"``.
+
+    Returns:
+        A tokenizer with the special tokens that FIBER needs: first, last, padding and mask.
+
+    Raises:
+        FileNotFoundError: The source is neither a folder with tokenizer files nor a name that the hub or its
+            cache has.
+        ValueError: The tokenizer is not a fast one, or lacks a special token.
+    """
+    folder = Path(source)
+    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        if {"vocab.json", "merges.txt"} <= files and not files & {"tokenizer.json", "tokenizer_config.json"}:
+            tokenizer = RobertaTokenizerFast.from_pretrained(str(source))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no tokenizer at {str(source)!r}: expected a folder with tokenizer.json, a folder with vocab.json and "
+            "merges.txt, or a name on the Hugging Face hub that can be reached from here"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"the tokenizer at {str(source)!r} is a slow one; save its fast twin (tokenizer.json) there")
+    missing = [
+        name for name in ("cls_token", "sep_token", "pad_token", "mask_token") if getattr(tokenizer, name) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"the tokenizer at {str(source)!r} has no {', '.join(missing)}; add it with add_special_tokens"
+        )
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE tokenizer in RoBERTa's conventions; no text is ever unknown to it.
+
+    Args:
+        texts: The texts to learn from, such as all training captions.
+        vocab_size: Upper bound of the vocabulary, at least 261 (256 bytes and five special tokens).
+
+    Returns:
+        A tokenizer with ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, ``<mask>`` 4. Its length is at most
+        `vocab_size`, less when the texts hold too few different words.
+
+    Raises:
+        ValueError: `vocab_size` is too small.
+        TypeError: `texts` is a single string.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts must be several texts, not one string; write [text]")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = list(SPECIAL_TOKENS.values())
+    if vocab_size < len(alphabet) + len(special):
+        raise ValueError(f"vocab_size must be at least {len(alphabet) + len(special)}, not {vocab_size}")
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    first, last = (("<s>", special.index("<s>")), ("</s>", special.index("</s>")))
+    tokenizer.post_processor = processors.RobertaProcessing(last, first, add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token="<s>",
+        sep_token="</s>",
+        clean_up_tokenization_spaces=False,
+        **SPECIAL_TOKENS,
+    )
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    probability: float = 0.15,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Masks a whole batch for masked language modelling (Devlin et al., 2019, section 3.1).
+
+    Of the tokens that are not special, a share `probability` is to be predicted; of these 80 % become the
+    mask token, 10 % a random token that is not special, and 10 % stay.
+
+    Args:
+        input_ids: Tokens (B, L), int64.
+        tokenizer: Says which tokens are special and which one is the mask.
+        probability: Chance of each token to be predicted.
+        generator: CPU generator for the batch, or one for each of the B rows, which makes a row's mask
+            independent of its neighbours and of the padding; none draws from torch's global generator.
+
+    Returns:
+        The masked tokens (B, L) and the labels (B, L): the true token where it is to be predicted, -100
+        elsewhere.
+
+    Raises:
+        ValueError: The probability is outside [0, 1], or the number of generators is not B.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"the masking probability must lie in [0, 1], not {probability}")
+    chosen_draw, kind_draw, token_draw = _draw(input_ids.shape, generator).unbind(-1)
+    vocabulary = torch.arange(len(tokenizer))
+    special = torch.tensor(tokenizer.all_special_ids)
+    ordinary = vocabulary[~torch.isin(vocabulary, special)]
+
+    chosen = (chosen_draw < probability) & ~torch.isin(input_ids, special)
+    labels = input_ids.masked_fill(~chosen, _IGNORED_LABEL)
+    random_ids = ordinary[(token_draw * len(ordinary)).long()]
+    masked = input_ids.masked_fill(chosen & (kind_draw < 0.8), tokenizer.mask_token_id)
+    masked = torch.where(chosen & (kind_draw >= 0.9), random_ids, masked)
+    return masked, labels
+
+
+def _draw(shape: torch.Size, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """Three uniform numbers a token, (B, L, 3). The last axis is the fastest, so that padding only appends draws."""
+    rows, length = shape
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.rand(rows, length, 3, generator=generator)
+    if len(generator) != rows:
+        raise ValueError(f"expected one generator or {rows} (one for each row), not {len(generator)}")
+    return torch.stack([torch.rand(length, 3, generator=of_row) for of_row in generator])

@@ -1,0 +1,200 @@
+"""The two image transforms of the coarse stage, as torchvision v2 transforms.
+
+They take what v2 takes: a picture alone (PIL or uint8 tensor), or a dict such as ``{"image": ..., "text":
+...}`` whose pictures are transformed (boxes would follow) and whose other entries pass through. Randomness
+comes from torch's global generator, as everywhere in v2; `fiber_data.CaptionDataset` seeds it per sample.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_SIDE_WORDS = re.compile(r"\b(left|right)(most|hand|wards?|s)?\b|clockwise", re.IGNORECASE)
+_GREY = 128  # what moves into the picture from outside
+_MAX_MAGNITUDE = 10
+
+
+def build_evaluation_transform(
+    size: int,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> v2.Compose:
+    """The whole picture, squeezed to a square: evaluation, and pre-training in the original.
+
+    Args:
+        size: Side of the square in pixels.
+        mean: Mean of each colour channel, on the scale [0, 1].
+        std: Standard deviation of each colour channel, on the same scale.
+
+    Returns:
+        A transform from pictures of any size to float32 (3, size, size): bicubic antialiased resize, [0, 1],
+        normalised.
+    """
+    resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    return v2.Compose([v2.ToImage(), resize, *_normalization(mean, std)])
+
+
+def build_training_transform(
+    size: int,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    *,
+    crop_scale: tuple[float, float] = (0.5, 1.0),
+    flip_probability: float = 0.5,
+    num_operations: int = 2,
+    magnitude: float = 7,
+) -> v2.Compose:
+    """The augmentation of the fine-tuning recipes: random resized crop, flip, RandAugment, normalisation.
+
+    Args:
+        size: Side of the square in pixels.
+        mean: Mean of each colour channel, on the scale [0, 1].
+        std: Standard deviation of each colour channel, on the same scale.
+        crop_scale: Range of the crop's share of the picture's area.
+        flip_probability: Chance of a horizontal flip; a text that names a side is never flipped.
+        num_operations: Operations of `RandAugment`; 0 turns it off.
+        magnitude: Strength of these operations, 0 to 10.
+
+    Returns:
+        A random transform from pictures of any size to float32 (3, size, size).
+    """
+    crop = v2.RandomResizedCrop(
+        (size, size), scale=crop_scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
+    )
+    augment = [FlipUnlessSided(flip_probability), RandAugment(num_operations, magnitude)]
+    return v2.Compose([v2.ToImage(), crop, *augment, *_normalization(mean, std)])
+
+
+def _normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+
+
+def mentions_side(text: str) -> bool:
+    """Whether a text holds a word that a mirrored picture would make false ("left", "rightmost", "clockwise")."""
+    return _SIDE_WORDS.search(text) is not None
+
+
+class FlipUnlessSided(v2.Transform):
+    """Horizontal flip that keeps texts true: a sample with a text that names a side stays as it is.
+
+    The words are not exchanged instead: "left alone" and "right next to" name no side, and a swap would break
+    them.
+
+    Args:
+        probability: Chance of the flip for a sample that names no side.
+    """
+
+    _transformed_types = (torch.Tensor, Image.Image, str)  # torchvision shows only these to make_params
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Decides for the whole sample (torchvision's hook)."""
+        sided = any(isinstance(leaf, str) and mentions_side(leaf) for leaf in flat_inputs)
+        return {"flip": bool(torch.rand(()) < self.probability) and not sided}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Flips one picture or its boxes, and leaves texts alone (torchvision's hook)."""
+        return F.horizontal_flip(inpt) if params["flip"] and not isinstance(inpt, str) else inpt
+
+
+def _enhancement(strength: float) -> float:
+    return 0.1 + 1.8 * abs(strength)
+
+
+def _move(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
+    height, width = F.get_size(inpt)
+    offset = [round(x * width), round(y * height)]
+    return F.affine(inpt, angle=0.0, translate=offset, scale=1.0, shear=[0.0, 0.0], fill=_GREY)
+
+
+def _shear(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
+    degrees = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
+    return F.affine(
+        inpt,
+        angle=0.0,
+        translate=[0, 0],
+        scale=1.0,
+        shear=degrees,
+        center=[0.0, 0.0],
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=_GREY,
+    )
+
+
+_Operation = Callable[[Any, float], Any]  # (picture, strength in [-1, 1]) -> picture
+_COLOUR_OPERATIONS: tuple[_Operation, ...] = (
+    lambda image, _: image,
+    lambda image, _: F.autocontrast(image),
+    lambda image, _: F.equalize(image),
+    lambda image, strength: F.adjust_brightness(image, _enhancement(strength)),
+    lambda image, strength: F.adjust_sharpness(image, _enhancement(strength)),
+)
+_SHAPE_OPERATIONS: tuple[_Operation, ...] = (
+    lambda inpt, strength: _shear(inpt, x=0.3 * strength),
+    lambda inpt, strength: _shear(inpt, y=0.3 * strength),
+    lambda inpt, strength: _move(inpt, x=10 / 384 * strength),
+    lambda inpt, strength: _move(inpt, y=10 / 384 * strength),
+    lambda inpt, strength: F.rotate(inpt, 30 * strength, v2.InterpolationMode.BILINEAR, fill=_GREY),
+)
+_OPERATIONS = _COLOUR_OPERATIONS + _SHAPE_OPERATIONS
+
+
+class RandAugment(v2.Transform):
+    """RandAugment (Cubuk et al., 2020) with the ten operations that leave colours nameable.
+
+    Identity, auto-contrast, equalise, brightness, sharpness, shear x/y, translate x/y, rotate: no hue,
+    solarise or posterise, which would contradict the words of a caption. Strengths follow ALBEF's variant,
+    which the original FIBER uses: at magnitude m (0 to 10), factor 0.1 + 0.18 m for brightness and sharpness,
+    shear 0.03 m, rotation 3 m degrees, and a translation of m pixels at 384 (here as a share of the side, so
+    that it suits any size); shape operations take a random sign. torchvision's own class has other operations
+    and strengths.
+
+    Args:
+        num_operations: Operations drawn, with repetition, for a sample.
+        magnitude: Strength, 0 to 10.
+        probability: Chance that a drawn operation is applied.
+
+    Raises:
+        ValueError: The magnitude is outside 0..10.
+    """
+
+    def __init__(self, num_operations: int = 2, magnitude: float = 7, probability: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= magnitude <= _MAX_MAGNITUDE:
+            raise ValueError(f"the magnitude of RandAugment goes from 0 to {_MAX_MAGNITUDE}, not {magnitude}")
+        self.num_operations = num_operations
+        self.magnitude = magnitude
+        self.probability = probability
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws the operations and signs (torchvision's hook)."""
+        strength = self.magnitude / _MAX_MAGNITUDE
+        operations = []
+        for _ in range(self.num_operations):
+            applied = torch.rand(()) < self.probability
+            choice = int(torch.randint(len(_OPERATIONS), ()))
+            sign = 1 if torch.rand(()) < 0.5 else -1
+            if applied:
+                operations.append((choice, sign * strength))
+        return {"operations": operations}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Applies them to one picture, and those that move pixels to its boxes (torchvision's hook)."""
+        is_picture = isinstance(inpt, tv_tensors.Image) or type(inpt) is torch.Tensor
+        for choice, strength in params["operations"]:
+            if is_picture or choice >= len(_COLOUR_OPERATIONS):
+                inpt = _OPERATIONS[choice](inpt, strength)
+        return inpt

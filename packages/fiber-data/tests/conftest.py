@@ -1,0 +1,74 @@
+"""Pictures and captions that the tests make, and the real ones where they are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fiber_data import CaptionSample, train_tokenizer
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+WORDS = [
+    "a",
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "bird",
+    "house",
+    "left",
+    "right",
+    "of",
+    "the",
+    "on",
+    "mat",
+    "tree",
+    "runs",
+    "sleeps",
+    "sees",
+    "two",
+    "three",
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """The folder of a real data set; the test is skipped where it is absent."""
+    root = Path(os.environ.get("FIBER_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
+
+    def folder(name: str) -> Path:
+        if not (root / name).is_dir():
+            reason = f"no folder {root / name}; set FIBER_DATA to the folder of the real data"
+            (pytest.fail if os.environ.get("FIBER_REQUIRE_REFERENCE") == "1" else pytest.skip)(reason)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[CaptionSample]:
+    """Twelve pictures of noise, each with two to four captions."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    made: list[CaptionSample] = []
+    for number in range(12):
+        path = root / f"{number:03}.png"
+        height, width = random.integers(20, 60, 2)
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        captions = [" ".join(random.choice(WORDS, random.integers(3, 12))) for _ in range(2 + number % 3)]
+        made.append({"image": path, "captions": captions, "id": f"picture-{number}", "split": "train"})
+    return made
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([" ".join(WORDS)] * 3, vocab_size=320)

@@ -1,0 +1,83 @@
+"""What a user holds becomes what a model takes, and the settings travel with the model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fiber_data import BrokenImageError, CaptionDataset, FiberProcessor, build_evaluation_transform
+from PIL import Image
+
+
+@pytest.fixture
+def processor(tokenizer):
+    return FiberProcessor(tokenizer, image_size=24, max_length=12)
+
+
+def test_path_pil_array_tensor_and_bytes_give_the_same_pixels(processor, samples):
+    path = samples[0]["image"]
+    image = Image.open(path)
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    sources = [path, str(path), path.read_bytes(), image, array, tensor, tensor / 255]
+    first, *others = (processor(source)["pixel_values"] for source in sources)
+    assert first.shape == (1, 3, 24, 24) and first.dtype == torch.float32 and type(first) is torch.Tensor
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_a_model_sees_the_pixels_and_tokens_that_it_was_trained_on(tokenizer, samples):
+    item = CaptionDataset(samples, build_evaluation_transform(24))[0]
+    batch = FiberProcessor(tokenizer, image_size=24, max_length=40)(samples[0]["image"], item["text"])
+    assert torch.equal(batch["pixel_values"][0], item["pixel_values"])
+    assert batch["input_ids"][0].tolist() == tokenizer(item["text"])["input_ids"]
+
+
+def test_several_pictures_and_texts(processor, samples):
+    paths = [sample["image"] for sample in samples[:3]]
+    batch = processor(paths, ["a cat", "the red dog on a mat"])
+    assert {key: tuple(value.shape) for key, value in batch.items()} == {
+        "pixel_values": (3, 3, 24, 24),
+        "input_ids": (2, batch["input_ids"].shape[1]),
+        "attention_mask": (2, batch["input_ids"].shape[1]),
+    }
+    assert processor(text="a cat").keys() == {"input_ids", "attention_mask"}
+    stack = np.zeros((2, 30, 20, 3), np.uint8)
+    assert processor(stack)["pixel_values"].shape == (2, 3, 24, 24)
+    assert processor(torch.from_numpy(stack).permute(0, 3, 1, 2))["pixel_values"].shape == (2, 3, 24, 24)
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, samples, tmp_path):
+    processor = FiberProcessor(tokenizer, 20, 10, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
+    processor.save_pretrained(tmp_path / "deep" / "model")
+    loaded = FiberProcessor.from_pretrained(tmp_path / "deep" / "model")
+    assert (loaded.image_size, loaded.max_length, loaded.mean, loaded.std) == (20, 10, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    first, second = (each(samples[0]["image"], "a red cat") for each in (processor, loaded))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_pixels_are_normalised_with_the_processors_own_numbers(tokenizer):
+    processor = FiberProcessor(tokenizer, 4, 10, mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 1.0))
+    pixels = processor(Image.new("RGB", (10, 20), (255, 0, 51)))["pixel_values"]
+    assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)
+
+
+def test_a_folder_without_or_with_half_a_processor_is_named(processor, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"preprocessor_config\.json: no such file; expected a folder written by"
+    ):
+        FiberProcessor.from_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_size": 24, "mean": [0, 0, 0]}))
+    with pytest.raises(KeyError, match=r"preprocessor_config\.json: no max_length, std; expected a file written by"):
+        FiberProcessor.from_pretrained(tmp_path)
+
+
+def test_what_cannot_be_prepared_is_refused(processor, tmp_path):
+    with pytest.raises(ValueError, match="give images, text or both"):
+        processor()
+    with pytest.raises(ValueError, match="images is empty"):
+        processor([])
+    with pytest.raises(ValueError, match="text is empty"):
+        processor(text=[])
+    with pytest.raises(BrokenImageError, match=r"a\.jpg: no such file"):
+        processor(tmp_path / "a.jpg")

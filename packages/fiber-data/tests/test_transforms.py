@@ -1,0 +1,145 @@
+"""The two transforms: geometry, normalisation, and texts that stay true."""
+
+import numpy as np
+import pytest
+import torch
+from fiber_data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FlipUnlessSided,
+    RandAugment,
+    build_evaluation_transform,
+    build_training_transform,
+    mentions_side,
+)
+from fiber_data.seeding import seeded
+from PIL import Image
+from torchvision import tv_tensors
+
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+
+def photo(height=90, width=120):
+    """Smooth colours, as in a photograph, with an edge."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x * 2 % 256, y * 2 % 256, (x + y) % 256], -1).astype(np.uint8)
+    image[20:40, 30:60] = (250, 20, 20)
+    return Image.fromarray(image)
+
+
+def test_evaluation_squeezes_the_whole_picture_as_pillow_does():
+    image = photo()
+    ours = build_evaluation_transform(32)(image)
+    pillow = torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
+    assert ours.shape == (3, 32, 32) and ours.dtype == torch.float32
+    assert ((ours * STD + MEAN) - pillow).abs().max() <= 2.01 / 255
+
+
+def test_evaluation_normalises_with_the_given_numbers():
+    image = Image.new("RGB", (10, 20), (255, 0, 51))
+    ours = build_evaluation_transform(4, mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 1.0))(image)
+    assert torch.allclose(ours[:, 0, 0], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)
+    assert (ours == ours[:, :1, :1]).all()
+
+
+def test_evaluation_of_a_dict_leaves_the_rest_alone():
+    out = build_evaluation_transform(8)({"image": photo(), "text": "a cat", "boxes_note": torch.ones(2)})
+    assert out["image"].shape == (3, 8, 8)
+    assert out["text"] == "a cat" and torch.equal(out["boxes_note"], torch.ones(2))
+
+
+def test_training_depends_on_the_seed_alone():
+    transform = build_training_transform(24)
+    image = photo()
+
+    def draw(seed):
+        with seeded(seed):
+            return transform(image)
+
+    assert torch.equal(draw(1), draw(1))
+    assert len({draw(seed).numpy().tobytes() for seed in range(8)}) == 8
+    assert all(draw(seed).shape == (3, 24, 24) for seed in range(40))
+
+
+def test_training_crops_at_least_half_of_the_area():
+    """A picture whose pixel values are positions tells which part of it a crop shows."""
+    y, x = np.mgrid[:100, :100]
+    image = Image.fromarray(np.stack([x * 2, y * 2, x * 0], -1).astype(np.uint8))
+    transform = build_training_transform(50, (0, 0, 0), (1, 1, 1), flip_probability=0, num_operations=0)
+    areas = []
+    for seed in range(200):
+        with seeded(seed):
+            crop = transform(image) * 255 / 2
+        width, height = (float(crop[channel].max() - crop[channel].min()) for channel in (0, 1))
+        areas.append(width * height / 99**2)
+    assert 0.44 < min(areas) < 0.55 and 0.9 < max(areas) <= 1.01
+
+
+def test_half_of_the_pictures_are_flipped_but_none_whose_text_names_a_side():
+    flip = FlipUnlessSided(0.5)
+    image = tv_tensors.Image(torch.arange(12, dtype=torch.uint8).reshape(1, 3, 4).expand(3, 3, 4))
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[0, 0, 1, 2]]), format="XYXY", canvas_size=(3, 4))
+    flipped = 0
+    for seed in range(400):
+        with seeded(seed):
+            out = flip({"image": image, "boxes": boxes, "text": "a cat on a mat"})
+        with seeded(seed):
+            sided = flip({"image": image, "texts": ["a mat", "the cat on the left"]})
+        was_flipped = torch.equal(out["image"], image.flip(-1))
+        assert was_flipped or torch.equal(out["image"], image)
+        assert out["boxes"].tolist() == ([[3, 0, 4, 2]] if was_flipped else [[0, 0, 1, 2]])
+        assert torch.equal(sided["image"], image)
+        flipped += was_flipped
+    assert 160 < flipped < 240
+
+
+@pytest.mark.parametrize("text", ["Left of it", "the rightmost dog", "on the right-hand side", "turns anticlockwise"])
+def test_words_that_name_a_side(text):
+    assert mentions_side(text)
+
+
+@pytest.mark.parametrize("text", ["a bright cleft", "she righted it", "a cat", "copyright"])
+def test_words_that_name_none(text):
+    assert not mentions_side(text)
+
+
+def test_randaugment_is_applied_with_its_probability():
+    image = photo()
+    changed = 0
+    for seed in range(300):
+        with seeded(seed):
+            changed += not torch.equal(RandAugment(1, 7)(tv_tensors.Image(image)), tv_tensors.Image(image))
+    assert 100 < changed < 150  # half of the draws; a tenth of these is the identity, auto-contrast may change nothing
+
+
+def test_randaugment_moves_boxes_with_the_pixels():
+    """A white square on black: after any operation its bright pixels lie in its box."""
+    pixels = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    pixels[:, 24:40, 20:36] = 255
+    moved = 0
+    for seed in range(120):
+        sample = {
+            "image": tv_tensors.Image(pixels),
+            "boxes": tv_tensors.BoundingBoxes(torch.tensor([[20.0, 24, 36, 40]]), format="XYXY", canvas_size=(64, 64)),
+        }
+        with seeded(seed):
+            out = RandAugment(1, 10, probability=1)(sample)
+        bright = (out["image"][0] > 200).nonzero().float()
+        (left, top, right, bottom) = out["boxes"][0].tolist()
+        assert bright[:, 1].min() >= left - 1.5 and bright[:, 1].max() <= right + 0.5
+        assert bright[:, 0].min() >= top - 1.5 and bright[:, 0].max() <= bottom + 0.5
+        moved += out["boxes"].tolist() != [[20, 24, 36, 40]]
+    assert moved > 30
+
+
+def test_randaugment_without_magnitude_changes_no_shape():
+    image = tv_tensors.Image(photo())
+    for seed in range(60):
+        with seeded(seed):
+            out = RandAugment(3, 0)(image)
+        assert out.shape == image.shape and out.dtype == torch.uint8
+
+
+def test_a_magnitude_off_the_scale_is_refused():
+    with pytest.raises(ValueError, match="from 0 to 10, not 11"):
+        RandAugment(2, 11)

@@ -1,0 +1,220 @@
+"""Configuration is data: a YAML recipe, then dotted overrides, checked against these dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+
+@dataclass
+class DataConfig:
+    """What to learn from."""
+
+    root: str = MISSING
+    """Folder of a data set: COCO captions, Karpathy's splits, or `images/` with `captions.jsonl`."""
+    train_split: str = "train"
+    eval_split: str = "val"
+    captions: str = "each"
+    """An item for every caption ("each", an epoch passes all captions), or every picture ("random", one of its)."""
+    augment: bool = False
+    """Whether to crop, flip and colour training pictures; the original does not in pre-training."""
+    tokenizer: str | None = None
+    """Folder or hub name of a tokenizer; without one, a byte-level BPE is trained on the training captions."""
+    vocab_size: int = 512
+    """Largest vocabulary of a tokenizer trained here."""
+    max_length: int = 40
+    """Tokens that a text is cut to, special ones included."""
+    mlm_probability: float = 0.15
+    num_workers: int = 2
+    """Loading processes beside each training process."""
+
+
+@dataclass
+class ModelConfig:
+    """What to train."""
+
+    preset: str = "fiber_base"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of `fiber_backbone.FiberConfig` that differ from the preset."""
+    image_weights: str | None = None
+    """A `swin_*` of timm to start the image stream from; needs `text_weights` too."""
+    text_weights: str | None = None
+    """A RoBERTa of transformers, hub name or folder, to start the text stream from."""
+    checkpoint: str | None = None
+    """Weights to start from: a folder that we wrote, or a checkpoint file of the original."""
+    gradient_checkpointing: bool = False
+    """Whether to recompute blocks in the backward pass: about a third more time, far less memory."""
+
+
+@dataclass
+class ObjectivesConfig:
+    """What to optimise; see `fiber_heads.PretrainingConfig`."""
+
+    objectives: list[str] = field(default_factory=lambda: ["itc", "itm", "mlm"])
+    temperature: float = 0.07
+    queue_size: int = 4096
+    queue_inputs: str = "none"
+    original: bool = False
+
+
+@dataclass
+class OptimConfig:
+    """AdamW in three groups of learning rates, each with and without weight decay."""
+
+    learning_rate: float = 1e-5
+    cross_modal_multiplier: float = 5.0
+    """For what lets the streams read each other and brings them together."""
+    head_multiplier: float = 5.0
+    """For the heads that start from nothing."""
+    gate_multiplier: float = 5.0
+    """For the fusion gates, which start at zero. The original counts them among the cross-modal parameters."""
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    original_decay: bool = False
+    """Whether to decay gates, the temperature and the query norms, as the original does by oversight."""
+    schedule: str = "linear"
+    """After the warm-up: "linear" or "cosine" to zero, or "constant"."""
+    warmup: float = 0.1
+    """Steps of linear warm-up: a share of all steps below 1, else a number of steps."""
+    max_norm: float | None = None
+    """Largest norm of all gradients together; none for no clipping."""
+
+
+@dataclass
+class TrainerConfig:
+    """How to run."""
+
+    max_steps: int = 100_000
+    batch_size: int = 4096
+    """Pairs of one optimiser step, over all devices and accumulated batches."""
+    accumulate: int = 1
+    """Batches whose gradients are summed for one step."""
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    """Fabric's names: "32-true", "bf16-mixed", "16-mixed"."""
+    threads: int | None = None
+    """CPU threads of each process; none leaves it to torch."""
+    log_every: int = 20
+    eval_every: int = 0
+    """Steps between evaluations, 0 for one at the end."""
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep."""
+    tensorboard: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """A whole run."""
+
+    out: str = MISSING
+    """Folder of the run: checkpoints, logs, the finished model."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+RECIPES = resources.files("fiber_train") / "recipes"
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads a recipe and applies overrides.
+
+    Args:
+        recipe: Name of a recipe that comes with the package, such as ``"coarse"``, or path of a YAML file.
+        overrides: Such as ``"trainer.max_steps=100"``; later ones win.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        FileNotFoundError: There is no such recipe or file.
+        ValueError: A key does not exist (the message names the nearest), a value has another type, or one that
+            has no default is missing.
+    """
+    own = RECIPES / f"{recipe}.yaml"
+    path = own if own.is_file() else Path(recipe)
+    if not path.is_file():
+        names = sorted(Path(item.name).stem for item in RECIPES.iterdir() if item.name.endswith(".yaml"))
+        raise FileNotFoundError(f"{recipe}: no such recipe or file; the recipes are {', '.join(names)}")
+    if malformed := [word for word in overrides if "=" not in word]:
+        raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r}")
+    config = OmegaConf.structured(TrainConfig)
+    try:
+        for source, layer in (
+            (str(recipe), OmegaConf.create(path.read_text(encoding="utf-8"))),
+            ("the command line", OmegaConf.from_dotlist(list(overrides))),
+        ):
+            _check_keys(layer, TrainConfig, source)
+            config = OmegaConf.merge(config, layer)
+        made = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key} is not set; give it as {error.full_key}=...") from error
+    except (ConfigKeyError, OmegaConfBaseException) as error:
+        raise ValueError(f"{error.full_key or recipe}: {str(error).splitlines()[0]}") from error
+    assert isinstance(made, TrainConfig)
+    _check_values(made)
+    return made
+
+
+def _check_keys(layer: Any, schema: type, source: str, prefix: str = "") -> None:
+    known = {item.name: item for item in fields(schema)}
+    for key in layer:
+        if key not in known:
+            everything = list(_all_keys(TrainConfig))
+            near = get_close_matches(f"{prefix}{key}", everything, n=1, cutoff=0.5)
+            same = [name for name in everything if name.rpartition(".")[2] == key]
+            guess = (same or near)[:1]
+            hint = f"; did you mean {guess[0]!r}?" if guess else ""
+            raise ValueError(f"{source}: no setting is called {prefix + str(key)!r}{hint}")
+        default = known[key].default_factory
+        if isinstance(default, type) and is_dataclass(default):
+            if not OmegaConf.is_dict(layer[key]):
+                raise ValueError(f"{source}: {prefix}{key} is a group of settings, not one; write {prefix}{key}.NAME=")
+            _check_keys(layer[key], default, source, f"{prefix}{key}.")
+
+
+def _all_keys(schema: type, prefix: str = "") -> list[str]:
+    keys = []
+    for item in fields(schema):
+        default = item.default_factory
+        if isinstance(default, type) and is_dataclass(default):
+            keys += _all_keys(default, f"{prefix}{item.name}.")
+        else:
+            keys.append(f"{prefix}{item.name}")
+    return keys
+
+
+def _check_values(config: TrainConfig) -> None:
+    trainer, optim = config.trainer, config.optim
+    if trainer.batch_size % (trainer.accumulate * trainer.devices * trainer.num_nodes):
+        raise ValueError(
+            f"trainer.batch_size ({trainer.batch_size}) must be a multiple of trainer.accumulate x trainer.devices x "
+            f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
+        )
+    if optim.schedule not in ("linear", "cosine", "constant"):
+        raise ValueError(f"optim.schedule must be 'linear', 'cosine' or 'constant', is {optim.schedule!r}")
+    for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+        if getattr(trainer, key) < 1:
+            raise ValueError(f"trainer.{key} must be at least 1, is {getattr(trainer, key)}")
+    if bool(config.model.image_weights) != bool(config.model.text_weights):
+        raise ValueError("model.image_weights and model.text_weights go together; set both or none")
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The configuration as YAML, which `load_config` reads again."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,153 @@
+"""One self-contained HTML page of a run: what it learned, beside chance, and where it errs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from fiber_data import CaptionSample, load_image
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torchvision.transforms.v2.functional import to_pil_image
+
+from fiber_train.predict import load_model
+from fiber_train.tracking import read_metrics
+
+_LOSSES = {"itc": "contrast", "itm": "matching", "mlm": "masked words"}
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: sharp, small, and in the reader's font
+    "svg.hashsalt": "fiber",  # the same run gives the same page
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_SHOWN_SIDE = 144  # pixels of a picture in the page
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """A caption that the model found for a picture."""
+
+    text: str
+    score: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A held-out picture and what was found for it."""
+
+    picture: str
+    captions: list[str]
+    found: list[Retrieved]
+
+
+def write_report(run: str | Path, samples: list[CaptionSample], out: str | Path, num_examples: int = 12) -> Path:
+    """Writes the page of a finished run.
+
+    Args:
+        run: The run's folder, with `metrics.csv`, `evaluation.json`, `config.yaml` and `model/`.
+        samples: The held-out pictures that it was evaluated on.
+        out: The HTML file to write.
+        num_examples: Pictures shown, spread evenly over the samples.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileNotFoundError: The run is not finished.
+    """
+    folder, target = Path(run), Path(out)
+    evaluation = folder / "evaluation.json"
+    if not evaluation.is_file():
+        raise FileNotFoundError(f"{evaluation}: no such file; a report needs a finished run")
+    results = json.loads(evaluation.read_text(encoding="utf-8"))
+    template = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
+    html = page.render(
+        results=results,
+        losses=_loss_curves(folder),
+        recall=_recall_bars(results) if "image_to_text_recall@1" in results else "",
+        examples=_examples(folder, samples, num_examples) if "image_to_text_recall@1" in results else [],
+        config=(folder / "config.yaml").read_text(encoding="utf-8"),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.partial")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not have
+
+
+def _loss_curves(run: Path) -> str:
+    rows = read_metrics(run)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9, 2.6), layout="constrained")
+        for axes, (key, title) in zip(figure.subplots(1, len(_LOSSES)), _LOSSES.items(), strict=True):
+            points = [(step, value) for step, name, value in rows if name == f"train/{key}_loss"]
+            if points:
+                axes.plot(*zip(*points, strict=True), color="#2458c5", linewidth=1.5)
+            axes.set(title=title, xlabel="step", ylim=(0, None))
+        return _svg(figure)
+
+
+def _recall_bars(results: dict[str, float]) -> str:
+    ks = [int(name.rpartition("@")[2]) for name in results if name.startswith("image_to_text_recall@")]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9, 2.8), layout="constrained")
+        directions = (("image_to_text", "picture to caption"), ("text_to_image", "caption to picture"))
+        for axes, (direction, title) in zip(figure.subplots(1, 2, sharey=True), directions, strict=True):
+            values = [results[f"{direction}_recall@{k}"] for k in ks]
+            bars = axes.bar([f"R@{k}" for k in ks], values, color="#2458c5", width=0.55, label="model")
+            axes.bar_label(bars, fmt="%.2f", padding=2)
+            chance = [results[f"chance_recall@{k}"] for k in ks]
+            axes.bar([f"R@{k}" for k in ks], chance, color="#e07a2d", width=0.55, label="chance")
+            axes.set(title=title, ylim=(0, 1.1))
+        axes.legend(frameon=False, loc="upper left")
+        return _svg(figure)
+
+
+@torch.inference_mode()
+def _examples(run: Path, samples: list[CaptionSample], number: int) -> list[Example]:
+    """Pictures with the three captions, of all held-out ones, that the contrast ranks first."""
+    model, processor = load_model(run)
+    device = next(model.parameters()).device
+    texts = [(caption, row) for row, sample in enumerate(samples) for caption in sample["captions"]]
+    features = []
+    for start in range(0, len(texts), 250):
+        batch = processor(text=[text for text, _ in texts[start : start + 250]])
+        features.append(model.encode_texts(*(value.to(device) for value in batch.values())))
+    encoded = torch.cat(features)
+    examples = []
+    for row in range(0, len(samples), max(1, len(samples) // number))[:number]:
+        sample = samples[row]
+        pixels = processor(images=sample["image"])["pixel_values"].to(device)
+        scores = (encoded @ model.encode_images(pixels).T).squeeze(1)
+        best = scores.topk(min(3, len(scores)))
+        found = [
+            Retrieved(texts[index][0], score, texts[index][1] == row)
+            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        examples.append(Example(_data_uri(sample["image"]), sample["captions"][:2], found))
+    return examples
+
+
+def _data_uri(path: Path) -> str:
+    picture = to_pil_image(load_image(path))
+    picture.thumbnail((2 * _SHOWN_SIDE, 2 * _SHOWN_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

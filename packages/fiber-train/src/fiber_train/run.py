@@ -1,0 +1,173 @@
+"""A training run from its configuration: build everything, go on from a checkpoint if there is one, train, evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from fiber_train.checkpoint import find_checkpoints, load_training_state, replace_folder, save_checkpoint
+from fiber_train.config import TrainConfig, to_yaml
+from fiber_train.data import build_processor, build_training_data, endless, read_split
+from fiber_train.evaluate import evaluate_pretraining
+from fiber_train.loop import Loop
+from fiber_train.objectives import build_pretraining
+from fiber_train.optim import build_optimizer, build_scheduler
+from fiber_train.tracking import Tracker, tracking
+
+# What may change between the parts of a run without changing its numbers.
+FREE_SETTINGS = (
+    "out",
+    "data.root",
+    "data.num_workers",
+    "model.gradient_checkpointing",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.threads",
+    "trainer.log_every",
+    "trainer.eval_every",
+    "trainer.checkpoint_every",
+    "trainer.keep_checkpoints",
+    "trainer.tensorboard",
+)
+
+
+def train(config: TrainConfig) -> dict[str, float] | None:
+    """Trains the coarse stage; the same call goes on where an earlier one stopped.
+
+    Args:
+        config: The run. `config.out` receives `config.yaml`, `metrics.csv`, `checkpoints/`, and at the end `model/`
+            and `evaluation.json`.
+
+    Returns:
+        The final evaluation, or None if the run was asked to stop before its last step.
+
+    Raises:
+        ValueError: The folder holds a run of another configuration; the message names what differs.
+        FileNotFoundError: Data or weights are missing.
+        NonFiniteLossError: Training diverged.
+    """
+    with _threads(config.trainer.threads):
+        return _train(config, build_fabric(config))
+
+
+def build_fabric(config: TrainConfig) -> Fabric:
+    """Devices, processes and precision, launched."""
+    trainer, strategy = config.trainer, config.trainer.strategy
+    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and len(config.objectives.objectives) < 3:
+        strategy = "ddp_find_unused_parameters_true"  # each objective uses parts that the others do not
+    fabric = Fabric(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=strategy,
+        precision=trainer.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
+    out = Path(config.out)
+    checkpoints = find_checkpoints(out)
+    if fabric.is_global_zero:
+        _claim_folder(out, config, bool(checkpoints))
+    samples, held_out = (read_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
+    processor = build_processor(config, samples, fabric)
+    torch.manual_seed(config.trainer.seed)
+    model = build_pretraining(config, processor)
+    if checkpoints:
+        model.load_state_dict(load_file(checkpoints[-1] / "model.safetensors"))
+    optimizer = build_optimizer(model, config.optim)
+    scheduler = build_scheduler(optimizer, config.optim, config.trainer.max_steps)
+    data = build_training_data(config, samples, processor, fabric)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    loop = Loop(
+        fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, config.trainer, max_norm=config.optim.max_norm
+    )
+    if checkpoints:
+        loop.load_state_dict(load_training_state(checkpoints[-1]))
+
+    def write_model(folder: Path) -> None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    def save() -> None:
+        if fabric.is_global_zero:
+            save_checkpoint(out, loop.step, write_model, loop.state_dict(), config.trainer.keep_checkpoints)
+        fabric.barrier()
+
+    def evaluate() -> dict[str, float]:
+        return evaluate_pretraining(wrapped, held_out, processor, fabric, config.data, seed=config.trainer.seed)
+
+    tracker = Tracker(out, loop.step, config.trainer.max_steps, fabric.is_global_zero, config.trainer.tensorboard)
+    with tracking(tracker):
+        if checkpoints:
+            tracker.say(f"going on from {checkpoints[-1]}")
+        finished = loop.run(endless(data, fabric), tracker, save, evaluate)
+        if not finished:
+            return None
+        results = evaluate()
+        tracker.log(loop.step, {f"eval/{name}": value for name, value in results.items()})
+    if fabric.is_global_zero:
+        replace_folder(out / "model", write_model)
+        write_json(out / "evaluation.json", results)
+    fabric.barrier()
+    return results
+
+
+def _claim_folder(out: Path, config: TrainConfig, resuming: bool) -> None:
+    """Writes the configuration, or checks that a run to go on with has the same."""
+    path = out / "config.yaml"
+    if resuming and path.is_file():
+        old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(asdict(config))
+        differing = [
+            f"{key} (was {old.get(key)!r}, is {value!r})"
+            for key, value in new.items()
+            if not key.startswith(FREE_SETTINGS) and old.get(key) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{out} holds a run with other settings: {', '.join(differing[:4])}; choose another out, or go on from "
+                "its weights with model.checkpoint"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_yaml(config), encoding="utf-8")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def write_json(path: Path, values: dict[str, float]) -> None:
+    """Writes numbers, beside the target first."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
