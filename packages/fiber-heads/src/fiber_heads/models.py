@@ -50,7 +50,9 @@ class PretrainingConfig:
     original: bool = False
 
     def __post_init__(self) -> None:
-        self.objectives = tuple(self.objectives)
+        self.objectives, self.image_mean, self.image_std = map(
+            tuple, (self.objectives, self.image_mean, self.image_std)
+        )
         if not self.objectives or set(self.objectives) - set(OBJECTIVES):
             raise ValueError(f"objectives must be some of {', '.join(OBJECTIVES)}, are {self.objectives}")
         if self.queue_inputs not in ("none", "uint8", "float32"):
