@@ -12,6 +12,7 @@ from fiber_backbone.image_stream import partition
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, gelu, layer_norm, linear
+from torch.utils.hooks import RemovableHandle
 
 RELATIVE = 1e-9  # of the largest magnitude of a tensor
 
@@ -56,18 +57,16 @@ def test_caption_path(coarse_case: Path, coarse_model: FiberBackbone, inputs: di
     assert_equal(pooled, reference["caption.cls_feats"], "pooled")
 
 
-def test_every_block(coarse_case: Path, coarse_model: FiberBackbone, inputs: dict[str, Tensor]) -> None:
-    path = coarse_case / "pretrain.debug_activations.safetensors"
-    if not path.is_file():
-        pytest.skip(f"{coarse_case.name} has no activations of single blocks")
-    reference = load_file(path)
+def watch_blocks(
+    model: FiberBackbone, found: dict[str, Tensor]
+) -> tuple[dict[str, tuple[int, int]], list[RemovableHandle]]:
+    """Keep what every block puts out under the reference's names; tell (side, shift) of those cut into windows."""
     config, image_stream, text_stream = (
-        coarse_model.config,
-        coarse_model.image_stream,
-        coarse_model.text_stream,
+        model.config,
+        model.image_stream,
+        model.text_stream,
     )
-    found: dict[str, Tensor] = {}
-    hooks = []
+    hooks: list[RemovableHandle] = []
 
     def keep(module: torch.nn.Module, name: str) -> None:
         hooks.append(module.register_forward_hook(lambda _m, _i, output: found.__setitem__(name, output)))
@@ -90,6 +89,16 @@ def test_every_block(coarse_case: Path, coarse_model: FiberBackbone, inputs: dic
         side = config.image_size // config.strides[stage]
         shift = config.window_size // 2 if block % 2 and side > config.window_size else 0
         windows |= {f"{name}.attn_out": (side, shift), f"{name}.i2t_out": (side, shift)}
+    return windows, hooks
+
+
+def test_every_block(coarse_case: Path, coarse_model: FiberBackbone, inputs: dict[str, Tensor]) -> None:
+    path = coarse_case / "pretrain.debug_activations.safetensors"
+    if not path.is_file():
+        pytest.skip(f"{coarse_case.name} has no activations of single blocks")
+    reference = load_file(path)
+    config, found = coarse_model.config, {}
+    windows, hooks = watch_blocks(coarse_model, found)
     with torch.no_grad():
         image = coarse_model.begin_image(inputs["image"])
         fused = coarse_model.fuse(image, coarse_model.begin_text(inputs["text_ids"], inputs["text_masks"]))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fiber_backbone.attention import KeyValue, padding_mask
+from fiber_backbone.attention import GatedCrossAttention, KeyValue, padding_mask
 from fiber_backbone.checkpoints import LoadReport, load_original_backbone
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.image_stream import ImageStream, resize_relative_position_bias
@@ -81,6 +81,8 @@ class FiberBackbone(PretrainedModel):
             for module in self.modules():
                 if isinstance(module, nn.Linear):
                     module.weight.mul_(config.initializer_range / 0.02)
+                elif isinstance(module, GatedCrossAttention):
+                    module.gate.fill_(config.initial_gate)
 
     def to_config(self) -> dict[str, Any]:
         """The configuration as a dictionary."""

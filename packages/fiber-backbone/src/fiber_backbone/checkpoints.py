@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,48 +123,56 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def original_key_map(config: FiberConfig) -> list[tuple[str, list[str]]]:
+Pair = tuple[str, list[str]]
+
+
+def original_key_map(config: FiberConfig) -> list[Pair]:
     """Which original tensors make up each parameter of the backbone.
 
     Returns:
         Pairs of our name and the original names, in the image-text models' spelling; several are concatenated along
         their first dimension.
     """
-    pairs: list[tuple[str, list[str]]] = []
+    return [*_image_pairs(config), *_text_pairs(config), *_fusion_pairs(config)]
 
-    def add(ours: str, *originals: str, parts: Iterable[str] = ("weight", "bias")) -> None:
-        pairs.extend((f"{ours}.{part}", [f"{original}.{part}" for original in originals]) for part in parts)
 
+def _pairs(ours: str, *originals: str, parts: Iterable[str] = ("weight", "bias")) -> list[Pair]:
+    return [(f"{ours}.{part}", [f"{original}.{part}" for original in originals]) for part in parts]
+
+
+def _image_pairs(config: FiberConfig) -> Iterator[Pair]:
     image, vit = "image_stream", "vit_model"
-    add(f"{image}.patch_embed.proj", f"{vit}.patch_embed.proj")
-    add(f"{image}.patch_embed.norm", f"{vit}.patch_embed.norm")
+    yield from _pairs(f"{image}.patch_embed.proj", f"{vit}.patch_embed.proj")
+    yield from _pairs(f"{image}.patch_embed.norm", f"{vit}.patch_embed.norm")
     for stage, depth in enumerate(config.depths):
         if stage:  # timm steps down at the start of a stage, the original at the end of the one before
-            add(f"{image}.layers.{stage}.downsample.norm", f"{vit}.layers.{stage - 1}.downsample.norm")
-            add(
+            yield from _pairs(f"{image}.layers.{stage}.downsample.norm", f"{vit}.layers.{stage - 1}.downsample.norm")
+            yield from _pairs(
                 f"{image}.layers.{stage}.downsample.reduction",
                 f"{vit}.layers.{stage - 1}.downsample.reduction",
                 parts=["weight"],
             )
         for block in range(depth):
             name = f"layers.{stage}.blocks.{block}"
-            add(f"{image}.{name}.attn", f"{vit}.{name}.attn", parts=["relative_position_bias_table"])
+            yield from _pairs(f"{image}.{name}.attn", f"{vit}.{name}.attn", parts=["relative_position_bias_table"])
             for module in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-                add(f"{image}.{name}.{module}", f"{vit}.{name}.{module}")
+                yield from _pairs(f"{image}.{name}.{module}", f"{vit}.{name}.{module}")
     if config.pyramid_norms:
         for stage in range(1, len(config.depths)):
-            add(f"{image}.pyramid_norms.{stage - 1}", f"{vit}.norm{stage}")
+            yield from _pairs(f"{image}.pyramid_norms.{stage - 1}", f"{vit}.norm{stage}")
     else:
-        add(f"{image}.norm", f"{vit}.norm")
+        yield from _pairs(f"{image}.norm", f"{vit}.norm")
 
+
+def _text_pairs(config: FiberConfig) -> Iterator[Pair]:
     text, roberta = "text_stream", "text_transformer"
     for table in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-        add(f"{text}.embeddings.{table}", f"{roberta}.embeddings.{table}", parts=["weight"])
-    add(f"{text}.embeddings.LayerNorm", f"{roberta}.embeddings.LayerNorm")
+        yield from _pairs(f"{text}.embeddings.{table}", f"{roberta}.embeddings.{table}", parts=["weight"])
+    yield from _pairs(f"{text}.embeddings.LayerNorm", f"{roberta}.embeddings.LayerNorm")
     for layer in range(config.num_hidden_layers):
         name = f"encoder.layer.{layer}"
         for module in ("query", "key", "value"):
-            add(f"{text}.{name}.attention.self.{module}", f"{roberta}.{name}.attention.self.{module}")
+            yield from _pairs(f"{text}.{name}.attention.self.{module}", f"{roberta}.{name}.attention.self.{module}")
         for module in (
             "attention.output.dense",
             "attention.output.LayerNorm",
@@ -172,36 +180,37 @@ def original_key_map(config: FiberConfig) -> list[tuple[str, list[str]]]:
             "output.dense",
             "output.LayerNorm",
         ):
-            add(f"{text}.{name}.{module}", f"{roberta}.{name}.{module}")
+            yield from _pairs(f"{text}.{name}.{module}", f"{roberta}.{name}.{module}")
 
+
+def _fusion_pairs(config: FiberConfig) -> Iterator[Pair]:
     for index, (number, layer) in enumerate(config.fused_blocks):
         stage = config.block_stages[number]
-        attention = f"{vit}.layers.{stage}.blocks.{number - sum(config.depths[:stage])}.attn"
-        ours = f"{image}.cross_attention.{index}"
-        pairs.append((f"{ours}.gate", [f"{attention}.alpha_i2t"]))
+        attention = f"vit_model.layers.{stage}.blocks.{number - sum(config.depths[:stage])}.attn"
+        ours = f"image_stream.cross_attention.{index}"
+        yield (f"{ours}.gate", [f"{attention}.alpha_i2t"])
         if config.normalize_image_query:
-            add(f"{ours}.norm", f"{attention}.norm_i2t_i")
-        add(f"{ours}.query", f"{attention}.qkv_i2t")
-        add(f"{ours}.key_value", f"{attention}.qkv_text_i2t")
-        add(f"{ours}.output", f"{attention}.proj_i2t")
+            yield from _pairs(f"{ours}.norm", f"{attention}.norm_i2t_i")
+        yield from _pairs(f"{ours}.query", f"{attention}.qkv_i2t")
+        yield from _pairs(f"{ours}.key_value", f"{attention}.qkv_text_i2t")
+        yield from _pairs(f"{ours}.output", f"{attention}.proj_i2t")
 
-        name, ours = f"{roberta}.encoder.layer.{layer}", f"{text}.cross_attention.{index}"
-        pairs.append((f"{ours}.gate", [f"{name}.alpha_t2i"]))
-        add(f"{ours}.query", f"{name}.crossattention_t2i.self.query")
-        add(
+        name, ours = f"text_transformer.encoder.layer.{layer}", f"text_stream.cross_attention.{index}"
+        yield (f"{ours}.gate", [f"{name}.alpha_t2i"])
+        yield from _pairs(f"{ours}.query", f"{name}.crossattention_t2i.self.query")
+        yield from _pairs(
             f"{ours}.key_value",
             f"{name}.crossattention_t2i.self.key",
             f"{name}.crossattention_t2i.self.value",
         )
-        add(f"{ours}.output", f"{name}.crossattention_t2i.output.dense")
+        yield from _pairs(f"{ours}.output", f"{name}.crossattention_t2i.output.dense")
         if config.decoder_projections and config.stage_dims[stage] != config.image_dim:
-            add(f"decoder_projections.{index}", f"cross_modal_att_layers.{layer}")
+            yield from _pairs(f"decoder_projections.{index}", f"cross_modal_att_layers.{layer}")
 
     if config.joint_projection:
         for stream in ("text", "image"):
-            add(f"joint_projection.{stream}_transform", f"cross_modal_{stream}_transform")
-            add(f"joint_projection.{stream}_pooler", f"cross_modal_{stream}_pooler.dense")
-    return pairs
+            yield from _pairs(f"joint_projection.{stream}_transform", f"cross_modal_{stream}_transform")
+            yield from _pairs(f"joint_projection.{stream}_pooler", f"cross_modal_{stream}_pooler.dense")
 
 
 def _is_dead(key: str, config: FiberConfig) -> bool:

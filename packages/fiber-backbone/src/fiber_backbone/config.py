@@ -35,6 +35,8 @@ class FiberConfig:
         attention_dropout: Dropout on the text stream's attention probabilities, in [0, 1).
         initializer_range: Standard deviation of new linear weights. 0.02 suits widths of 768 and more; in narrow models
             it makes every layer start as almost nothing, and they learn far slower than from about width ** -0.5.
+        initial_gate: A fresh model's gates. 0 leaves two pre-trained streams exactly as they were; a model that
+            starts from nothing learns to read the other stream sooner from 0.5.
         num_fusion_blocks: How many of the top blocks of each stream read the other stream (K).
         normalize_image_query: Whether a layer norm precedes the image stream's cross-attention query. True in
             the coarse stage and in the fine models for referring expressions, False in the other fine models.
@@ -72,6 +74,7 @@ class FiberConfig:
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
+    initial_gate: float = 0.0
     num_fusion_blocks: int = 6
     normalize_image_query: bool = True
     fused_text_norm: bool = False

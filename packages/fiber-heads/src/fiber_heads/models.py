@@ -50,9 +50,8 @@ class PretrainingConfig:
     original: bool = False
 
     def __post_init__(self) -> None:
-        self.objectives, self.image_mean, self.image_std = map(
-            tuple, (self.objectives, self.image_mean, self.image_std)
-        )
+        self.objectives = tuple(self.objectives)  # lists, when they come from a file
+        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
         if not self.objectives or set(self.objectives) - set(OBJECTIVES):
             raise ValueError(f"objectives must be some of {', '.join(OBJECTIVES)}, are {self.objectives}")
         if self.queue_inputs not in ("none", "uint8", "float32"):

@@ -1,0 +1,166 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2026.2"]
+# ///
+"""The sessions of the house: `nox` runs what a change must pass, `nox -l` lists them all, `nox -s NAME` runs one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nox
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent
+PROJECTS: dict[str, dict[str, Any]] = {
+    path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
+}
+EVERY_PACKAGE = nox.parametrize("package", [nox.param(name, id=name) for name in PROJECTS])
+RUFF = "ruff>=0.17.6,<0.18"  # a formatter's minor versions move lines
+MYPY = "mypy>=2.4,<3"
+TWINE = "twine>=6.1,<8"
+
+nox.needs_version = ">=2026.2"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "test", "together"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and rules, by ruff."""
+    session.install(RUFF)
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of the packages' sources, by mypy, beside the libraries that they use."""
+    editable = [argument for name in PROJECTS for argument in ("--editable", f"packages/{name}")]
+    session.install(MYPY, "--no-sources", *editable)
+    session.run("mypy", *(f"packages/{name}/src" for name in PROJECTS), env={"PYTHONPATH": None})
+
+
+@nox.session(reuse_venv=False)  # a kept environment would hide a dependency that is no longer declared
+@EVERY_PACKAGE
+def test(session: nox.Session, package: str) -> None:
+    """One package's tests on its wheel, with nothing beside what it declares."""
+    install_wheels(session, closure(package), *nox.project.dependency_groups(PROJECTS[package], "test"))
+    run_tests(session, package)
+
+
+@nox.session(reuse_venv=False)  # a kept environment would keep its newer versions
+@EVERY_PACKAGE
+def lowest(session: nox.Session, package: str) -> None:
+    """One package's tests with the lowest versions that it promises to run with."""
+    install_wheels(
+        session,
+        closure(package),
+        "--resolution=lowest-direct",
+        # To uv a wheel's requirements are not direct: without this line the highest versions would be tested.
+        *(line for line in PROJECTS[package]["project"]["dependencies"] if Requirement(line).name not in PROJECTS),
+        *nox.project.dependency_groups(PROJECTS[package], "test"),
+    )
+    run_tests(session, package)
+
+
+@nox.session(reuse_venv=False)
+def together(session: nox.Session) -> None:
+    """The tests that concern all packages, with the five wheels in one environment."""
+    groups = {line for project in PROJECTS.values() for line in nox.project.dependency_groups(project, "test")}
+    install_wheels(session, PROJECTS, *sorted(groups))
+    run_pytest(session, ROOT / "tests")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and sdist of each package in dist/, whole, with sound metadata and a section in the changelog."""
+    session.install(TWINE)
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    for package, project in PROJECTS.items():
+        version = project["project"]["version"]
+        if f"\n## [{version}]" not in (ROOT / "packages" / package / "CHANGELOG.md").read_text(encoding="utf-8"):
+            session.error(f"packages/{package}/CHANGELOG.md has no section '## [{version}]'; add one, or mend version")
+        session.run_install("uv", "build", "--quiet", "--no-sources", "--out-dir", "dist", f"packages/{package}")
+        check_wheel(session, package, version)
+    session.run("twine", "check", "--strict", *(str(path) for path in sorted((ROOT / "dist").glob("fiber_*"))))
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """A small model from generated pictures to a report: `nox -s quickstart -- OPTIONS` passes options on."""
+    install_wheels(session, PROJECTS)
+    session.run("fiber", "quickstart", "--out", "quickstart", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks: all, or those whose path holds a given word (`nox -s bench -- fiber-heads forward`)."""
+    scripts = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("packages/*/benchmarks/*.py"))]
+    chosen = [path for path in scripts if not session.posargs or any(word in path for word in session.posargs)]
+    if not chosen:
+        session.error(f"no benchmark's path holds {' or '.join(session.posargs)}; there are {', '.join(scripts)}")
+    install_wheels(session, PROJECTS)
+    for path in chosen:
+        session.run("python", path)
+
+
+def closure(package: str) -> list[str]:
+    """The package and every package of this repository that it needs, itself last."""
+    names = [Requirement(line).name for line in PROJECTS[package]["project"]["dependencies"]]
+    found = [below for name in names if name in PROJECTS for below in closure(name)]
+    return list(dict.fromkeys([*found, package]))
+
+
+def install_wheels(session: nox.Session, packages: Iterable[str], *arguments: str) -> None:
+    """Build the packages' wheels and install the files: by name, a stranger's package on the index could win."""
+    dist = Path(session.virtualenv.location, "dist")
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in packages:
+        session.run_install("uv", "build", "--quiet", "--wheel", "--out-dir", str(dist), f"packages/{package}")
+    again = [f"--reinstall-package={package}" for package in packages]  # the same version may hold other code
+    session.install("--no-sources", *again, *(str(path) for path in sorted(dist.glob("*.whl"))), *arguments)
+
+
+def run_tests(session: nox.Session, package: str) -> None:
+    """Import the package by itself, then run its tests."""
+    session.run("python", "-I", "-c", f"import {package.replace('-', '_')}")
+    run_pytest(session, ROOT / "packages" / package / "tests")
+
+
+def run_pytest(session: nox.Session, folder: Path) -> None:
+    """Run a folder's tests from an empty working folder, so that only what is installed can be imported."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")  # many small models: more threads only wait for each other
+    empty = Path(session.virtualenv.location, "empty")
+    shutil.rmtree(empty, ignore_errors=True)
+    empty.mkdir()
+    settings = [f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={ROOT}", "--import-mode=importlib"]
+    with session.chdir(empty):
+        session.run(
+            "pytest", *settings, str(folder), *session.posargs, env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None}
+        )
+
+
+def check_wheel(session: nox.Session, package: str, version: str) -> None:
+    """Fail unless the wheel holds every file of the sources, `py.typed` among them."""
+    source = ROOT / "packages" / package / "src"
+    name = package.replace("-", "_")
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    wanted = {path for path in files if not path.endswith(".pyc")} | {f"{name}/py.typed"}
+    with zipfile.ZipFile(ROOT / "dist" / f"{name}-{version}-py3-none-any.whl") as wheel:
+        missing = sorted(wanted - set(wheel.namelist()))
+    if missing:
+        session.error(
+            f"the wheel of {package} lacks {', '.join(missing)}; see [tool.hatch.build] in its pyproject.toml"
+        )
+
+
+if __name__ == "__main__":
+    nox.main()

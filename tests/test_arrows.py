@@ -1,0 +1,81 @@
+"""Imports run one way, and each package declares what it imports: no more, no less."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import packages_distributions
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+if TYPE_CHECKING:
+    from conftest import Package
+
+ARROWS: dict[str, set[str]] = {
+    "fiber-backbone": set(),
+    "fiber-data": set(),
+    "fiber-eval": set(),
+    "fiber-heads": {"fiber-backbone"},
+    "fiber-train": {"fiber-backbone", "fiber-heads", "fiber-data", "fiber-eval"},
+}
+NOT_IMPORTED = {"fiber-train": {"tensorboard"}}  # declared because torch.utils.tensorboard imports it
+DISTRIBUTIONS = packages_distributions()
+
+
+def test_every_package_has_its_arrows(packages: dict[str, Package]) -> None:
+    assert set(packages) == set(ARROWS)
+
+
+def test_no_import_runs_against_the_arrows(package: Package) -> None:
+    modules = {name.replace("-", "_") for name in ARROWS}
+    allowed = {name.replace("-", "_") for name in ARROWS[package.name] | {package.name}}
+    wrong = [f"{place} imports {module}" for place, module in package.imports() if module in modules - allowed]
+    assert not wrong, f"{package.name} may import {sorted(allowed)} of our packages; but " + "; ".join(wrong)
+
+
+def test_every_import_is_declared(package: Package) -> None:
+    known = names(requirements(package)) | {package.name}
+    third_party = [(place, module) for place, module in package.imports() if module not in sys.stdlib_module_names]
+    missing = [f"{place} imports {module}" for place, module in third_party if not distributions(module) & known]
+    assert not missing, f"declare these in packages/{package.name}/pyproject.toml: " + "; ".join(missing)
+
+
+def test_every_dependency_is_imported(package: Package) -> None:
+    imported = {name for _, module in package.imports() for name in distributions(module)}
+    unused = names(requirements(package)) - imported
+    assert unused == NOT_IMPORTED.get(package.name, set()), (
+        f"take out of packages/{package.name}/pyproject.toml what no module imports, or name it in NOT_IMPORTED if a"
+        " library needs it for us"
+    )
+
+
+def test_siblings_are_compatible_ranges(package: Package, packages: dict[str, Package]) -> None:
+    for requirement in requirements(package):
+        if requirement.name in packages:
+            current = Version(packages[requirement.name].project["version"])
+            following = f"{current.major}.{current.minor + 1}" if current.major == 0 else f"{current.major + 1}"
+            wanted = rf">={current.major}\.\d+(\.\d+)?,<{re.escape(following)}"
+            text = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+            assert re.fullmatch(wanted, text), f"{package.name}: {requirement} should read like >=0.1,<{following}"
+            assert current in requirement.specifier, f"{package.name}: {requirement} leaves out our own {current}"
+
+
+def requirements(package: Package) -> list[Requirement]:
+    """What the package declares, its extras among it."""
+    extras = package.project.get("optional-dependencies", {})
+    return [Requirement(line) for group in (package.project["dependencies"], *extras.values()) for line in group]
+
+
+def names(lines: list[Requirement]) -> set[str]:
+    return {normalized(line.name) for line in lines}
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions(module: str) -> set[str]:
+    """The installed distributions that hold a module; of one that is not installed we suppose its own name."""
+    return {normalized(name) for name in DISTRIBUTIONS.get(module, [module])}
