@@ -175,10 +175,10 @@ def _check_keys(layer: Any, schema: type, source: str, prefix: str = "") -> None
     known = {item.name: item for item in fields(schema)}
     for key in layer:
         if key not in known:
-            everything = list(_all_keys(TrainConfig))
-            near = get_close_matches(f"{prefix}{key}", everything, n=1, cutoff=0.5)
-            same = [name for name in everything if name.rpartition(".")[2] == key]
-            guess = (same or near)[:1]
+            everything = _all_keys(TrainConfig)
+            guess = [name for name in everything if name.rpartition(".")[2] == key]
+            guess += [prefix + near for near in get_close_matches(str(key), known, n=1)]
+            guess += get_close_matches(f"{prefix}{key}", everything, n=1, cutoff=0.5)
             hint = f"; did you mean {guess[0]!r}?" if guess else ""
             raise ValueError(f"{source}: no setting is called {prefix + str(key)!r}{hint}")
         default = known[key].default_factory

@@ -27,11 +27,11 @@ def read_karpathy(
     Raises:
         FileNotFoundError: The file is missing, or none of its pictures is on disk.
         KeyError: A key of the format is missing; the message names file and place.
-        ValueError: The file is not JSON, or `split` is none of the three.
-        SplitNotFoundError: No image belongs to the split.
+        ValueError: The file is not JSON.
+        SplitNotFoundError: `split` is none of the three, or no image belongs to it.
     """
     if split not in _SPLITS:
-        raise ValueError(f"a Karpathy split is one of {', '.join(_SPLITS)}, not {split!r}")
+        raise SplitNotFoundError(f"{file}: a Karpathy split is one of {', '.join(_SPLITS)}, not {split!r}")
     path, root = Path(file), Path(image_root)
     samples: list[CaptionSample] = []
     splits: set[str] = set()

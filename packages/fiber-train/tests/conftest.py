@@ -1,0 +1,70 @@
+"""A small data set, a small model, and where reference numbers and real data are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fiber_data.scenes import generate_scenes
+from fiber_train.config import TrainConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[3].parent
+
+SMALL = [
+    "model.overrides.embed_dim=8",
+    "model.overrides.image_num_heads=[1,2,4]",
+    "model.overrides.hidden_size=32",
+    "model.overrides.intermediate_size=64",
+    "model.overrides.num_hidden_layers=3",
+    "model.overrides.num_attention_heads=2",
+    "model.overrides.hidden_dropout=0.1",
+    "model.overrides.drop_path_rate=0.1",
+    "data.num_workers=0",
+    "trainer.batch_size=8",
+    "trainer.max_steps=6",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=2",
+    "trainer.tensorboard=false",
+    "optim.warmup=2",
+]
+
+
+def _given(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / "shared" / default))
+    if not folder.is_dir():
+        reason = f"no folder {folder}; set {variable}"
+        (pytest.fail if os.environ.get("FIBER_REQUIRE_REFERENCE") == "1" else pytest.skip)(reason)
+    return folder
+
+
+@pytest.fixture
+def reference() -> Path:
+    return _given("FIBER_REFERENCE", "reference") / "coarse"
+
+
+@pytest.fixture
+def real_photos() -> Path:
+    return _given("FIBER_DATA", "data") / "coco_mini"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate_scenes(tmp_path_factory.mktemp("data") / "scenes", {"train": 60, "val": 30})
+
+
+@pytest.fixture
+def small_run(scenes: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Configurations of a run of seconds: `small_run("name", *overrides)`."""
+
+    def make(name: str = "run", *overrides: str) -> TrainConfig:
+        return load_config("quickstart", [f"data.root={scenes}", f"out={tmp_path / name}", *SMALL, *overrides])
+
+    return make

@@ -1,0 +1,179 @@
+"""A run: stopped and resumed it equals the uninterrupted one, on several processes the same, and it fails in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from fiber_train.checkpoint import find_checkpoints
+from fiber_train.config import load_config
+from fiber_train.loop import Loop, NonFiniteLossError
+from fiber_train.run import train
+from fiber_train.tracking import read_metrics
+from safetensors.torch import load_file
+
+from .conftest import SMALL
+
+QUEUE = ("objectives.queue_size=12", "objectives.queue_inputs=uint8")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def losses(run: Path) -> list[tuple[int, str, float]]:
+    return [row for row in read_metrics(run) if "loss" in row[1] or "gradient" in row[1]]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def command(config_overrides: list[str]) -> list[str]:
+    return [sys.executable, "-m", "fiber_train.cli", "train", "quickstart", *config_overrides]
+
+
+def test_a_run_leaves_what_its_user_needs(small_run) -> None:
+    results = train(small_run())
+    out = Path(small_run().out)
+    assert results == json.loads((out / "evaluation.json").read_text())
+    assert [path.name for path in find_checkpoints(out)] == ["step-000004", "step-000006"]
+    assert load_config(out / "config.yaml") == small_run()
+    logged = {name for _, name, _ in read_metrics(out)}
+    assert {"train/loss", "train/itc_loss", "train/itm_loss", "train/mlm_loss", "train/itm_accuracy"} <= logged
+    assert {"learning_rate/base", "learning_rate/gate", "eval/image_to_text_recall@1"} <= logged
+    assert not list((out / "checkpoints").glob(".*")), "nothing half-written stays"
+
+
+@pytest.mark.parametrize("options", [(), (*QUEUE, "trainer.accumulate=2", "data.captions=each", "data.num_workers=1")])
+def test_resumed_equals_uninterrupted(small_run, options: tuple[str, ...]) -> None:
+    """Stopped after three of six steps: in the middle of an epoch, with dropout, drop-path and random negatives."""
+    straight, stopped = small_run("straight", *options), small_run("stopped", *options)
+    train(straight)
+    with asked_to_stop(after=3):
+        assert train(stopped) is None
+    assert find_checkpoints(stopped.out)[-1].name == "step-000003"
+    assert train(stopped) is not None
+    assert_same(Path(straight.out), Path(stopped.out))
+
+
+@contextmanager
+def asked_to_stop(after: int) -> Iterator[None]:
+    """Sends SIGTERM to this very process once so many steps are done, as a cluster would."""
+    original = Loop._step
+
+    def step(loop: Loop, batches: Iterator) -> tuple:
+        values = original(loop, batches)
+        if loop.step == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_step", step)
+        yield
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(small_run, scenes: Path, tmp_path: Path) -> None:
+    straight = small_run("straight", "trainer.max_steps=12")
+    train(straight)
+    out = tmp_path / "killed"
+    arguments = command([f"data.root={scenes}", f"out={out}", *SMALL, "trainer.max_steps=12"])
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not find_checkpoints(out) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert find_checkpoints(out), "it was killed before its first checkpoint"
+    finished = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "chance" in finished.stdout
+    assert_same(Path(straight.out), out)
+
+
+def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path) -> None:
+    """With the contrast alone, whose candidates are those of all processes, losses and weights agree."""
+    options = ["objectives.objectives=[itc]", "objectives.queue_size=12", "trainer.max_steps=4"]
+    options += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0"]
+    options += ["trainer.accelerator=cpu"]
+    one, out = small_run("one", *options), tmp_path / "two"
+    results = train(one)
+    arguments = command([f"data.root={scenes}", f"out={out}", *SMALL, *options, "trainer.devices=2"])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    for (step, name, value), (other_step, other_name, other) in zip(losses(Path(one.out)), losses(out), strict=True):
+        assert (step, name) == (other_step, other_name)
+        assert value == pytest.approx(other, rel=1e-3), (step, name)
+    first, second = weights(Path(one.out)), weights(out)
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-3
+    again = json.loads((out / "evaluation.json").read_text())
+    assert again.keys() == results.keys()
+    assert again["num_images"] == 30
+    assert again["image_to_text_recall@10"] == pytest.approx(results["image_to_text_recall@10"], abs=0.04)
+
+
+def test_another_configuration_is_refused(small_run) -> None:
+    train(small_run("run", "trainer.max_steps=2"))
+    with pytest.raises(ValueError, match=r"other settings: optim.learning_rate \(was 0.001, is 0.1\)"):
+        train(small_run("run", "trainer.max_steps=2", "optim.learning_rate=0.1"))
+    assert train(small_run("run", "trainer.max_steps=2", "trainer.log_every=5", "data.num_workers=1")) is not None
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_run) -> None:
+    config = small_run("run", "optim.learning_rate=1e18", "optim.max_norm=null", "optim.warmup=0", "optim.eps=1e-30")
+    with pytest.raises(NonFiniteLossError, match=r"not finite in steps \d to \d .*the last batch held \["):
+        train(config)
+    for path in find_checkpoints(config.out):
+        assert all(torch.isfinite(value).all() for value in load_file(path / "model.safetensors").values())
+
+
+def test_a_broken_picture_costs_one_sample(small_run, scenes: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "data")
+    (tmp_path / "data" / "images" / "train" / "000007.png").write_bytes(b"no picture")
+    config = small_run("run", f"data.root={tmp_path / 'data'}", "trainer.max_steps=7")  # one epoch: it is met
+    with pytest.warns(UserWarning, match=r"1 of 8 pictures of a batch left out: .*000007.png"):
+        assert train(config) is not None
+
+
+def test_training_goes_on_from_other_weights(small_run) -> None:
+    first = small_run("first")
+    train(first)
+    second = small_run("second", f"model.checkpoint={first.out}/model", "objectives.objectives=[itc]", "trainer.max_steps=1", "optim.warmup=1")  # fmt: skip
+    train(second)  # the first step of a warm-up has a rate of zero
+    before, after = weights(Path(first.out)), weights(Path(second.out))
+    assert set(after) < set(before)
+    assert all(torch.allclose(after[name], before[name]) for name in after)
+    names = {path.name for path in (Path(second.out) / "model").iterdir()}
+    assert "tokenizer.json" in names
+
+
+def test_mixed_precision(small_run) -> None:
+    exact, mixed = small_run("exact"), small_run("mixed", "trainer.precision=bf16-mixed")
+    train(exact), train(mixed)
+    first = [value for _, name, value in read_metrics(exact.out) if name == "train/loss"]
+    second = [value for _, name, value in read_metrics(mixed.out) if name == "train/loss"]
+    assert first != second
+    assert second == pytest.approx(first, rel=0.1)
+
+
+def test_messages(small_run, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder"):
+        train(small_run("a", f"data.root={tmp_path / 'nowhere'}"))
+    with pytest.raises(ValueError, match="no field 'hidden_sise'; did you mean 'hidden_size'"):
+        train(small_run("b", "model.overrides.hidden_sise=3"))
+    with pytest.raises(ValueError, match="give no batch of 4096: lower batch_size"):
+        train(small_run("c", "trainer.batch_size=4096"))

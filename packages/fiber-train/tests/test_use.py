@@ -1,0 +1,143 @@
+"""Using a trained model from the shell: evaluate, retrieve, report, on generated pictures and on real photos."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fiber_data import read_captions
+from fiber_train.cli import main
+from fiber_train.config import load_config
+from fiber_train.predict import find_images, load_model, retrieve
+from fiber_train.report import write_report
+from fiber_train.run import train
+
+from .conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(load_config("quickstart", [f"data.root={scenes}", f"out={out}", *SMALL]))
+    return out
+
+
+def test_evaluate_repeats_the_run_s_own_numbers(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "numbers.json"
+    words = ["evaluate", "--checkpoint", str(run), "--data", str(scenes), "--num-workers", "0", "--out", str(out)]
+    assert main(words) == 0
+    found, expected = json.loads(out.read_text()), json.loads((run / "evaluation.json").read_text())
+    assert found == pytest.approx(expected, abs=1e-6)
+    printed = capsys.readouterr().out
+    assert "30 pictures, 150 captions" in printed
+    assert f"(chance {10 / 30:.3f})" in printed
+    assert "best constant guess 0.667" in printed
+
+
+def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Path, capsys) -> None:
+    folder, query = scenes / "images" / "val", "a large red circle"
+    model, processor = load_model(run)
+    paths = find_images(folder)
+    with torch.no_grad():
+        features = model.encode_images(processor(images=paths)["pixel_values"])
+        text = processor(text=query)
+        cosines = (features @ model.encode_texts(**text).T)[:, 0]
+        begun = model.backbone.begin_text(**text).repeat_interleave(len(paths))
+        logits = model.match(model.backbone.begin_image(processor(images=paths)["pixel_values"]), begun)[:, 1]
+    found = retrieve(model, processor, paths, query, top=5, batch_size=7)
+    best = cosines.argsort(descending=True)
+    assert [match.path for match in found] == [paths[i] for i in best[:5]]
+    assert [match.score for match in found] == pytest.approx(cosines[best[:5]].tolist(), abs=1e-5)
+    again = retrieve(model, processor, paths, query, top=5, rerank=30)
+    best = logits.argsort(descending=True)
+    assert [match.score for match in again] == pytest.approx(logits[best[:5]].tolist(), abs=1e-4)
+
+    assert main(["retrieve", "--checkpoint", str(run), "--images", str(folder), "--query", query, "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == [str(match.path) for match in found[:3]]
+
+
+def test_a_folder_with_a_broken_picture_is_searched(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "deep").mkdir()
+    shutil.copy(scenes / "images" / "val" / "000000.png", tmp_path / "deep" / "good.PNG")
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    words = ["retrieve", "--checkpoint", str(run), "--images", str(tmp_path), "--query", "a circle"]
+    with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as a picture .*; left out"):
+        assert main(words) == 0
+    assert capsys.readouterr().out.strip().endswith("good.PNG")
+
+
+def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path: Path) -> None:
+    page = write_report(run, read_captions(scenes, "val"), tmp_path / "deep" / "report.html", num_examples=6)
+    html = page.read_text()
+    results = json.loads((run / "evaluation.json").read_text())
+    assert html.count("data:image/png;base64,") == 6
+    assert html.count("<svg") == 2
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html), "nothing is fetched from elsewhere"
+    for name in ("itm_accuracy", "itm_constant", "mlm_accuracy", "mlm_constant"):
+        assert f"{results[name]:.3f}" in html
+    marks = re.findall(r'<li class="(right|wrong)">(.) (.*?) \(-?\d\.\d\d\)</li>', html)
+    assert len(marks) == 18
+    assert all(mark == {"right": "✓", "wrong": "✗"}[kind] for kind, mark, _ in marks)
+    assert "max_steps: 6" in html
+
+
+def test_captions_cannot_smuggle_markup_into_the_report(run: Path, scenes: Path, tmp_path: Path) -> None:
+    samples = read_captions(scenes, "val")
+    for sample in samples:
+        sample["captions"] = ["<script>alert(1)</script>"]
+    html = write_report(run, samples, tmp_path / "report.html", num_examples=1).read_text()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_the_quickstart_goes_from_nothing_to_a_report(tmp_path: Path, capsys, monkeypatch) -> None:
+    from fiber_train import quickstart
+
+    monkeypatch.setattr(quickstart, "SPLITS", {"train": 40, "val": 20})  # the real size takes minutes
+    assert main(["quickstart", "--out", str(tmp_path / "quick"), *SMALL]) == 0
+    assert (tmp_path / "quick" / "report.html").is_file()
+    printed = capsys.readouterr().out
+    assert "chance" in printed
+    assert "report.html" in printed
+
+
+def test_real_photos_train_and_are_retrieved(real_photos: Path, tmp_path: Path, capsys) -> None:
+    """The same commands on photographs with captions in COCO's format, with augmentation."""
+    words = [f"data.root={real_photos}", f"out={tmp_path / 'run'}", *SMALL, "data.augment=true", "data.captions=each"]
+    assert main(["train", "quickstart", *words]) == 0
+    results = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (results["num_images"], results["num_texts"]) == (79, 395)
+    capsys.readouterr()
+    folder = next(path for path in (real_photos / "images" / "val2017", real_photos / "val2017") if path.is_dir())
+    query = ["--images", str(folder), "--query", "two dogs on a beach", "--rerank", "10"]
+    assert main(["retrieve", "--checkpoint", str(tmp_path / "run"), *query]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(Path(line.split(maxsplit=2)[2]).is_file() for line in lines)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["train", "nothing"], "nothing: no such recipe or file"),
+    (["train", "quickstart", "data.rot=x"], "did you mean 'data.root'?"),
+    (["evaluate", "--checkpoint", "{tmp}", "--data", "{tmp}"], "holds no model; expected the folder of a run"),
+    (["retrieve", "--checkpoint", "{run}", "--images", "{tmp}", "--query", "x"], "holds no picture"),
+    (["retrieve", "--checkpoint", "{run}", "--images", "{scenes}", "--query", " "], "the query is empty"),
+    (["evaluate", "--checkpoint", "{run}", "--data", "{scenes}", "--split", "tset"], "dataset_scenes.json: a Karpathy split is one of train, val, test, not 'tset'"),
+])  # fmt: skip
+def test_what_is_wrong_is_one_sentence(words, message, run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    filled = [word.format(tmp=tmp_path, run=run, scenes=scenes) for word in words]
+    assert main(filled) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("fiber: ")
+    assert "Traceback" not in printed
+
+
+def test_print_config(capsys) -> None:
+    assert main(["train", "coarse", "data.root=d", "out=o", "trainer.devices=8", "--print-config"]) == 0
+    assert "devices: 8" in capsys.readouterr().out
