@@ -1,5 +1,23 @@
-"""Training, evaluation and prediction for FIBER: the Fabric loop, the recipes and the fiber command."""
+"""Training, evaluation and prediction for FIBER."""
 
 from importlib.metadata import version
+
+from fiber_train.config import TrainConfig, load_config
+from fiber_train.evaluate import evaluate_pretraining
+from fiber_train.predict import Match, find_images, load_model, retrieve
+from fiber_train.report import write_report
+from fiber_train.run import train
+
+__all__ = [
+    "Match",
+    "TrainConfig",
+    "evaluate_pretraining",
+    "find_images",
+    "load_config",
+    "load_model",
+    "retrieve",
+    "train",
+    "write_report",
+]
 
 __version__ = version("fiber-train")

@@ -8,6 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+from fiber_train.config import DataConfig, load_config, to_yaml
+from fiber_train.data import read_split
+from fiber_train.evaluate import as_table, evaluate_pretraining
+from fiber_train.loop import NonFiniteLossError
+from fiber_train.predict import find_images, load_model, retrieve
+from fiber_train.quickstart import quickstart
+from fiber_train.run import train, write_json
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
@@ -50,58 +61,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 when the input is at fault, with the reason on standard error; 3 when a run was asked to stop.
     """
     options = build_parser().parse_args(arguments)
-    from fiber_train.loop import NonFiniteLossError  # torch is slow to import; --help need not wait for it
-
     try:
         return {"train": _train, "evaluate": _evaluate, "retrieve": _retrieve, "quickstart": _quickstart}[
             options.command
         ](options)
     except (FileNotFoundError, FileExistsError, KeyError, ValueError, NonFiniteLossError) as error:
-        if os.environ.get("FIBER_TRACEBACK"):
+        if os.environ.get("FIBER_TRACEBACK"):  # for those who look for the cause in the code
             raise
         sys.stderr.write(f"fiber: {error.args[0] if isinstance(error, KeyError) else error}\n")
         return 1
 
 
 def _train(options: argparse.Namespace) -> int:
-    from fiber_train.config import load_config, to_yaml
-    from fiber_train.run import train
-
     config = load_config(options.recipe, options.overrides)
     if options.print_config:
         sys.stdout.write(to_yaml(config))
         return 0
-    results = train(config)
-    if results is None:
-        return 3
-    _print_table(results)
-    return 0
+    return _finish(train(config))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from lightning_fabric import Fabric
-
-    from fiber_train.config import DataConfig
-    from fiber_train.data import read_split
-    from fiber_train.evaluate import evaluate_pretraining
-    from fiber_train.predict import load_model
-    from fiber_train.run import write_json
-
     model, processor = load_model(options.checkpoint)
     fabric = Fabric(devices=1)
     data = DataConfig(root=str(options.data), num_workers=options.num_workers)
     results = evaluate_pretraining(
         model.to(fabric.device), read_split(data, options.split), processor, fabric, data, options.batch_size
     )
-    _print_table(results)
     if options.out:
         write_json(options.out, results)
-    return 0
+    return _finish(results)
 
 
 def _retrieve(options: argparse.Namespace) -> int:
-    from fiber_train.predict import find_images, load_model, retrieve
-
     images = find_images(options.images)
     matches = retrieve(*load_model(options.checkpoint), images, options.query, options.top, options.rerank)
     for rank, match in enumerate(matches, start=1):
@@ -110,20 +101,15 @@ def _retrieve(options: argparse.Namespace) -> int:
 
 
 def _quickstart(options: argparse.Namespace) -> int:
-    from fiber_train.quickstart import quickstart
+    return _finish(quickstart(options.out, options.overrides), f"\nopen {options.out / 'report.html'}")
 
-    results = quickstart(options.out, options.overrides)
+
+def _finish(results: dict[str, float] | None, note: str = "") -> int:
+    """Prints what a run reached, once for all processes; a run that was asked to stop reached nothing yet."""
     if results is None:
         return 3
-    _print_table(results)
-    sys.stdout.write(f"\nopen {options.out / 'report.html'}\n")
+    rank_zero_only(sys.stdout.write)(f"{as_table(results)}\n{note}\n" if note else f"{as_table(results)}\n")
     return 0
-
-
-def _print_table(results: dict[str, float]) -> None:
-    from fiber_train.evaluate import as_table
-
-    sys.stdout.write(as_table(results) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fiber_data.scenes import generate_scenes
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from fiber_train.config import load_config
 from fiber_train.data import read_split
@@ -32,7 +33,7 @@ def quickstart(out: str | Path, overrides: Sequence[str] = ()) -> dict[str, floa
     if not _has_scenes(root / "scenes"):
         generate_scenes(root / "scenes", SPLITS)
     results = train(config)
-    if results is not None:
+    if results is not None and rank_zero_only.rank == 0:
         write_report(config.out, read_split(config.data, config.data.eval_split), root / "report.html")
     return results
 
