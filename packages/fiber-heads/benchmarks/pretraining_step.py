@@ -101,15 +101,16 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    made = make(options.preset, options.batch, options.device)
     if options.memory_of:
-        run_step(options.memory_of, *made)
+        run_step(options.memory_of, *make(options.preset, options.batch, options.device))
         on_gpu = options.device.startswith("cuda")
         peak = (
             torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
         print(peak / 2**30)
         return
+    memory = {name: peak_memory(name, options) for name in VARIANTS}  # first, while this process holds no model
+    made = make(options.preset, options.batch, options.device)
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     cpu_seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     losses = {name: run_step(name, *made) for name in VARIANTS}  # warms up, and shows that both compute the same
@@ -119,8 +120,6 @@ def main() -> None:
             run_step(name, *made)
             seconds[name].append(time.perf_counter() - wall)
             cpu_seconds[name].append(time.process_time() - cpu)
-    del made
-    memory = {name: peak_memory(name, options) for name in VARIANTS}
     print(f"{options.preset}, batch {options.batch}, {options.device}, {torch.get_num_threads()} threads, one step:")
     for name in VARIANTS:
         wall, cpu = statistics.median(seconds[name]), statistics.median(cpu_seconds[name])

@@ -33,8 +33,9 @@ def quickstart(out: str | Path, overrides: Sequence[str] = ()) -> dict[str, floa
     if not _has_scenes(root / "scenes"):
         generate_scenes(root / "scenes", SPLITS)
     results = train(config)
-    if results is not None and rank_zero_only.rank == 0:
-        write_report(config.out, read_split(config.data, config.data.eval_split), root / "report.html")
+    if results is not None:
+        held_out = read_split(config.data, config.data.eval_split)
+        rank_zero_only(write_report)(config.out, held_out, root / "report.html")
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ class Tracker:
         self, folder: str | Path, first_step: int, max_steps: int, active: bool = True, tensorboard: bool = True
     ) -> None:
         self.path, self.active = Path(folder) / CSV_FILE, active
+        self._max_steps = max_steps
         self._writer: SummaryWriter | None = None
         self._bar: tqdm | None = None
         if not active:
@@ -57,9 +59,12 @@ class Tracker:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
             self._writer.flush()
-        if self._bar is not None:
-            shown = {name.removeprefix("train/"): value for name, value in values.items() if "loss" in name}
-            self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+        shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
+        if self._bar is not None and not self._bar.disable:
+            self._bar.set_postfix(shown)
+        elif shown:  # no terminal: a line in the log instead of a bar
+            text = "   ".join(f"{name} {value}" for name, value in shown.items())
+            sys.stderr.write(f"step {step:>{len(str(self._max_steps))}} of {self._max_steps}   {text}\n")
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
