@@ -1,4 +1,4 @@
-"""The README's Python snippets run, one after another as a reader would type them."""
+"""The READMEs' Python snippets run, one after another as a reader would type them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+FOLDERS = [".", *(f"packages/fiber-{name}" for name in ("backbone", "heads", "data", "eval", "train"))]
 
-def test_snippets_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = root / "README.md"
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_snippets_run(folder: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = root / folder / "README.md"
     text = readme.read_text(encoding="utf-8")
     snippets = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     assert snippets, f"{readme} shows no ```python snippet"
@@ -18,3 +21,16 @@ def test_snippets_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for snippet in snippets:
         first_line = text.count("\n", 0, snippet.start(1))
         exec(compile("\n" * first_line + snippet[1], readme, "exec"), names)  # a traceback names the README's line
+
+
+def test_the_readme_names_the_commands_that_exist(root: Path) -> None:
+    """Recipes, nox sessions and files that the README names are there."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    recipes = set(re.findall(r"fiber train (\w+)", text))
+    assert recipes
+    assert all((root / f"packages/fiber-train/src/fiber_train/recipes/{name}.yaml").is_file() for name in recipes)
+    noxfile = (root / "noxfile.py").read_text(encoding="utf-8")
+    assert all(f"def {name}(" in noxfile for name in re.findall(r"nox -s (\w+)", text))
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert len(links) >= 10
+    assert not [link for link in links if not (root / link).exists()]
