@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fiber_backbone import original_key_map
+from fiber_heads.checkpoints import original_head_map
 from fiber_train.checkpoint import find_checkpoints
 from fiber_train.config import load_config
 from fiber_train.loop import Loop, NonFiniteLossError
+from fiber_train.predict import load_model
 from fiber_train.run import train
 from fiber_train.tracking import read_metrics
 from safetensors.torch import load_file
@@ -159,6 +162,39 @@ def test_training_goes_on_from_other_weights(small_run) -> None:
     assert all(torch.allclose(after[name], before[name]) for name in after)
     names = {path.name for path in (Path(second.out) / "model").iterdir()}
     assert "tokenizer.json" in names
+
+
+def test_another_resolution(small_run) -> None:
+    first = small_run("first", "trainer.max_steps=1")
+    train(first)
+    start = [f"model.checkpoint={first.out}", "trainer.max_steps=1"]
+    config = small_run("second", *start, "model.overrides.image_size=96")
+    train(config)
+    model, processor = load_model(config.out)
+    assert (model.backbone.config.image_size, model.backbone.config.window_size, processor.image_size) == (96, 6, 96)
+    with pytest.raises(
+        ValueError, match=r"model.overrides.hidden_size=64 does not fit the weights in .*first.* have 32"
+    ):
+        train(small_run("third", *start, "model.overrides.hidden_size=64"))
+
+
+def test_published_weights_bring_their_tokenizer(small_run, tmp_path: Path) -> None:
+    """A checkpoint file of the original and a tokenizer folder, as a user of the published weights has them."""
+    first = small_run("first", "trainer.max_steps=1")
+    train(first)
+    model, processor = load_model(first.out)
+    parameters, tensors = dict(model.named_parameters()), {}
+    for ours, names in original_key_map(model.backbone.config):
+        tensors |= dict(zip(names, parameters[f"backbone.{ours}"].detach().chunk(len(names)), strict=True))
+    tensors |= {name: parameters[ours].detach() for ours, name in original_head_map(model).items()}
+    torch.save({"state_dict": tensors}, tmp_path / "original.ckpt")
+    processor.tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
+    overrides = [f"model.checkpoint={tmp_path / 'original.ckpt'}", f"data.tokenizer={tmp_path / 'tokenizer'}"]
+    sizes = [f"model.overrides.vocab_size={len(processor.tokenizer)}", "optim.warmup=1", "trainer.max_steps=1"]
+    config = small_run("second", *overrides, *sizes)
+    train(config)  # the first step of a warm-up has a rate of zero
+    before, after = weights(Path(first.out)), weights(Path(config.out))
+    assert all(torch.allclose(after[name], before[name]) for name in before)
 
 
 def test_mixed_precision(small_run) -> None:

@@ -107,9 +107,12 @@ def test_the_quickstart_goes_from_nothing_to_a_report(tmp_path: Path, capsys, mo
 
 
 def test_real_photos_train_and_are_retrieved(real_photos: Path, tmp_path: Path, capsys) -> None:
-    """The same commands on photographs with captions in COCO's format, with augmentation."""
-    words = [f"data.root={real_photos}", f"out={tmp_path / 'run'}", *SMALL, "data.augment=true", "data.captions=each"]
-    assert main(["train", "quickstart", *words]) == 0
+    """The same commands on photographs with captions in COCO's format: the coarse recipe, RoBERTa's own tokens."""
+    tokenizer = real_photos.parent / "roberta_tokenizer"
+    words = [f"data.root={real_photos}", f"out={tmp_path / 'run'}", *SMALL, "data.augment=true"]
+    words += ["model.preset=fiber_tiny", "model.image_weights=null", "model.text_weights=null"]
+    words += [f"data.tokenizer={tokenizer}", "model.overrides.vocab_size=50265", "objectives.queue_size=16"]
+    assert main(["train", "coarse", *words]) == 0
     results = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (results["num_images"], results["num_texts"]) == (79, 395)
     capsys.readouterr()

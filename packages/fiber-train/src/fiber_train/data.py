@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from fiber_train.checkpoint import find_model, replace_folder
 from fiber_train.config import DataConfig, TrainConfig
+from fiber_train.objectives import tokenizer_source
 
 
 @dataclass
@@ -41,18 +42,20 @@ def build_processor(config: TrainConfig, samples: list[CaptionSample], fabric: F
 
     A tokenizer is trained once, by the first process, and kept in the run's folder.
     """
-    checkpoint = config.model.checkpoint
+    checkpoint, overrides = config.model.checkpoint, config.model.overrides
     if checkpoint and Path(checkpoint).is_dir() and config.data.tokenizer is None:
-        return FiberProcessor.from_pretrained(find_model(checkpoint))
-    sizes = FiberConfig.from_preset(config.model.preset, **config.model.overrides)
-    if config.data.tokenizer is not None:
-        return FiberProcessor(load_tokenizer(config.data.tokenizer), sizes.image_size, config.data.max_length)
+        own = FiberProcessor.from_pretrained(find_model(checkpoint))
+        size = overrides.get("image_size", own.image_size)
+        return FiberProcessor(own.tokenizer, size, config.data.max_length, own.mean, own.std)
+    size = FiberConfig.from_preset(config.model.preset, **overrides).image_size
+    if source := tokenizer_source(config):
+        return FiberProcessor(load_tokenizer(source), size, config.data.max_length)
     folder = Path(config.out) / "processor"
     if fabric.is_global_zero and not folder.is_dir():
         tokenizer = train_tokenizer(
             (caption for sample in samples for caption in sample["captions"]), config.data.vocab_size
         )
-        made = FiberProcessor(tokenizer, sizes.image_size, config.data.max_length)
+        made = FiberProcessor(tokenizer, size, config.data.max_length)
         replace_folder(folder, made.save_pretrained)
     fabric.barrier()
     return FiberProcessor.from_pretrained(folder)
