@@ -19,4 +19,5 @@ def test_numbers_stay(name: str) -> None:
     found = MAKE["outputs"](MAKE["CONFIGS"][name])
     assert found.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(found[key].float(), value, rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
+        tolerance = 2e-5 * value.abs().max().item()  # float32 of other library versions sums in another order
+        torch.testing.assert_close(found[key].float(), value, rtol=0, atol=tolerance, msg=f"{name} {key}")
