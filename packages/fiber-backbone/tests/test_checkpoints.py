@@ -123,11 +123,11 @@ def test_bias_tables_resize_as_the_original(coarse_reference: Path) -> None:
         tensors = load_file(path)
         size = int(path.stem.rpartition("_")[2])
         resized = resize_relative_position_bias(tensors["in_384"], size // 32)
-        torch.testing.assert_close(resized, tensors[f"out_{size}"], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(resized, tensors[f"out_{size}"], rtol=0, atol=1e-5)
     before, after = load_file(folder / "in_96.safetensors"), load_file(folder / "out_96_to_192.safetensors")
     for name in after:
         ours = resize_relative_position_bias(before[name], 6) if "table" in name else before[name]
-        torch.testing.assert_close(ours, after[name], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(ours, after[name], rtol=0, atol=1e-5)
 
 
 def test_a_checkpoint_loads_at_another_resolution(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ def test_the_coarse_recipe_is_the_published_one() -> None:
     config = load_config("coarse", GIVEN)
     assert (config.trainer.max_steps, config.trainer.batch_size, config.data.max_length) == (100_000, 4096, 40)
     assert (config.optim.learning_rate, config.optim.weight_decay, config.optim.warmup) == (1e-5, 0.01, 0.1)
-    assert (config.optim.cross_modal_multiplier, config.optim.head_multiplier, config.optim.betas) == (
+    assert (config.optim.cross_modal_multiplier, config.optim.head_multiplier, tuple(config.optim.betas)) == (
         5,
         5,
         (0.9, 0.98),

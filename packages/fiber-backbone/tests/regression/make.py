@@ -28,7 +28,7 @@ def outputs(config: FiberConfig) -> dict[str, Tensor]:
     """All that a model of waves computes from a picture of 48 x 80 pixels and two texts, in float64."""
     model = FiberBackbone(config).double().eval()
     with torch.no_grad():
-        for index, parameter in enumerate(model.parameters()):
+        for index, (_, parameter) in enumerate(sorted(model.named_parameters())):  # libraries differ in their order
             parameter.copy_(wave(parameter.shape, index) * (0.5 if parameter.ndim < 2 else 0.2))
         input_ids = (wave((2, 9), 3).abs() * 60 + 4).long()
         mask = torch.ones_like(input_ids)
