@@ -52,8 +52,9 @@ def test_a_filled_queue_is_contrasted_with() -> None:
 
 
 def test_a_caption_of_the_same_picture_is_no_negative_in_batch_or_queue() -> None:
-    queue = FeatureQueue(4, DIM)
-    queue.push(*features(4, seed=1), torch.tensor([9, 1, 8, 7]))
+    queue = FeatureQueue(4, DIM, "float32")
+    texts = torch.ones(4, 3, dtype=torch.int64)
+    queue.push(*features(4, seed=1), torch.tensor([9, 1, 8, 7]), (torch.rand(4, 3, 8, 8), texts, texts))
     image, text = features(3)
     ids = torch.tensor([1, 1, 2])
     contrast = head()(image, text, queue, ids)
@@ -89,6 +90,15 @@ def test_the_temperature_stays_in_bounds_and_weights_stay_valid(temperature: flo
         index, exists = sample_negatives(weights)
         assert exists.all()
         assert (index != torch.arange(6)).all()
+
+
+def test_a_queue_that_cannot_be_encoded_takes_no_share_of_the_draw() -> None:
+    """However near its features are: at a low temperature nothing would be left for the batch."""
+    queue, (image, text) = FeatureQueue(6, DIM), features(6)
+    queue.push(text, image)
+    weights = head(temperature=0.001)(image, text, queue).image_to_text
+    assert weights.shape == (6, 6)
+    assert torch.allclose(weights.sum(dim=1), torch.ones(6))
 
 
 def test_without_any_candidate_nothing_is_claimed() -> None:
@@ -200,7 +210,7 @@ def _one_of_two(rank: int, port: int) -> None:
     assert torch.equal(queue.image, whole_queue.image.new_tensor(queue.image.tolist()))
     assert torch.equal(queue.image[:6], whole_queue.image[:6])
     assert torch.equal(queue.image_ids, whole_queue.image_ids)
-    assert mine.image_to_text.shape == (3, 3 + 6)  # negatives for matching come from this process's batch
+    assert mine.image_to_text.shape == (3, 3)  # negatives for matching come from this process's batch
     assert torch.allclose(mine.image_to_text.sum(dim=1), torch.ones(3))
 
 

@@ -86,37 +86,49 @@ class ContrastiveHead(nn.Module):
             image_ids: (B,) int64, equal for pairs of the same picture.
 
         Returns:
-            Loss, and sampling weights over this process's batch followed by the filled slots of the queue.
+            Loss, and sampling weights over what can be encoded for matching: this process's batch, followed by the
+            filled slots of the queue if it keeps inputs.
         """
         with torch.no_grad():
             self.temperature.clamp_(0.001, 1.0)
         with torch.autocast(image_features.device.type, enabled=False):
             at_least_float32 = torch.promote_types(image_features.dtype, torch.float32)
             image, text = image_features.to(at_least_float32), text_features.to(at_least_float32)
-            to_text = self._compare(image, text, None if queue is None else queue.text, queue, image_ids)
-            to_image = self._compare(text, image, None if queue is None else queue.image, queue, image_ids)
+            ids = None if image_ids is None or self.original else image_ids
+            texts = self._candidates(text, None if queue is None else queue.text[: self._used(queue)])
+            images = self._candidates(image, None if queue is None else queue.image[: self._used(queue)])
+            to_text, to_image = (
+                self._compare(anchors, candidates, queue, ids)
+                for anchors, candidates in ((image, texts), (text, images))
+            )
         return Contrast((to_text[0] + to_image[0]) / 2, to_text[1], to_image[1])
 
+    def _used(self, queue: FeatureQueue) -> int:
+        """How many slots of the queue take part in the loss."""
+        return queue.size if self.original else queue.filled
+
+    def _candidates(self, others: Tensor, queued: Tensor | None) -> Tensor:
+        """(N, D): the other side of the batch, of all processes, and of the queue."""
+        gathered = others.detach() if self.original else all_gather(others.detach())
+        return gathered if queued is None else torch.cat([gathered, queued.to(gathered)])
+
     def _compare(
-        self, anchors: Tensor, others: Tensor, queued: Tensor | None, queue: FeatureQueue | None, ids: Tensor | None
+        self, anchors: Tensor, candidates: Tensor, queue: FeatureQueue | None, ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Loss and sampling weights of one direction."""
+        logits = anchors @ candidates.T / self.temperature
         size, filled = len(anchors), 0 if queue is None else queue.filled
-        gathered = others.detach() if self.original else all_gather(others.detach())
-        first = 0 if len(gathered) == size else size * dist.get_rank()
-        candidates = gathered if queued is None else torch.cat([gathered, queued if self.original else queued[:filled]])
-        logits = anchors @ candidates.to(anchors).T / self.temperature
-        own = torch.arange(first, first + size, device=logits.device)
-        own_pair = nn.functional.one_hot(own, logits.shape[1]).bool()
+        own = torch.arange(size, device=logits.device) + (0 if self.original else size * _rank())
+        own_pair = nn.functional.one_hot(own, len(candidates)).bool()
         same_image = own_pair
-        if ids is not None and not self.original:
-            candidate_ids = all_gather(ids) if queue is None else torch.cat([all_gather(ids), queue.image_ids[:filled]])
-            same_image = own_pair | (ids[:, None] == candidate_ids)
+        if ids is not None:
+            others = all_gather(ids) if queue is None else torch.cat([all_gather(ids), queue.image_ids[:filled]])
+            same_image = own_pair | (ids[:, None] == others)
         loss = cross_entropy(logits.masked_fill(same_image & ~own_pair, -torch.inf), own)
 
-        # What a negative may be drawn from: this process's batch, whose states are at hand, and the filled slots.
-        start = len(gathered)
-        columns = torch.cat([own, torch.arange(start, start + filled, device=own.device)])
+        start = len(candidates) - (0 if queue is None else self._used(queue))
+        drawable = 0 if queue is None or queue.inputs == "none" else filled
+        columns = torch.cat([own, torch.arange(start, start + drawable, device=own.device)])
         logits, own_pair, same_image = logits.detach()[:, columns], own_pair[:, columns], same_image[:, columns]
         if self.original:
             return loss, logits.softmax(dim=1).masked_fill(own_pair, 0.0)
@@ -266,11 +278,19 @@ def sample_negatives(weights: Tensor, original: bool = False) -> tuple[Tensor, T
     return torch.multinomial(weights, 1).squeeze(1), exists | original
 
 
+def _num_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if _num_processes() > 1 else 0
+
+
 def all_gather(tensor: Tensor) -> Tensor:
     """The rows (B, ...) of all processes in the order of their ranks, without gradient; B must be alike in all."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _num_processes() == 1:
         return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(tensor) for _ in range(_num_processes())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 

@@ -210,8 +210,6 @@ class FiberForPretraining(PretrainedModel):
         """Hard negatives by the contrast's weights, or any other pair of the batch without a contrast."""
         if contrast is not None:
             to_text, to_image = contrast.image_to_text, contrast.text_to_image
-            if self.config.queue_inputs == "none":  # nothing but the batch can be encoded
-                to_text, to_image = to_text[:, :size], to_image[:, :size]
         else:
             same = torch.eye(size, dtype=torch.bool, device=device)
             to_text = to_image = (~(same if ids is None else same | (ids[:, None] == ids))).float()
