@@ -20,7 +20,10 @@ ARROWS: dict[str, set[str]] = {
     "fiber-heads": {"fiber-backbone"},
     "fiber-train": {"fiber-backbone", "fiber-heads", "fiber-data", "fiber-eval"},
 }
-NOT_IMPORTED = {"fiber-train": {"tensorboard"}}  # declared because torch.utils.tensorboard imports it
+NOT_IMPORTED = {
+    "fiber-train": {"tensorboard"},  # torch.utils.tensorboard imports it
+    "fiber-eval": {"pycocoevalcap"},  # an extra that is not imported: it brings METEOR's jar
+}
 DISTRIBUTIONS = packages_distributions()
 
 

@@ -22,8 +22,14 @@ def reference_folder(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def retrieval_reference() -> Path:
-    return reference_folder("eval/retrieval")
+def eval_reference() -> Path:
+    """The folder that holds a folder of reference numbers for each benchmark."""
+    return reference_folder("eval")
+
+
+@pytest.fixture(scope="session")
+def retrieval_reference(eval_reference: Path) -> Path:
+    return eval_reference / "retrieval"
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from datetime import timedelta
 from pathlib import Path
 
-import fiber_eval.retrieval
 import numpy as np
 import pytest
 import torch
@@ -316,9 +314,3 @@ def test_two_processes_equal_one(tmp_path: Path):
         results, counts = torch.load(tmp_path / f"{rank}.pt")
         assert results == [expected, expected]
         assert counts == own
-
-
-def test_docstring_examples():
-    outcome = doctest.testmod(fiber_eval.retrieval)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -1,0 +1,208 @@
+"""Annotation and results files of detection, read into checked columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle_ops
+
+IouType = Literal["bbox", "segm"]
+Entries = Sequence[Mapping[str, Any]]
+NAMED_AT_MOST = 20  # ids that an error lists
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Annotated or detected regions, one a row; all columns are [N]."""
+
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    """[N, 4], x, y, width, height."""
+    areas: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    """0 where annotated."""
+    crowds: NDArray[np.int64]
+    """1 for an annotated crowd, else 0."""
+    rles: NDArray[np.object_]
+    """Compressed run lengths of masks; None where boxes count."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, rows: Any) -> Regions:
+        return Regions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @staticmethod
+    def join(parts: Sequence[Regions]) -> Regions:
+        """The rows of all parts, of which there must be one."""
+        return Regions(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Regions)))
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Checked annotations; images and categories are in the order of their ids."""
+
+    images: dict[int, Mapping[str, Any]]
+    categories: dict[int, Mapping[str, Any]]
+    regions: Regions
+    iou_type: IouType
+
+
+def read_annotations(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
+    """Check the contents of an annotation file in COCO's format.
+
+    Args:
+        contents: What the file holds.
+        iou_type: Whether boxes or masks will be compared.
+        source: The file's name in errors.
+
+    Raises:
+        ValueError: A part or key is missing, an id is given twice or unknown, a number is NaN or a size negative.
+    """
+    if iou_type not in get_args(IouType):
+        raise ValueError(f"iou_type must be one of {', '.join(get_args(IouType))}, but is {iou_type!r}.")
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(contents, Mapping) or not isinstance(contents.get(part), Sequence):
+            raise ValueError(f"{source} must hold a list under {part!r}; give an annotation file in COCO's format.")
+    if not contents["images"]:
+        raise ValueError(f"{source} holds no image; give an annotation file with the images that were evaluated.")
+    images = _by_id(contents["images"], f"{source}: images")
+    categories = _by_id(contents["categories"], f"{source}: categories")
+    entries, where = contents["annotations"], f"{source}: annotations"
+    if any("id" in entry for entry in entries if isinstance(entry, Mapping)):
+        _by_id(entries, where)
+    areas = _numbers(entries, "area", where)
+    _refuse(areas < 0, entries, where, "area must not be negative")
+    regions = _regions(entries, images, categories, iou_type, where, areas)
+    return GroundTruth(images, categories, regions, iou_type)
+
+
+def read_detections(contents: Any, truth: GroundTruth, source: str) -> Regions:
+    """Check the contents of a results file in COCO's format.
+
+    Args:
+        contents: What the file holds.
+        truth: The annotations whose ids count.
+        source: The file's name in errors.
+
+    Raises:
+        ValueError: It is no list, a key is missing, an id is unknown, a number is NaN, or a size negative.
+    """
+    if isinstance(contents, str) or not isinstance(contents, Sequence):
+        raise ValueError(f"{source} must hold a list of detections, but holds a {type(contents).__name__}.")
+    return _regions(contents, truth.images, truth.categories, truth.iou_type, source)
+
+
+def some(ids: Iterable[Any]) -> str:
+    """The first ids, for an error."""
+    ids = list(ids)
+    return ", ".join(map(str, ids[:NAMED_AT_MOST])) + (", ..." if len(ids) > NAMED_AT_MOST else "")
+
+
+def _regions(
+    entries: Entries,
+    images: Mapping[int, Mapping[str, Any]],
+    categories: Mapping[int, Mapping[str, Any]],
+    iou_type: IouType,
+    source: str,
+    areas: NDArray[np.float64] | None = None,
+) -> Regions:
+    """Checked columns; given `areas`, of annotations, otherwise of detections."""
+    annotated = areas is not None
+    image_ids = _ids(entries, "image_id", source)
+    category_ids = _ids(entries, "category_id", source)
+    for key, ids, known in (("image_id", image_ids, images), ("category_id", category_ids, categories)):
+        unknown = ~np.isin(ids, np.fromiter(known, np.int64, len(known)))
+        _refuse(unknown, entries, source, f"{key} must be one of the {len(known)} in the annotations")
+    zeros = np.zeros(len(entries))
+    scores = zeros if annotated else _numbers(entries, "score", source)
+    crowds = zeros
+    if annotated:
+        crowds = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=float)
+    rles = np.full(len(entries), None, dtype=object)
+    if iou_type == "segm":
+        boxes = np.zeros((len(entries), 4))
+        for row, entry in enumerate(entries):
+            rles[row] = _run_lengths(entry, images[image_ids[row]], f"{source}, entry {row}")
+        areas = areas if annotated else np.array([rle_ops.area(rle) for rle in rles], dtype=float)
+    else:
+        boxes = _numbers(entries, "bbox", source, width=4)
+        _refuse(np.any(boxes[:, 2:] < 0, axis=1), entries, source, "bbox must not have a negative width or height")
+        areas = areas if annotated else boxes[:, 2] * boxes[:, 3]
+    assert areas is not None
+    return Regions(image_ids, category_ids, boxes, areas, scores, crowds.astype(np.int64), rles)
+
+
+def _run_lengths(entry: Mapping[str, Any], image: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A mask given as polygons or as run lengths, compressed or not, of the image's size."""
+    if not isinstance(image.get("height"), int) or not isinstance(image.get("width"), int):
+        raise ValueError(f"{where}: masks need the height and width of image {image['id']}; add them to the image.")
+    size = [image["height"], image["width"]]
+    shape = entry.get("segmentation")
+    try:
+        if isinstance(shape, list):
+            return rle_ops.merge(rle_ops.frPyObjects(shape, *size))
+        given = list(shape["size"])  # type: ignore[index]
+        rle = rle_ops.frPyObjects(shape, *given) if isinstance(shape["counts"], list) else dict(shape)  # type: ignore
+    except Exception as error:  # the C code raises plain ones
+        raise ValueError(f"{where}: segmentation must be polygons or run lengths, but is {shape!r:.60}.") from error
+    if given != size:
+        raise ValueError(f"{where}: the mask is of size {given}, but its image {image['id']} of {size}.")
+    return rle
+
+
+def _by_id(entries: Entries, source: str) -> dict[int, Mapping[str, Any]]:
+    ids = _ids(entries, "id", source)
+    unique, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{source}: id {unique[counts > 1][0]} is given {counts.max()} times; give each its own.")
+    return dict(sorted(zip(ids.tolist(), entries, strict=True)))
+
+
+def _ids(entries: Entries, key: str, source: str) -> NDArray[np.int64]:
+    return _column(entries, key, source, "iu", (), "an integer").astype(np.int64)
+
+
+def _numbers(entries: Entries, key: str, source: str, width: int | None = None) -> NDArray[np.float64]:
+    """[N], or [N, width], without NaN and infinity."""
+    shape, expected = ((), "a number") if width is None else ((width,), f"{width} numbers")
+    values = _column(entries, key, source, "iuf", shape, expected).astype(np.float64)
+    _refuse(~np.all(np.isfinite(values), axis=tuple(range(1, values.ndim))), entries, source, f"{key} must be finite")
+    return values
+
+
+def _column(entries: Entries, key: str, source: str, kinds: str, shape: tuple[int, ...], expected: str) -> NDArray:
+    """The values of a key as one array of the entry's shape and one of the kinds."""
+
+    def array(values: list[Any]) -> NDArray | None:
+        try:
+            column = np.array(values) if values else np.zeros((0, *shape), dtype=np.int64)
+        except (ValueError, OverflowError):  # ragged
+            return None
+        return column if column.dtype.kind in kinds and column.shape[1:] == shape else None
+
+    try:
+        column = array([entry[key] for entry in entries])
+    except (KeyError, TypeError, IndexError):
+        column = None
+    if column is not None:
+        return column
+    for row, entry in enumerate(entries):  # all at once failed: which one was it
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{source}, entry {row}: must be a dictionary, but is a {type(entry).__name__}.")
+        if key not in entry:
+            raise ValueError(f"{source}, entry {row}: {key} is missing; there are {', '.join(map(str, entry))}.")
+        if array([entry[key]]) is None:
+            raise ValueError(f"{source}, entry {row}: {key} must be {expected}, but is {entry[key]!r:.60}.")
+    raise ValueError(f"{source}: {key} must be {expected} in each entry.")
+
+
+def _refuse(bad: NDArray[np.bool_], entries: Entries, source: str, rule: str) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"{source}, entry {row}: {rule}, but is {entries[row].get(rule.split()[0])!r:.60}.")

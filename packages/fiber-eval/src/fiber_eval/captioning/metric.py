@@ -1,0 +1,305 @@
+"""The whole caption suite: over captions by image id, as a torchmetric, and over COCO's files.
+
+Chen et al., "Microsoft COCO captions: data collection and evaluation server", 2015; code: `eval.py` of
+tylin/coco-caption, whose names and scales the results have: `CIDEr` is CIDEr-D, all values are in 0..1 but for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from fiber_eval.captioning.bleu import bleu_of
+from fiber_eval.captioning.cider import cider_of
+from fiber_eval.captioning.meteor import meteor
+from fiber_eval.captioning.ngrams import CaptionSet, Floats
+from fiber_eval.captioning.rouge import rouge_l
+from fiber_eval.captioning.tokenization import ptb_tokenize
+from fiber_eval.files import Id, check_entry, naming, read_json, some
+
+# Of tokenised candidates and references: the value of the corpus, and [images] the value of each.
+Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], tuple[float, Floats]]
+DEFAULT_METRICS = ("bleu", "rouge_l", "cider_d")
+
+
+def score_captions(
+    captions: Mapping[Any, str],
+    references: Mapping[Any, Sequence[str]],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    extra: Mapping[str, Scorer] | None = None,
+    tokenize: bool = True,
+    per_image: bool = False,
+) -> dict[str, Any]:
+    """Score captions by image id.
+
+    Args:
+        captions: The caption of each image.
+        references: The references of the same images, one or more each.
+        metrics: Any of "bleu", "rouge_l", "cider_d", "cider_plain" and "meteor"; the last needs Java and a jar.
+        extra: Further scorers of tokenised captions by the name their values get; SPICE comes in here.
+        tokenize: Whether to run `ptb_tokenize` over all texts; False if they are tokenised already.
+        per_image: Whether the values of each image are wanted too.
+
+    Returns:
+        `Bleu_1` to `Bleu_4`, `ROUGE_L` (0..1), `CIDEr` (CIDEr-D, 0..10), and as asked for `CIDEr_plain` (0..10),
+        `METEOR` (0..1) and the extras; with `per_image` also `perImage`, the same by image id.
+
+    Raises:
+        ValueError: An id is missing from either side, an image has no reference, or a metric is unknown.
+        TypeError: A caption is no string.
+        FileNotFoundError: METEOR was asked for, and its jar or Java is missing.
+
+    Example:
+        >>> references = {1: ["A dog runs.", "The dog"], 2: ["A blue car."]}
+        >>> result = score_captions({1: "a dog runs", 2: "A red car!"}, references)
+        >>> {name: round(value, 4) for name, value in result.items()}
+        {'Bleu_1': 0.8333, 'Bleu_2': 0.6455, 'Bleu_3': 0.5928, 'Bleu_4': 0.0214, 'ROUGE_L': 0.8333, 'CIDEr': 2.8082}
+    """
+    check_metrics(metrics)
+    _check_ids(captions, references)
+    ids = sorted(captions, key=lambda image: (isinstance(image, str), image))
+    word = ptb_tokenize if tokenize else str
+    texts = CaptionSet(
+        [word(captions[image]) for image in ids], [[word(text) for text in references[image]] for image in ids]
+    )
+    columns: dict[str, tuple[float, Floats]] = {}
+    for name in metrics:
+        columns |= _SUITE[name](texts)
+    columns |= {name: scorer(texts.candidates, texts.references) for name, scorer in (extra or {}).items()}
+    result: dict[str, Any] = {name: float(value) for name, (value, _) in columns.items()}
+    if per_image:
+        values = {name: each.tolist() for name, (_, each) in columns.items()}
+        result["perImage"] = {image: {name: values[name][row] for name in values} for row, image in enumerate(ids)}
+    return result
+
+
+class CaptionScores(Metric):
+    """The caption suite over the captions of a data set whose references are known from the start.
+
+    Batches, order and the number of processes are free: a process may hold any number of captions, none included. An
+    image captioned again counts once (the first caption is kept; over processes, that of the lowest rank), which undoes
+    the padding of a distributed sampler. Within a process, another caption for the same image is an error.
+
+    `compute` needs a caption of every image. `forward` (calling the metric) scores the batch by itself, by which CIDEr
+    has other weights; `update` does not.
+
+    Args:
+        references: The references by image id, one or more each.
+        metrics: As in `score_captions`, like the two that follow.
+        extra: Further scorers by name.
+        tokenize: Whether the texts are to be tokenised.
+        **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
+
+    Raises:
+        ValueError: There is no reference, or a metric is unknown.
+
+    Example:
+        >>> from fiber_eval.captioning import CaptionScores
+        >>> metric = CaptionScores({1: ["A dog runs.", "The dog"], 2: ["A blue car."]}, metrics=["cider_d"])
+        >>> metric.update([2, 1], ["A red car!", "a dog runs"])
+        >>> round(metric.compute()["CIDEr"].item(), 4)
+        2.8082
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    records: list[Tensor]
+
+    def __init__(
+        self,
+        references: Mapping[Any, Sequence[str]],
+        *,
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        extra: Mapping[str, Scorer] | None = None,
+        tokenize: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_metrics(metrics)
+        if not references:
+            raise ValueError("there is nothing to score: no image has a reference.")
+        self.references = dict(references)
+        self.options: dict[str, Any] = {"metrics": tuple(metrics), "extra": dict(extra or {}), "tokenize": tokenize}
+        self._batch_only = False
+        # Lines of JSON, [id, caption], as bytes: a tensor is what torchmetrics can gather over processes.
+        self.add_state("records", default=[], dist_reduce_fx=None)
+
+    def update(self, ids: Tensor | Sequence[Id], captions: Sequence[str]) -> None:
+        """Add captions.
+
+        Args:
+            ids: [B] image ids.
+            captions: [B] texts, as generated.
+
+        Raises:
+            ValueError: Numbers that disagree, an image without references, or a caption that is no text.
+        """
+        images = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        if isinstance(captions, str) or len(captions) != len(images):
+            came = "one string" if isinstance(captions, str) else len(captions)
+            raise ValueError(f"captions must be a list, one for each of the {len(images)} ids, but {came} came.")
+        if unknown := [image for image in images if image not in self.references]:
+            raise ValueError(f"{some(unknown)}: no image of such an id has references; give both of the same data set.")
+        for image, caption in zip(images, captions, strict=True):
+            if not isinstance(caption, str):
+                raise ValueError(f"the caption of image {image!r} must be text, but is {caption!r}.")
+        lines = "".join(f"{json.dumps(pair)}\n" for pair in zip(images, captions, strict=True))
+        self.records.append(torch.tensor(list(lines.encode()), dtype=torch.uint8, device=self.device))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch, as `update` does, and return the result of that batch alone."""
+        self._batch_only = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._batch_only = False
+
+    def compute(self) -> dict[str, Tensor]:
+        """Score all captions that came, over all processes.
+
+        Returns:
+            As `score_captions`, in float64 scalars on the CPU; the same on every process.
+
+        Raises:
+            ValueError: An image has no caption, or came twice in a process with different ones.
+        """
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score().items()}
+
+    def per_image(self) -> dict[Id, dict[str, float]]:
+        """The values of each image by its id; every process must call it."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
+            return self._score(per_image=True)["perImage"]
+
+    def _score(self, **options: Any) -> dict[str, Any]:
+        captions = self._captions()
+        references = self.references
+        if self._batch_only:
+            references = {image: references[image] for image in captions}
+        return score_captions(captions, references, **self.options, **options)
+
+    def _captions(self) -> dict[Id, str]:
+        captions: dict[Id, str] = {}
+        for part in self.records if self._is_synced else [self._whole()]:  # one for each process
+            own: dict[Id, str] = {}
+            for line in bytes(part.cpu().numpy()).decode().splitlines():
+                image, caption = json.loads(line)
+                if own.setdefault(image, caption) != caption:
+                    raise ValueError(
+                        f"image {image!r} came twice with different captions; give each caption the id of its image "
+                        "(not its place in the batch), and reset the metric between evaluations."
+                    )
+            captions = own | captions  # the lowest rank's stays
+        return captions
+
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+        # torchmetrics gathers a list element by element, which hangs where processes hold different numbers of them.
+        self.records = [self._whole()]
+        super()._sync_dist(dist_sync_fn, process_group)
+
+    def _whole(self) -> Tensor:
+        """All records as one tensor."""
+        return torch.cat(self.records) if self.records else torch.empty(0, dtype=torch.uint8, device=self.device)
+
+
+def score_files(
+    annotations: Path,
+    results: Path,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    extra: Mapping[str, Scorer] | None = None,
+    subset: bool = False,
+    per_image: bool = False,
+) -> dict[str, Any]:
+    """Score a result file in COCO's format.
+
+    Args:
+        annotations: COCO's caption annotations, JSON with `annotations`: objects with `image_id` and `caption`.
+        results: A JSON list of objects with `image_id` and `caption`, one for each annotated image.
+        metrics: As in `score_captions`.
+        extra: Further scorers by name.
+        subset: Whether the results may cover a part of the annotated images, which alone are then scored; CIDEr of a
+            part is not comparable with CIDEr of all.
+        per_image: Whether the values of each image are wanted too.
+
+    Returns:
+        As `score_captions`.
+
+    Raises:
+        ValueError: A malformed file, an unknown or repeated image, or one without a caption; names the file.
+        FileNotFoundError: METEOR was asked for, and its jar or Java is missing.
+    """
+    check_metrics(metrics)
+    content = read_json(annotations)
+    references: dict[Id, list[str]] = {}
+    with naming(annotations):
+        if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+            raise ValueError("expected a JSON object with a list 'annotations'.")
+        for image, caption in _pairs(content["annotations"], "annotation"):
+            references.setdefault(image, []).append(caption)
+    content = read_json(results)
+    captions: dict[Id, str] = {}
+    with naming(results):
+        if not isinstance(content, list):
+            raise ValueError(f"expected a JSON list of captions, but found {type(content).__name__}.")
+        for place, (image, caption) in enumerate(_pairs(content, "entry")):
+            if image in captions:
+                raise ValueError(f"entry {place}: image {image!r} came before; keep one caption of each.")
+            captions[image] = caption
+        if subset:
+            references = {image: texts for image, texts in references.items() if image in captions}
+        _check_ids(captions, references)
+    return score_captions(captions, references, metrics=metrics, extra=extra, per_image=per_image)
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """ValueError unless `metrics` are names of metrics, before a long run rather than after it."""
+    if isinstance(metrics, str) or (unknown := [name for name in metrics if name not in _SUITE]):
+        came = repr(metrics) if isinstance(metrics, str) else ", ".join(map(repr, unknown))
+        raise ValueError(f"metrics must be a list of names out of {', '.join(_SUITE)}, but has {came}.")
+
+
+def _check_ids(captions: Mapping[Id, Any], references: Mapping[Id, Any]) -> None:
+    if unknown := [image for image in captions if image not in references]:
+        raise ValueError(
+            f"{len(unknown)} of {len(captions)} captions belong to images without references: {some(unknown)}; give "
+            "captions and references of the same data set."
+        )
+    if absent := [image for image in references if image not in captions]:
+        raise ValueError(
+            f"{len(absent)} of {len(references)} images have no caption: {some(absent)}; caption each one, or leave "
+            "its references out."
+        )
+
+
+def _pairs(entries: Sequence[Any], kind: str) -> list[tuple[Id, str]]:
+    for place, entry in enumerate(entries):
+        check_entry(entry, ("image_id", "caption"), f"{kind} {place}")
+        if not isinstance(entry["caption"], str):
+            raise ValueError(
+                f"{kind} {place}, image {entry['image_id']!r}: caption must be text, but is {entry['caption']!r}."
+            )
+    return [(entry["image_id"], entry["caption"]) for entry in entries]
+
+
+def _bleu(captions: CaptionSet) -> dict[str, tuple[float, Floats]]:
+    corpus, per_image = bleu_of(captions)
+    return {f"Bleu_{n}": (corpus[n - 1], per_image[n - 1]) for n in range(1, 5)}
+
+
+_SUITE: dict[str, Callable[[CaptionSet], dict[str, tuple[float, Floats]]]] = {
+    "bleu": _bleu,
+    "rouge_l": lambda captions: {"ROUGE_L": rouge_l(captions.candidates, captions.references)},
+    "cider_d": lambda captions: {"CIDEr": cider_of(captions, clipped=True)},
+    "cider_plain": lambda captions: {"CIDEr_plain": cider_of(captions, clipped=False)},
+    "meteor": lambda captions: {"METEOR": meteor(captions.candidates, captions.references)},
+}

@@ -1,0 +1,286 @@
+"""Detection with a long tail of categories: LVIS average precision, standard and fixed.
+
+Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (CVPR 2019), official code
+lvis-dataset/lvis-api; fixed AP after Dave et al., "Evaluating Large-Vocabulary Object Detectors: The Devil is in the
+Details" (2021), official code achalddave/large-vocab-devil. The PyPI package `lvis` is not needed.
+
+LVIS says for each image which categories were looked for: those annotated, and those known to be absent
+(`neg_category_ids`). Detections of others are dropped. Where a category was not annotated exhaustively
+(`not_exhaustive_category_ids`), unmatched detections are neither right nor wrong. The latter is put to COCO's
+evaluators as a crowd region that covers the image: what falls into one without another match is ignored, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle_ops
+
+from fiber_eval._coco_evaluation import AREAS, Backend, average_precisions, categories_ap, evaluate, mean
+from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections
+from fiber_eval.detection import BoxFormat, DetectionMetric
+from fiber_eval.files import read_json
+
+FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
+STANDARD_PER_IMAGE = 300
+FIXED_PER_CATEGORY = 10_000
+EVERYWHERE = (-1e9, -1e9, 3e9, 3e9)  # a box around any other
+
+
+def lvis_ap(
+    annotations: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    iou_type: IouType = "bbox",
+    fixed: bool = False,
+    per_image: int = STANDARD_PER_IMAGE,
+    fixed_per_category: int = FIXED_PER_CATEGORY,
+    backend: Backend = "auto",
+    per_category: bool = False,
+) -> dict[str, float]:
+    """LVIS average precision and recall of a list of detections.
+
+    Args:
+        annotations: The contents of an LVIS annotation file: as COCO's, with `neg_category_ids` and
+            `not_exhaustive_category_ids` in each image and `frequency` ("r", "c" or "f") in each category.
+        detections: The contents of a results file in COCO's format.
+        iou_type: What overlaps: boxes ("bbox") or masks ("segm").
+        fixed: Fixed AP: no limit an image, but one a category over the whole data set.
+        per_image: Detections of all categories that count in an image, the best ones; not of use in fixed AP.
+        fixed_per_category: Detections that count in fixed AP, the best of each category.
+        backend: The evaluator. "auto" takes faster-coco-eval where it is installed, otherwise pycocotools.
+        per_category: Whether to add `AP/<category id>` for each category.
+
+    Returns:
+        `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `APr`, `APc`, `APf`, and `AR@300`, `ARs@300`, `ARm@300`, `ARl@300`
+        (in fixed AP `AR@-1` and so on, as the official code names them); in 0..1, or -1 where the annotations hold
+        nothing of the kind.
+
+    Raises:
+        ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option.
+        ModuleNotFoundError: The backend is not installed.
+
+    Example:
+        >>> from fiber_eval.lvis import lvis_ap
+        >>> image = {"id": 7, "neg_category_ids": [2], "not_exhaustive_category_ids": []}
+        >>> categories = [{"id": 1, "frequency": "f"}, {"id": 2, "frequency": "r"}, {"id": 3, "frequency": "c"}]
+        >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "id": 1}
+        >>> found = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "score": 0.9}
+        >>> annotations = {"images": [image], "categories": categories, "annotations": [truth]}
+        >>> result = lvis_ap(annotations, [found, found | {"category_id": 3}])  # nobody looked for category 3
+        >>> round(result["APf"], 6), result["APc"]
+        (1.0, -1.0)
+    """
+    truth = read_lvis(annotations, iou_type, "annotations")
+    found = read_detections(detections, truth, "detections")
+    limits = {"per_image": per_image, "fixed_per_category": fixed_per_category}
+    return summarize_lvis(truth, found, fixed=fixed, backend=backend, per_category=per_category, **limits)
+
+
+def score_files(
+    annotations: Path,
+    results: Path,
+    *,
+    iou_type: IouType = "bbox",
+    fixed: bool = False,
+    per_image: int = STANDARD_PER_IMAGE,
+    fixed_per_category: int = FIXED_PER_CATEGORY,
+    backend: Backend = "auto",
+    per_category: bool = False,
+) -> dict[str, float]:
+    """`lvis_ap` of an annotation file and a results file in JSON; `.json.gz` is read too.
+
+    Args:
+        annotations: As `lvis_v1_val.json` or `lvis_v1_minival.json`.
+        results: A list of detections, as submitted to the LVIS server.
+        iou_type: As in `lvis_ap`, like all that follow.
+        fixed: Fixed AP.
+        per_image: Detections that count in an image.
+        fixed_per_category: Detections that count of a category in fixed AP.
+        backend: The evaluator.
+        per_category: Whether to add `AP/<category id>` for each category.
+
+    Returns:
+        As `lvis_ap`.
+
+    Raises:
+        ValueError: As `lvis_ap`, naming the file and the entry.
+        ModuleNotFoundError: The backend is not installed.
+    """
+    truth = read_lvis(read_json(annotations), iou_type, str(annotations))
+    found = read_detections(read_json(results), truth, str(results))
+    limits = {"per_image": per_image, "fixed_per_category": fixed_per_category}
+    return summarize_lvis(truth, found, fixed=fixed, backend=backend, per_category=per_category, **limits)
+
+
+class LvisAP(DetectionMetric):
+    """LVIS average precision of a detector, standard or fixed, against a whole annotation file.
+
+    Images, repeats and processes are treated as in `CocoAP`. For fixed AP, give every detection of an image, however
+    low its score, or at least many more than 300.
+
+    Args:
+        annotations: An LVIS annotation file or its contents.
+        iou_type: What overlaps: boxes ("bbox") or masks ("segm").
+        fixed: As in `lvis_ap`, like `per_image`, `fixed_per_category`, `backend` and `per_category`.
+        per_image: Detections that count in an image.
+        fixed_per_category: Detections that count of a category in fixed AP.
+        box_format: Of predicted boxes: corners ("xyxy"), or corner and size ("xywh").
+        backend: The evaluator.
+        per_category: Whether to add `AP/<category id>` for each category.
+        **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
+
+    Raises:
+        ValueError: Malformed annotations or a bad option.
+        ModuleNotFoundError: The backend is not installed.
+
+    Example:
+        >>> import torch
+        >>> from fiber_eval.lvis import LvisAP
+        >>> image = {"id": 7, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+        >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "id": 1}
+        >>> categories = [{"id": 1, "frequency": "r"}]
+        >>> metric = LvisAP({"images": [image], "categories": categories, "annotations": [truth]}, fixed=True)
+        >>> boxes = torch.tensor([[10.0, 10.0, 60.0, 60.0]])
+        >>> metric.update([7], [{"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1])}])
+        >>> round(metric.compute()["APr"].item(), 6)
+        1.0
+    """
+
+    def __init__(
+        self,
+        annotations: Mapping[str, Any] | Path | str,
+        *,
+        iou_type: IouType = "bbox",
+        fixed: bool = False,
+        per_image: int = STANDARD_PER_IMAGE,
+        fixed_per_category: int = FIXED_PER_CATEGORY,
+        box_format: BoxFormat = "xyxy",
+        backend: Backend = "auto",
+        per_category: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        _check_limits(per_image, fixed_per_category)
+        super().__init__(
+            annotations, iou_type=iou_type, box_format=box_format, backend=backend, per_category=per_category, **kwargs
+        )
+        self.fixed, self.per_image, self.fixed_per_category = fixed, per_image, fixed_per_category
+
+    @staticmethod
+    def _read(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
+        return read_lvis(contents, iou_type, source)
+
+    def _score(self, found: Regions) -> dict[str, float]:
+        return summarize_lvis(
+            self.truth,
+            found,
+            fixed=self.fixed,
+            per_image=self.per_image,
+            fixed_per_category=self.fixed_per_category,
+            backend=self.backend,
+            per_category=self.per_category,
+        )
+
+
+def read_lvis(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
+    """`read_annotations`, and what LVIS adds to images and categories."""
+    truth = read_annotations(contents, iou_type, source)
+    for image_id, image in truth.images.items():
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            ids = image.get(key)
+            if not isinstance(ids, list):
+                raise ValueError(f"{source}: image {image_id} must hold a list {key}; give LVIS annotations.")
+            if unknown := [i for i in ids if i not in truth.categories]:
+                raise ValueError(f"{source}: {key} of image {image_id} holds {unknown[0]!r}, which is no category.")
+    for category_id, category in truth.categories.items():
+        if category.get("frequency") not in FREQUENCIES:
+            raise ValueError(
+                f"{source}: frequency of category {category_id} must be one of {', '.join(FREQUENCIES)}, but is "
+                f"{category.get('frequency')!r}; give LVIS annotations."
+            )
+    no_crowds = np.zeros_like(truth.regions.crowds)  # LVIS has none, and its code looks at none
+    return replace(truth, regions=replace(truth.regions, crowds=no_crowds))
+
+
+def summarize_lvis(
+    truth: GroundTruth,
+    found: Regions,
+    *,
+    fixed: bool = False,
+    per_image: int = STANDARD_PER_IMAGE,
+    fixed_per_category: int = FIXED_PER_CATEGORY,
+    backend: Backend = "auto",
+    per_category: bool = False,
+) -> dict[str, float]:
+    """The numbers of LVIS, as `lvis_ap` gives them."""
+    _check_limits(per_image, fixed_per_category)
+    if fixed:
+        found = found[_best(found.category_ids, found.scores, fixed_per_category)]
+    else:
+        found = found[_best(found.image_ids, found.scores, per_image)]
+    truth, found = _as_coco(truth, found)
+    curves = evaluate(truth, found, backend, [max(1, len(found))])
+    result = average_precisions(curves.precision[..., 0])
+    frequencies = np.array([category["frequency"] for category in truth.categories.values()])
+    for frequency in FREQUENCIES:
+        result[f"AP{frequency}"] = mean(curves.precision[:, :, frequencies == frequency, 0])
+    for name, place in {"": 0, **AREAS}.items():
+        result[f"AR{name}@{-1 if fixed else per_image}"] = mean(curves.recall[:, :, place])
+    return result | (categories_ap(truth, curves) if per_category else {})
+
+
+def _check_limits(per_image: int, fixed_per_category: int) -> None:
+    for name, value in (("per_image", per_image), ("fixed_per_category", fixed_per_category)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but is {value}.")
+
+
+def _best(groups: NDArray[np.int64], scores: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """Which rows are among the `count` best of their group; of equal scores the first."""
+    order = np.lexsort((-scores, groups))
+    first = np.searchsorted(groups[order], groups[order])
+    kept = np.zeros(len(groups), dtype=bool)
+    kept[order] = np.arange(len(groups)) - first < count
+    return kept
+
+
+def _as_coco(truth: GroundTruth, found: Regions) -> tuple[GroundTruth, Regions]:
+    """What makes COCO's evaluators count as LVIS does: see the head of the module."""
+    image_ids, category_ids = (np.fromiter(ids, np.int64, len(ids)) for ids in (truth.images, truth.categories))
+
+    def pairs(images: Any, categories: Any) -> NDArray[np.int64]:
+        """A number for each pair of an image and a category."""
+        return np.searchsorted(image_ids, images) * len(category_ids) + np.searchsorted(category_ids, categories)
+
+    def listed(key: str) -> NDArray[np.int64]:
+        """[pairs, 2], an image's id and each of the categories that it lists."""
+        rows = [(image_id, category) for image_id, image in truth.images.items() for category in image[key]]
+        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    absent, partial = listed("neg_category_ids"), listed("not_exhaustive_category_ids")
+    looked_for = [pairs(truth.regions.image_ids, truth.regions.category_ids), pairs(*absent.T)]
+    where = pairs(found.image_ids, found.category_ids)
+    # An empty region overlaps nothing, not even a crowd: unmatched for certain, it is ignored by leaving it out.
+    ignored = (found.areas == 0) & np.isin(where, pairs(*partial.T))
+    found = found[np.isin(where, np.concatenate(looked_for)) & ~ignored]
+    count = len(partial)
+    rles = np.full(count, None, dtype=object)
+    if truth.iou_type == "segm":
+        for row, image_id in enumerate(partial[:, 0].tolist()):
+            image = truth.images[image_id]
+            rles[row] = rle_ops.encode(np.ones((image["height"], image["width"]), dtype=np.uint8, order="F"))
+    crowds = Regions(
+        image_ids=partial[:, 0],
+        category_ids=partial[:, 1],
+        boxes=np.tile(EVERYWHERE, (count, 1)),
+        areas=np.zeros(count),
+        scores=np.zeros(count),
+        crowds=np.ones(count, dtype=np.int64),
+        rles=rles,
+    )
+    return replace(truth, regions=Regions.join([truth.regions, crowds])), found

@@ -1,0 +1,310 @@
+"""Phrase grounding on Flickr30k Entities: recall at K of boxes for phrases, overall and for each type of phrase.
+
+The protocol is MDETR's evaluator (`datasets/flickr_eval.py` of ashkamath/mdetr, https://arxiv.org/abs/2104.12763) on
+the annotations of Plummer et al. (https://arxiv.org/abs/1505.04870): a phrase is found at K if one of its K best boxes
+overlaps a right one with an IoU of at least 0.5; a phrase without boxes asks nothing; a phrase of two types counts for
+both. As there, boxes keep the 1-based coordinates of the XML files (the data set's own reader subtracts 1).
+
+What differs: predictions that MDETR cannot score or scores as they are (a box of negative size, NaN, boxes for a phrase
+that has none) are errors, and a phrase for which no box is predicted is missed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fiber_eval.flickr30k_entities import Sentence, SentenceKey, read_flickr30k_entities
+
+Protocol = Literal["separate", "merged"]
+
+_UNSEEN = 0  # a rank starts at 1
+_MISSED = torch.iinfo(torch.int64).max
+_SHOWN = 5  # entries that an error names
+
+
+def phrase_grounding_recall(
+    sentences: Sequence[Sentence],
+    boxes: Mapping[SentenceKey, Sequence[Tensor | Sequence[Sequence[float]]]],
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    protocol: Protocol = "separate",
+    iou_threshold: float = 0.5,
+) -> dict[str, Tensor]:
+    """Recall at K of predicted boxes.
+
+    Args:
+        sentences: What is to be found, as `read_flickr30k_entities` gives it.
+        boxes: For each (image id, sentence id) the boxes of its phrases in order, each [N, 4] as x1, y1, x2, y2 in
+            pixels, the best first. Sentences without phrases may be left out.
+        ks: The K of each recall, at least 1.
+        protocol: "separate": any box of a phrase is right (MDETR's any-box, used by FIBER). "merged": the only right
+            box is the one that encloses them all.
+        iou_threshold: The least overlap of a box that is right, above 0 and at most 1.
+
+    Returns:
+        Scalars (0..1) in float64: `recall@K`, `upper_bound` (all boxes count), and for each type of phrase, say people,
+        `people_recall@K` and `people_upper_bound`.
+
+    Raises:
+        ValueError: As `PhraseGroundingRecall`.
+
+    Example:
+        >>> from fiber_eval.flickr30k_entities import Phrase, Sentence
+        >>> from fiber_eval.phrase_grounding import phrase_grounding_recall
+        >>> dog = Phrase("a dog", 0, ("animals",), ((10, 10, 50, 50),))
+        >>> sentences = [Sentence("1000", 0, "a dog runs", (dog,))]
+        >>> result = phrase_grounding_recall(sentences, {("1000", 0): [[[0, 0, 9, 9], [12, 10, 50, 50]]]})
+        >>> result["recall@1"].item(), result["animals_recall@5"].item()
+        (0.0, 1.0)
+    """
+    metric = PhraseGroundingRecall(sentences, ks, protocol=protocol, iou_threshold=iou_threshold)
+    metric.update(list(boxes), list(boxes.values()))
+    return metric.compute()
+
+
+class PhraseGroundingRecall(Metric):
+    """Recall at K of boxes for phrases; the right boxes are given at the start, the predicted ones in batches.
+
+    Every sentence that has phrases must come before `compute`, on whichever process. One that comes again counts once,
+    the first of the lowest process is kept and later ones are ignored, which undoes the padding of a distributed
+    sampler. `forward` (calling the metric) also scores its batch by itself, which needs all sentences in it; `update`
+    does not.
+
+    Args:
+        sentences: As in `phrase_grounding_recall`, like all that follow.
+        ks: The K of each recall.
+        protocol: "separate" or "merged".
+        iou_threshold: The least overlap of a box that is right.
+        **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
+
+    Raises:
+        ValueError: A bad option, two sentences of one id, or no phrase at all.
+
+    Example:
+        >>> import torch
+        >>> from fiber_eval.flickr30k_entities import Phrase, Sentence
+        >>> from fiber_eval.phrase_grounding import PhraseGroundingRecall
+        >>> dog = Phrase("a dog", 0, ("animals",), ((10, 10, 50, 50),))
+        >>> metric = PhraseGroundingRecall([Sentence("1000", 0, "a dog runs", (dog,))])
+        >>> metric.update([("1000", 0)], [[torch.tensor([[12.0, 10.0, 50.0, 50.0]])]])
+        >>> metric.compute()["recall@1"].item()
+        1.0
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    ranks: Tensor  # of each phrase's first right box
+
+    def __init__(
+        self,
+        sentences: Sequence[Sentence],
+        ks: Sequence[int] = (1, 5, 10),
+        *,
+        protocol: Protocol = "separate",
+        iou_threshold: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_options(ks, protocol, iou_threshold)
+        self.ks, self.protocol, self.iou_threshold = tuple(ks), protocol, iou_threshold
+        self._sentences: dict[SentenceKey, Sentence] = {}
+        self._starts: dict[SentenceKey, int] = {}  # the place of each sentence's first phrase among all phrases
+        num_phrases = 0
+        for sentence in sentences:
+            if sentence.key in self._sentences:
+                raise ValueError(f"{_name(sentence.key)} came twice among the sentences; give each once.")
+            self._sentences[sentence.key], self._starts[sentence.key] = sentence, num_phrases
+            num_phrases += len(sentence.phrases)
+        if not num_phrases:
+            raise ValueError(
+                f"none of the {len(sentences)} sentences has a phrase with boxes; there is nothing to find."
+            )
+        self.add_state("ranks", torch.full((num_phrases,), _UNSEEN), dist_reduce_fx=_first_seen)
+
+    def update(
+        self,
+        sentence_ids: Sequence[SentenceKey],
+        boxes: Sequence[Sequence[Tensor | Sequence[Sequence[float]]]],
+    ) -> None:
+        """Add predictions.
+
+        Args:
+            sentence_ids: (image id, sentence id) of each sentence.
+            boxes: For each sentence the boxes of its phrases in order, each [N, 4] as x1, y1, x2, y2, the best first.
+
+        Raises:
+            ValueError: An unknown sentence, another number of phrases than it has, or boxes that are none.
+        """
+        if len(sentence_ids) != len(boxes):
+            raise ValueError(f"update got {len(sentence_ids)} sentence ids, but boxes of {len(boxes)} sentences.")
+        keys = [(str(image_id), int(sentence_id)) for image_id, sentence_id in sentence_ids]
+        found = [self._sentence_ranks(*pair) for pair in zip(keys, boxes, strict=True)]  # before anything is kept
+        for key, ranks in zip(keys, found, strict=True):
+            kept = self.ranks[self._starts[key] :][: len(ranks)]
+            if ranks and kept[0] == _UNSEEN:
+                kept.copy_(torch.tensor(ranks))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Recalls over all processes.
+
+        Returns:
+            As `phrase_grounding_recall`; the same on every process.
+
+        Raises:
+            ValueError: Predictions of a sentence that has phrases never came.
+        """
+        ranks = self.ranks.cpu()
+        seen = (ranks != _UNSEEN).tolist()
+        absent = [key for key, start in self._starts.items() if self._sentences[key].phrases and not seen[start]]
+        if absent:
+            names = "; ".join(map(_name, absent[:_SHOWN])) + ("; …" if len(absent) > _SHOWN else "")
+            raise ValueError(f"{len(absent)} sentences have phrases but no prediction: {names}; predict all of them.")
+        places = defaultdict(list)
+        phrases = [phrase for sentence in self._sentences.values() for phrase in sentence.phrases]
+        for place, phrase in enumerate(phrases):
+            for name in ("", *(f"{kind}_" for kind in phrase.types)):
+                places[name].append(place)
+        result = {}
+        for name in sorted(places):
+            own = ranks[places[name]]
+            for k in self.ks:
+                result[f"{name}recall@{k}"] = (own <= k).double().mean()
+            result[f"{name}upper_bound"] = (own < _MISSED).double().mean()
+        return result
+
+    def _sentence_ranks(self, key: SentenceKey, boxes: Sequence[Tensor | Sequence[Sequence[float]]]) -> list[int]:
+        """For each phrase the place, from 1, of its first right box."""
+        if key not in self._sentences:
+            raise ValueError(f"{_name(key)} is not among the {len(self._sentences)} annotated sentences.")
+        phrases = self._sentences[key].phrases
+        if len(boxes) != len(phrases):
+            raise ValueError(
+                f"{_name(key)} has {len(phrases)} phrases with boxes, but predictions of {len(boxes)} came; give one "
+                "list of boxes for each, in reading order, and none for a phrase without boxes."
+            )
+        ranks = []
+        for place, (phrase, predicted) in enumerate(zip(phrases, boxes, strict=True)):
+            candidates = _as_boxes(predicted, f"phrase {place} of {_name(key)}")
+            targets = torch.tensor(phrase.boxes_xyxy, dtype=torch.float64)
+            if self.protocol == "merged":
+                targets = torch.cat([targets[:, :2].amin(0), targets[:, 2:].amax(0)])[None]
+            hits = (_iou(candidates, targets) >= self.iou_threshold).any(dim=1).nonzero()
+            ranks.append(int(hits[0]) + 1 if len(hits) else _MISSED)
+        return ranks
+
+
+def score_files(
+    annotations: Path,
+    results: Path,
+    *,
+    split: str = "test",
+    ks: Sequence[int] = (1, 5, 10),
+    protocol: Protocol = "separate",
+    iou_threshold: float = 0.5,
+) -> dict[str, float]:
+    """Scores a result file in MDETR's form.
+
+    Args:
+        annotations: The data set's folder, see `read_flickr30k_entities`.
+        results: JSON: a list of `{"image_id", "sentence_id", "boxes"}`, where `boxes` holds for each phrase that has
+            boxes, in reading order, a list of [x1, y1, x2, y2] in pixels, the best first.
+        split: Which list of images.
+        ks: As in `phrase_grounding_recall`, like the two that follow.
+        protocol: "separate" or "merged".
+        iou_threshold: The least overlap of a box that is right.
+
+    Returns:
+        As `phrase_grounding_recall`, as floats.
+
+    Raises:
+        ValueError: A malformed file; the sentence names it and the entry.
+    """
+    metric = PhraseGroundingRecall(
+        read_flickr30k_entities(Path(annotations), split), ks, protocol=protocol, iou_threshold=iou_threshold
+    )
+    try:
+        entries = json.loads(Path(results).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{results} is not JSON: {error}.") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{results} must hold a list of predictions, but holds a {type(entries).__name__}.")
+    seen: dict[SentenceKey, int] = {}
+    for place, entry in enumerate(entries):
+        key = _entry_key(entry, f"{results}, entry {place}")
+        if key in seen:
+            raise ValueError(f"{results}, entry {place}: {_name(key)} has a prediction already, entry {seen[key]}.")
+        seen[key] = place
+        try:
+            metric.update([key], [entry["boxes"]])
+        except ValueError as error:
+            raise ValueError(f"{results}, entry {place}: {error}") from error
+    try:
+        return {name: value.item() for name, value in metric.compute().items()}
+    except ValueError as error:
+        raise ValueError(f"{results}: {error}") from error
+
+
+def _entry_key(entry: Any, place: str) -> SentenceKey:
+    if not isinstance(entry, dict) or not entry.keys() >= {"image_id", "sentence_id", "boxes"}:
+        came = f"the keys {', '.join(entry)}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        raise ValueError(f"{place} must be an object with image_id, sentence_id and boxes, but is {came}.")
+    if not isinstance(entry["boxes"], list):
+        raise ValueError(f"{place}: boxes must be a list with one list of boxes for each phrase.")
+    if not str(entry["sentence_id"]).isdecimal():
+        raise ValueError(f"{place}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}.")
+    return str(entry["image_id"]), int(entry["sentence_id"])
+
+
+def _first_seen(ranks: Tensor) -> Tensor:
+    """[phrases] from [processes, phrases]: what the first process that saw a phrase found."""
+    return ranks.gather(0, (ranks != _UNSEEN).int().argmax(dim=0, keepdim=True)).squeeze(0)
+
+
+def _name(key: SentenceKey) -> str:
+    return f"sentence {key[1]} of image {key[0]}"
+
+
+def _check_options(ks: Sequence[int], protocol: str, iou_threshold: float) -> None:
+    if not ks or any(int(k) != k or k < 1 for k in ks):
+        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}.")
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, but is {protocol!r}.")
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must be above 0 and at most 1, but is {iou_threshold}.")
+
+
+def _as_boxes(boxes: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
+    """[N, 4] in float64 on the CPU."""
+    try:
+        tensor = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the boxes of {name} must be numbers [N, 4], but are {str(boxes)[:80]}.") from error
+    if not tensor.numel():
+        return tensor.reshape(0, 4)
+    if tensor.ndim != 2 or tensor.shape[1] != 4:
+        raise ValueError(f"the boxes of {name} must have shape [N, 4], but have {list(tensor.shape)}.")
+    wrong = ~tensor.isfinite().all(dim=1) | (tensor[:, 2:] < tensor[:, :2]).any(dim=1)
+    if wrong.any():
+        place = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"box {place} of {name} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, but is {tensor[place].tolist()}."
+        )
+    return tensor
+
+
+def _iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """[N, M], overlap over union of boxes [N, 4] and [M, 4]; 0 where both are empty. Sides are x2 - x1, without + 1."""
+    sides = torch.minimum(boxes[:, None, 2:], others[:, 2:]) - torch.maximum(boxes[:, None, :2], others[:, :2])
+    overlap = sides.clamp(min=0).prod(dim=2)
+    areas, other_areas = ((every[:, 2:] - every[:, :2]).prod(dim=1) for every in (boxes, others))
+    return (overlap / (areas[:, None] + other_areas - overlap)).nan_to_num(0)

@@ -1,0 +1,71 @@
+"""Files of retrieval scores: a matrix [images, texts], and whose text is whose."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fiber_eval.retrieval import Ties, retrieval_recall
+
+
+def score_files(
+    annotations: Path, results: Path, *, ks: Sequence[int] = (1, 5, 10), ties: Ties = "pessimistic"
+) -> dict[str, float]:
+    """Scores a file of retrieval scores. Both files may be one that holds both arrays.
+
+    Args:
+        annotations: `.npz`, or JSON with an object, that holds `text_image_index`: for each text the row of its image.
+        results: `.npz` or JSON that holds `scores` [images, texts], higher being better.
+        ks: The K of each recall.
+        ties: Where a right answer stands among wrong ones of the same score: "pessimistic" or "optimistic".
+
+    Returns:
+        As `retrieval_recall`, as floats.
+
+    Raises:
+        ValueError: A malformed file; the sentence names it and the entry.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.retrieval_files import score_files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "scores.json")
+        ...     _ = path.write_text(json.dumps({"scores": [[0.9, 0.2], [0.3, 0.1]], "text_image_index": [0, 1]}))
+        ...     score_files(path, path, ks=[1])["text_to_image_recall@1"]
+        0.5
+    """
+    owner = _read_array(Path(annotations), "text_image_index")
+    scores = _read_array(Path(results), "scores")
+    wrong = np.argwhere(np.isnan(scores))
+    if len(wrong):
+        place = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{results}: scores[{place}] is NaN, which has no rank; look for NaN in the model's output.")
+    try:
+        recalls = retrieval_recall(torch.from_numpy(scores), torch.from_numpy(owner), ks, ties=ties)
+    except ValueError as error:
+        raise ValueError(f"{results} with {annotations}: {error}") from error
+    return {name: value.item() for name, value in recalls.items()}
+
+
+def _read_array(path: Path, key: str) -> Any:
+    """A numeric array of a file."""
+    try:
+        contents = np.load(path) if path.suffix == ".npz" else json.loads(path.read_bytes())
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:  # JSONDecodeError is a ValueError
+        raise ValueError(f"{path} is not {'npz' if path.suffix == '.npz' else 'JSON'}: {error}.") from error
+    if not (isinstance(contents, dict) or hasattr(contents, "files")) or key not in contents:
+        raise ValueError(f"{path} must hold {key!r}; write an object with that key, or numpy.savez(path, {key}=...).")
+    try:
+        array = np.asarray(contents[key])
+    except ValueError as error:
+        raise ValueError(f"{path}: the rows of {key!r} must be equally long: {error}.") from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {key!r} must hold numbers, but holds {array.dtype}.")
+    return array

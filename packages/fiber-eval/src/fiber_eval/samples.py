@@ -1,0 +1,131 @@
+"""What the metrics over samples with one right answer each have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fiber_eval.files import Id, some
+
+UNSEEN = -1
+
+
+class PerSampleMetric(Metric):
+    """One whole number, the outcome, for each sample of a data set whose annotations are known from the start.
+
+    The state has a place for every annotated sample, so batches, order and the number of processes are free: a process
+    may hold any number of samples, none included. A sample seen again counts once (the first is kept; over processes,
+    that of the lowest rank), which undoes the padding of a distributed sampler. Within a process, an id that comes
+    again with another outcome is an error: ids that are places in the batch, or a `reset` forgotten.
+
+    `compute` needs every annotated sample. `forward` (calling the metric) scores the batch by itself.
+
+    Args:
+        ids: The id of each annotated sample, all different.
+        noun: What a sample is called in errors.
+        **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
+
+    Raises:
+        ValueError: No annotation, or two of one id.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    outcomes: Tensor
+
+    def __init__(self, ids: Sequence[Id], noun: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.noun = noun
+        self.rows = {sample: row for row, sample in enumerate(ids)}
+        if not ids:
+            raise ValueError(f"there is nothing to score: the annotations hold no {noun}.")
+        if len(self.rows) < len(ids):
+            repeated = next(sample for row, sample in enumerate(ids) if self.rows[sample] != row)
+            raise ValueError(f"{noun} {repeated!r} is annotated twice; give each {noun} one annotation.")
+        self._batch_only = False
+        empty = torch.full((len(ids),), UNSEEN, dtype=torch.int32)
+        self.add_state("outcomes", default=empty, dist_reduce_fx=_first_seen)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch, as `update` does, and return the result of that batch alone."""
+        self._batch_only = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._batch_only = False
+
+    def result(self) -> dict[str, Any]:
+        """The official numbers of the samples of this process, as floats."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, Any]:
+        """`result` over all processes, in float64 scalars on the CPU; the same on every process."""
+        return _as_tensors(self.result())
+
+    def known(self, ids: Tensor | Sequence[Id], **values: Any) -> list[Id]:
+        """`ids` as a list, after checking that all are annotated and that there are as many of each of `values`."""
+        listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        for name, value in values.items():
+            if len(value) != len(listed):
+                raise ValueError(f"{name} must be one for each of the {len(listed)} ids, but {len(value)} came.")
+        if unknown := [sample for sample in listed if sample not in self.rows]:
+            raise ValueError(
+                f"{some(unknown)}: no {self.noun} of the {len(self.rows)} annotated ones has such an id; "
+                "give ids and annotations of the same data set."
+            )
+        return listed
+
+    def record(self, ids: Sequence[Id], outcomes: Sequence[int]) -> None:
+        """Keep the outcome (0 or more) of each sample that did not come before; all is checked before one is kept."""
+        rows = [self.rows[sample] for sample in ids]
+        kept = dict(zip(rows, self.outcomes[rows].tolist(), strict=True)) if rows else {}
+        for sample, row, outcome in zip(ids, rows, outcomes, strict=True):
+            if kept[row] not in (UNSEEN, outcome):
+                raise ValueError(
+                    f"{self.noun} {sample!r} came twice with different predictions; give each {self.noun} the id of "
+                    "its annotation, and reset the metric between evaluations."
+                )
+            kept[row] = outcome
+        if kept:
+            self.outcomes[list(kept)] = torch.tensor(list(kept.values()), dtype=torch.int32, device=self.device)
+
+    def seen(self) -> dict[Id, int]:
+        """The outcome of every annotated sample, in the order of the annotations.
+
+        Raises:
+            ValueError: A sample never came.
+        """
+        outcomes = dict(zip(self.rows, self.outcomes.tolist(), strict=True))
+        absent = [sample for sample, outcome in outcomes.items() if outcome == UNSEEN]
+        if absent and not self._batch_only:
+            raise ValueError(
+                f"{len(absent)} of {len(outcomes)} {self.noun}s have no prediction: {some(absent)}; predict each one, "
+                "or leave its annotation out."
+            )
+        for sample in absent:
+            del outcomes[sample]
+        return outcomes
+
+    def seen_everywhere(self) -> dict[Id, int]:
+        """`seen`, over all processes; every process must call it."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
+            return self.seen()
+
+
+def _as_tensors(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _as_tensors(value) if isinstance(value, dict) else torch.tensor(value, dtype=torch.float64)
+        for name, value in result.items()
+    }
+
+
+def _first_seen(outcomes: Tensor) -> Tensor:
+    """[N] from [processes, N]: for each sample, the first outcome that is there."""
+    first = (outcomes != UNSEEN).int().argmax(0, keepdim=True)
+    return outcomes.gather(0, first)[0]
