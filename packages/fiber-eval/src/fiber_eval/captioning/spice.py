@@ -73,8 +73,8 @@ class NativeSpice(_Spice):
 
     After the parse the two agree (see `spice_graph`), the parses do not: on the 1000 captions of coco-caption's sample
     this gives 0.132 with spaCy's small English pipeline 3.8.0, the official program 0.133; but the rules were tuned
-    with these captions in view, so elsewhere they may lie further apart. Compare its values only among themselves, of one
-    parser: `parser_name` tells which. Needs `pip install fiber-eval[spice]`; nothing is downloaded.
+    with these captions in view, so elsewhere they may lie further apart. Compare its values only among themselves, of
+    one parser: `parser_name` tells which. Needs `pip install fiber-eval[spice]`; nothing is downloaded.
 
     Args:
         model: A spaCy pipeline by its name or folder; None takes the first installed one of `spice_parser.MODELS`.
