@@ -8,7 +8,6 @@ import torch
 from fiber_data import CaptionSample, FiberProcessor, derive_seed
 from fiber_eval import RetrievalRecall
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from fiber_train.config import DataConfig
 from fiber_train.data import build_evaluation_loader, on_device
@@ -91,12 +90,11 @@ def _decisions(
     for number, batch in enumerate(on_device(loader, fabric)):
         torch.manual_seed(derive_seed(seed, number, fabric.global_rank))
         output = model(batch)
+        for name in right.keys() & output.losses.keys():
+            right[name] += (output.metrics[f"{name}_accuracy"] * output.metrics[f"{name}_count"]).round()
         if output.mlm_logits is not None:
-            labels = batch["mlm_labels"]
-            right["mlm"] += _num_right(output.mlm_logits, labels)
-            words += torch.bincount(labels[labels != -100], minlength=len(words))
+            words += torch.bincount(batch["mlm_labels"][batch["mlm_labels"] != -100], minlength=len(words))
         if output.itm_logits is not None:
-            right["itm"] += _num_right(output.itm_logits, output.itm_labels)
             matches += torch.bincount(output.itm_labels[output.itm_labels != -100], minlength=2)
     results = {}
     for name, counts in (("itm", matches), ("mlm", words)):
@@ -105,10 +103,6 @@ def _decisions(
             results[f"{name}_accuracy"] = float(good / total.sum())
             results[f"{name}_constant"] = float(total.max() / total.sum())
     return results
-
-
-def _num_right(logits: Tensor, labels: Tensor) -> Tensor:
-    return ((logits.argmax(dim=-1) == labels) & (labels != -100)).sum()
 
 
 def as_table(results: dict[str, float]) -> str:

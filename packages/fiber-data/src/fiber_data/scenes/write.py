@@ -43,6 +43,7 @@ class _Split:
         self.name, self.scenes, self.first_id, self.size = name, scenes, first_id, size
 
     def image_id(self, position: int) -> int:
+        """The id of a picture in all annotation files."""
         return self.first_id + position
 
     def image(self, position: int) -> dict[str, Any]:
