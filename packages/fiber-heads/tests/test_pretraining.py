@@ -184,7 +184,9 @@ def test_a_stale_ranking_vector_is_noticed(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="rank_output"):
         assert "0 left" in str(model.load_original_checkpoint(tmp_path / "original.ckpt"))
     del tensors["temp"]
-    with pytest.raises(ValueError, match=r"lacks 1 tensors of the heads \(first: temp\); choose the objectives"):
+    with pytest.raises(
+        ValueError, match=r"lacks 1 tensors of the heads of FiberForPretraining \(first: temp\); choose the model"
+    ):
         model.load_original_checkpoint(tensors)
 
 

@@ -6,6 +6,7 @@ from fiber_backbone.attention import GatedCrossAttention
 from fiber_backbone.backbone import DecodingCache, FiberBackbone, fiber_base, fiber_small, fiber_tiny
 from fiber_backbone.checkpoints import LoadReport, original_key_map, read_original_state_dict
 from fiber_backbone.config import FiberConfig
+from fiber_backbone.image_stream import resize_relative_position_bias
 from fiber_backbone.pretrained import PretrainedModel
 from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
 from fiber_backbone.unimodal import from_unimodal
@@ -28,6 +29,7 @@ __all__ = [
     "from_unimodal",
     "original_key_map",
     "read_original_state_dict",
+    "resize_relative_position_bias",
 ]
 
 __version__ = version("fiber-backbone")

@@ -2,13 +2,16 @@
 
 from importlib.metadata import version
 
-from fiber_heads.checkpoints import PretrainingLoadReport
+from fiber_heads.checkpoints import TaskLoadReport
+from fiber_heads.classification import ClassificationHead
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
 from fiber_heads.masked_lm import WordHead
 from fiber_heads.matching import MatchingHead
-from fiber_heads.models import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
+from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
+from fiber_heads.task import Processor, TaskModel, TaskOutput
 
 __all__ = [
+    "ClassificationHead",
     "Contrast",
     "ContrastiveHead",
     "FeatureQueue",
@@ -16,8 +19,11 @@ __all__ = [
     "MatchingHead",
     "Negatives",
     "PretrainingConfig",
-    "PretrainingLoadReport",
     "PretrainingOutput",
+    "Processor",
+    "TaskLoadReport",
+    "TaskModel",
+    "TaskOutput",
     "WordHead",
     "sample_negatives",
 ]

@@ -13,7 +13,7 @@ from fiber_backbone import LoadReport, read_original_state_dict
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fiber_heads.models import FiberForPretraining
+    from fiber_heads.task import TaskModel
 
 _RANK = ("rank_output.weight", "rank_output.bias")
 _MATCHER = ("itm_score.fc.weight", "itm_score.fc.bias")
@@ -26,17 +26,39 @@ _QUEUE = (
     "text_input_queue",
     "text_input_mask_queue",
 )
+_FROZEN_COPY = "copy_module."
+
+# Our name of each part of the heads, without `.weight` and `.bias`, and the original's.
+_PARTS = {
+    "contrastive_head.text_transform": "cross_modal_text_transform_itc",
+    "contrastive_head.image_transform": "cross_modal_image_transform_itc",
+    "contrastive_head.text_pooler": "cross_modal_text_pooler_itc.dense",
+    "contrastive_head.image_pooler": "cross_modal_image_pooler_itc.dense",
+    "matching_head.classifier": "itm_score.fc",
+    "word_head.dense": "mlm_score.transform.dense",
+    "word_head.norm": "mlm_score.transform.LayerNorm",
+    "word_head.decoder": "mlm_score.decoder",
+    "answer_head.dense": "vqa_classifier.0",
+    "answer_head.norm": "vqa_classifier.1",
+    "answer_head.decoder": "vqa_classifier.3",
+    "reasoning_head.dense": "nlvr2_classifier.0",
+    "reasoning_head.norm": "nlvr2_classifier.1",
+    "reasoning_head.decoder": "nlvr2_classifier.3",
+}
+# Those that the rule does not give.
+_SINGLE = {"contrastive_head.temperature": "temp", "word_head.decoder.bias": "mlm_score.bias"}
 
 
 @dataclass
-class PretrainingLoadReport:
+class TaskLoadReport:
     """What became of an original checkpoint.
 
     Attributes:
         backbone: The backbone's report.
         used: Keys of heads whose values are now in the model.
         left: Keys of heads that this model does not have.
-        dropped: Keys of training state (the queue), and the copy of the matcher's second row that retrieval used.
+        dropped: Keys of training state (the queue, the frozen copy of one captioning objective), and the copy of the
+            matcher's second row that retrieval used.
         rank_output_differs: Whether that copy disagrees with the matcher, whose values are the ones now used. The
             original could let the copy go stale, or overwrite the matcher by it on loading.
     """
@@ -54,33 +76,18 @@ class PretrainingLoadReport:
         )
 
 
-def original_head_map(model: FiberForPretraining) -> dict[str, str]:
+def original_head_map(model: TaskModel) -> dict[str, str]:
     """Our name of each parameter of the heads to the original's."""
     pairs: dict[str, str] = {}
-    if model.contrastive_head is not None:
-        pairs["contrastive_head.temperature"] = "temp"
-        for stream in ("text", "image"):
-            for part in ("weight", "bias"):
-                pairs[f"contrastive_head.{stream}_transform.{part}"] = f"cross_modal_{stream}_transform_itc.{part}"
-                if model.config.itc_pooler:
-                    original = f"cross_modal_{stream}_pooler_itc.dense.{part}"
-                    pairs[f"contrastive_head.{stream}_pooler.{part}"] = original
-    if model.matching_head is not None:
-        for part in ("weight", "bias"):
-            pairs[f"matching_head.classifier.{part}"] = f"itm_score.fc.{part}"
-    if model.word_head is not None:
-        for part in ("weight", "bias"):
-            pairs[f"word_head.dense.{part}"] = f"mlm_score.transform.dense.{part}"
-            pairs[f"word_head.norm.{part}"] = f"mlm_score.transform.LayerNorm.{part}"
-        pairs["word_head.decoder.weight"] = "mlm_score.decoder.weight"
-        pairs["word_head.decoder.bias"] = "mlm_score.bias"
+    for name, _ in model.named_parameters():
+        if not name.startswith("backbone."):
+            part, _, kind = name.rpartition(".")
+            pairs[name] = _SINGLE.get(name) or f"{_PARTS[part]}.{kind}"
     return pairs
 
 
-def load_original_pretraining(
-    model: FiberForPretraining, source: str | Path | Mapping[str, Tensor]
-) -> PretrainingLoadReport:
-    """See `FiberForPretraining.load_original_checkpoint`."""
+def load_original_task(model: TaskModel, source: str | Path | Mapping[str, Tensor]) -> TaskLoadReport:
+    """See `TaskModel.load_original_checkpoint`."""
     tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     pairs = original_head_map(model)
@@ -94,18 +101,18 @@ def load_original_pretraining(
     for kind, names in (("lacks", missing), ("has other shapes:", mismatched)):
         if names:
             raise ValueError(
-                f"{origin} {kind} {len(names)} tensors of the heads (first: {names[0]}); "
-                "choose the objectives (PretrainingConfig) and sizes that the checkpoint was trained with"
+                f"{origin} {kind} {len(names)} tensors of the heads of {type(model).__name__} (first: {names[0]}); "
+                "choose the model, the settings and the sizes that the checkpoint was trained with"
             )
-    report = PretrainingLoadReport(model.backbone.load_original_checkpoint(tensors))
+    report = TaskLoadReport(model.backbone.load_original_checkpoint(tensors))
     with torch.no_grad():
         for ours, original in pairs.items():
             parameters[ours].copy_(tensors[original])
     report.used = list(pairs.values())
     others = set(report.backbone.left) - set(report.used)
-    report.dropped = sorted(others & {*_QUEUE, *_RANK})
-    report.left = sorted(others - {*_QUEUE, *_RANK})
-    if all(name in tensors and not tensors[name].is_meta for name in _RANK + _MATCHER):
+    report.dropped = sorted(name for name in others if name in _QUEUE + _RANK or name.startswith(_FROZEN_COPY))
+    report.left = sorted(others - set(report.dropped))
+    if _MATCHER[0] in report.used and all(name in tensors and not tensors[name].is_meta for name in _RANK + _MATCHER):
         report.rank_output_differs = any(
             not torch.equal(tensors[rank], tensors[matcher][1:]) for rank, matcher in zip(_RANK, _MATCHER, strict=True)
         )

@@ -1,21 +1,20 @@
-"""Task models: a backbone with the heads of its objectives, computing each picture and text below the cut once."""
+"""The coarse stage: image-text contrast, matching and masked words, each picture and text begun once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, ImageState, PretrainedModel, TextState
+from fiber_backbone import FiberBackbone, FiberConfig, ImageState, TextState
 from torch import Tensor
 
-from fiber_heads.checkpoints import PretrainingLoadReport, load_original_pretraining
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
 from fiber_heads.initialization import initialize
 from fiber_heads.masked_lm import WordHead
 from fiber_heads.matching import MatchingHead
+from fiber_heads.task import TaskModel, TaskOutput, check_batch
 
 OBJECTIVES = ("itc", "itm", "mlm")
 
@@ -64,21 +63,15 @@ class PretrainingConfig:
 
 
 @dataclass
-class PretrainingOutput:
-    """One step.
+class PretrainingOutput(TaskOutput):
+    """One step; `loss` is the sum of the losses, and accuracies come with `..._count`, the decisions that they average.
 
     Attributes:
-        loss: Sum of the losses.
-        losses: Scalar of each objective.
-        metrics: `itm_accuracy` and `mlm_accuracy`, each with `..._count`, the number of decisions that it averages.
         mlm_logits: (B, L, V).
         itm_logits: (3 B, 2): pairs, then pictures with a drawn text, then texts with a drawn picture.
         itm_labels: (3 B,) 1 = match, 0 = no match, -100 = there was no negative to draw.
     """
 
-    loss: Tensor
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
     mlm_logits: Tensor | None = None
     itm_logits: Tensor | None = None
     itm_labels: Tensor | None = None
@@ -101,7 +94,7 @@ class Negatives:
     image_exists: Tensor
 
 
-class FiberForPretraining(PretrainedModel):
+class FiberForPretraining(TaskModel):
     """The coarse stage: image-text contrast, matching with hard negatives, masked language modelling.
 
     Args:
@@ -155,7 +148,8 @@ class FiberForPretraining(PretrainedModel):
         Raises:
             KeyError: If the batch lacks a key that an objective needs.
         """
-        self._check(batch)
+        words = ("mlm_input_ids", "mlm_labels") if self.word_head is not None else ()
+        check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *words))
         text_inputs = [batch["input_ids"]] + ([batch["mlm_input_ids"]] if self.word_head is not None else [])
         mask = batch["attention_mask"]
         image = self.backbone.begin_image(batch["pixel_values"])
@@ -269,22 +263,6 @@ class FiberForPretraining(PretrainedModel):
         assert pooled is not None
         return self.matching_head(pooled)
 
-    def _check(self, batch: Mapping[str, Any]) -> None:
-        needed = ["pixel_values", "input_ids", "attention_mask"]
-        needed += ["mlm_input_ids", "mlm_labels"] if self.word_head is not None else []
-        if missing := [key for key in needed if key not in batch]:
-            raise KeyError(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch)}")
-
-    def cross_modal_parameter_names(self) -> set[str]:
-        """Parameters that bring the streams together: they learn faster than the backbones (spec: times 5)."""
-        names = {f"backbone.{name}" for name in self.backbone.cross_modal_parameter_names()}
-        own = {name for name, _ in self.named_parameters() if name.startswith("contrastive_head.")}
-        return names | own - {"contrastive_head.temperature"}
-
-    def head_parameter_names(self) -> set[str]:
-        """Parameters of the heads that start from nothing: matching and words."""
-        return {name for name, _ in self.named_parameters() if name.startswith(("matching_head.", "word_head."))}
-
     def training_state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights: the queue."""
         return {} if self.queue is None else self.queue.training_state()
@@ -293,21 +271,6 @@ class FiberForPretraining(PretrainedModel):
         """Goes on from `training_state`."""
         if self.queue is not None:
             self.queue.load_training_state(state)
-
-    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> PretrainingLoadReport:
-        """Loads a checkpoint of the original's pre-training or retrieval.
-
-        Args:
-            source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
-
-        Returns:
-            Which keys were used, which were left, and whether the stored ranking vector disagrees with the matcher.
-
-        Raises:
-            FileNotFoundError: If the file does not exist.
-            ValueError: If the checkpoint does not fit the model; the message names the keys.
-        """
-        return load_original_pretraining(self, source)
 
 
 def _note_accuracy(metrics: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor) -> None:
