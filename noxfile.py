@@ -52,7 +52,9 @@ def types(session: nox.Session) -> None:
 @EVERY_PACKAGE
 def test(session: nox.Session, package: str) -> None:
     """One package's tests on its wheel, with nothing beside what it declares."""
-    install_wheels(session, closure(package), *nox.project.dependency_groups(PROJECTS[package], "test"))
+    project = PROJECTS[package]
+    groups = [name for name in ("test", "test-newest") if name in project["dependency-groups"]]
+    install_wheels(session, closure(package), *nox.project.dependency_groups(project, *groups))
     run_tests(session, package)
 
 

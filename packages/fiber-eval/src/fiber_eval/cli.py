@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         text = describe() if options.command == "list" else _score(options)
-    except (OSError, KeyError, ValueError, ImportError) as error:
+    except (OSError, KeyError, ValueError, ImportError, RuntimeError) as error:  # the last: a Java program failed
         sys.stderr.write(f"fiber-eval: {error.args[0] if isinstance(error, KeyError) else error}\n")
         return 1
     sys.stdout.write(text)
