@@ -2,16 +2,21 @@
 
 from importlib.metadata import version
 
+from fiber_data.answers import AnswerVocabulary, normalise_answer, soft_scores
 from fiber_data.collate import ImageTextCollator, pad_images
 from fiber_data.dataset import BrokenSample, CaptionDataset
 from fiber_data.formats import (
     CaptionSample,
+    QuestionSample,
+    ReasoningSample,
     SplitNotFoundError,
     find_missing,
     read_caption_folder,
     read_captions,
     read_coco_captions,
     read_karpathy,
+    read_nlvr2,
+    read_vqav2,
 )
 from fiber_data.images import BrokenImageError, load_image
 from fiber_data.inspection import Inspection, find_shared, inspect_samples
@@ -29,12 +34,14 @@ from fiber_data.transforms import (
     build_training_transform,
     mentions_side,
 )
+from fiber_data.understanding import QuestionDataset, ReasoningDataset
 
 __version__ = version("fiber-data")
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "AnswerVocabulary",
     "BrokenImageError",
     "BrokenSample",
     "CaptionDataset",
@@ -46,7 +53,11 @@ __all__ = [
     "ImageTextCollator",
     "Inspection",
     "PackedRecords",
+    "QuestionDataset",
+    "QuestionSample",
     "RandAugment",
+    "ReasoningDataset",
+    "ReasoningSample",
     "SplitNotFoundError",
     "build_evaluation_transform",
     "build_training_transform",
@@ -58,10 +69,14 @@ __all__ = [
     "load_tokenizer",
     "mask_tokens",
     "mentions_side",
+    "normalise_answer",
     "pad_images",
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",
     "read_karpathy",
+    "read_nlvr2",
+    "read_vqav2",
+    "soft_scores",
     "train_tokenizer",
 ]

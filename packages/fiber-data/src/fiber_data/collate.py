@@ -13,18 +13,23 @@ from fiber_data.dataset import BrokenSample
 from fiber_data.seeding import make_generator
 from fiber_data.text import mask_tokens
 
+_STACKED = ("answer_targets", "labels")
+_LISTED = ("references", "answers")
+
 
 class ImageTextCollator:
-    """Makes a batch of items that have a picture and one or several texts.
+    """Makes a batch of the items of any data set of this package: a picture, or a pair, with one or several texts.
 
     The batch holds, with B pictures and T texts (T = B unless items bring several texts):
 
-    - ``pixel_values`` (B, 3, H, W) and ``image_sizes`` (B, 2), see `pad_images`;
+    - ``pixel_values`` (B, 3, H, W), of pairs (B, 2, 3, H, W), and ``image_sizes`` (B, 2), see `pad_images`;
     - ``input_ids``, ``attention_mask`` (T, L): the longest text decides L, at most `max_length`;
     - ``mlm_input_ids``, ``mlm_labels`` (T, L), if `mlm_probability` is given;
     - ``image_ids`` (B,), ``indices`` (B,), ``text_ids`` (T,) and ``text_image_ids`` (T,), the picture of each
       text: int64;
-    - the lists ``ids`` (B) and ``texts`` (T);
+    - where the items have them, ``answer_targets`` (B, A) float32 and ``labels`` (B,) int64;
+    - the lists ``ids`` (B) and ``texts`` (T), and where the items have them ``references`` and ``answers`` (B),
+      lists of texts;
     - the list ``broken``: a sentence for each sample that could not be read.
 
     Masking draws from each item's own seed, so that a sample is masked alike in any batch, worker or rank.
@@ -59,7 +64,7 @@ class ImageTextCollator:
         """Makes the batch.
 
         Args:
-            items: Items of `fiber_data.CaptionDataset`; broken ones are left out and counted.
+            items: Items of one data set; broken ones are left out and counted.
 
         Returns:
             The batch as the class describes it.
@@ -87,6 +92,8 @@ class ImageTextCollator:
             "ids": [item["id"] for item in good],
             "texts": [text for of_item in texts for text in of_item],
             "broken": broken,
+            **{key: torch.stack([item[key] for item in good]) for key in _STACKED if key in good[0]},
+            **{key: [item[key] for item in good] for key in _LISTED if key in good[0]},
         }
         if self.mlm_probability is not None:
             generators = [make_generator(item["seed"], number) for item in good for number in _text_ids_of(item)]
@@ -123,18 +130,19 @@ def pad_images(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Stacks pictures, with zeros to the right and below where sizes differ.
 
     Args:
-        pictures: B tensors (3, H_i, W_i).
+        pictures: B tensors (3, H_i, W_i), or pairs (2, 3, H_i, W_i).
 
     Returns:
-        The stack (B, 3, max H_i, max W_i), and the true (height, width) of each, int64 (B, 2).
+        The stack (B, 3, max H_i, max W_i), or (B, 2, 3, max H_i, max W_i), and the true (height, width) of
+        each, int64 (B, 2).
     """
     sizes = torch.tensor([picture.shape[-2:] for picture in pictures])
     height, width = sizes.amax(0).tolist()
     if bool((sizes == sizes[0]).all()):
         return torch.stack(list(pictures)), sizes
-    stack = pictures[0].new_zeros(len(pictures), pictures[0].shape[0], height, width)
+    stack = pictures[0].new_zeros(len(pictures), *pictures[0].shape[:-2], height, width)
     for row, picture in zip(stack, pictures, strict=True):
-        row[:, : picture.shape[-2], : picture.shape[-1]] = picture
+        row[..., : picture.shape[-2], : picture.shape[-1]] = picture
     return stack, sizes
 
 

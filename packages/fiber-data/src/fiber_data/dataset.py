@@ -1,9 +1,10 @@
-"""Pictures with captions as a map-style data set, the same item whatever process asks for it."""
+"""Map-style data sets whose item is the same whatever process asks for it, and that of pictures with captions."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from fiber_data.images import BrokenImageError, load_image
 from fiber_data.packed import PackedRecords
 from fiber_data.seeding import derive_seed, seeded
 
+Sample = TypeVar("Sample")
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class BrokenSample:
@@ -22,7 +26,56 @@ class BrokenSample:
     reason: str
 
 
-class CaptionDataset(Dataset[dict[str, Any] | BrokenSample]):
+class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC):
+    """A data set whose items follow from (seed, epoch, index) alone; what an item is, a subclass says.
+
+    The epoch comes with the index (`fiber_data.EpochIndex`, which `fiber_data.EpochSampler` gives) and is 0
+    for plain integers. A picture that cannot be read gives a `BrokenSample` instead of an item. Every item has
+    ``index``, its position, and ``seed``, the number drawn from the three.
+
+    Args:
+        samples: The samples of a reader in `fiber_data.formats`.
+        transform: A torchvision v2 transform of a dict with ``image`` and texts, such as
+            `fiber_data.build_evaluation_transform` makes. It may be random.
+        seed: Seed of everything random.
+
+    Raises:
+        ValueError: There are no samples.
+    """
+
+    def __init__(self, samples: Iterable[Sample], transform: Transform, seed: int) -> None:
+        self.samples: Sequence[Sample] = PackedRecords(samples)
+        self.transform = transform
+        self.seed = seed
+        if len(self.samples) == 0:
+            raise ValueError("the data set has no samples: check the annotation file and the split")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | BrokenSample:
+        """The item at `index`, in the epoch that the index names."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        seed = derive_seed(self.seed, getattr(index, "epoch", 0), int(index))
+        try:
+            with seeded(seed):
+                item = self._make_item(int(index))
+        except BrokenImageError as error:
+            return BrokenSample(str(error))
+        return {**item, "index": int(index), "seed": seed}
+
+    @abstractmethod
+    def _make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`; runs under its seed, and may raise `BrokenImageError`."""
+
+    def _transformed(self, path: str | Path, texts: dict[str, Any]) -> dict[str, Any]:
+        """A picture with all the texts that must stay true of it, transformed: ``pixel_values`` and the texts."""
+        item = self.transform({"image": load_image(Path(path)), **texts})
+        return {"pixel_values": item.pop("image").as_subclass(Tensor).contiguous(), **item}
+
+
+class CaptionDataset(SeededDataset[CaptionSample]):
     """Pictures with captions.
 
     An item is a dict:
@@ -30,12 +83,12 @@ class CaptionDataset(Dataset[dict[str, Any] | BrokenSample]):
     - ``pixel_values``: what the transform made of the picture, float32 (3, H, W);
     - ``text``: one caption, and ``text_id``: its number, counting all captions of the data set in order
       (with ``captions="all"`` instead lists ``texts``, ``text_ids``);
+    - ``references``, if asked for: all captions of the picture;
     - ``id``: the picture's id in its file; ``image_id``: its position among the samples;
     - ``index``: the position of the item; ``seed``: a number drawn from (seed, epoch, index), from which
       everything random about the item follows.
 
-    The epoch comes with the index (`fiber_data.EpochIndex`, which `fiber_data.EpochSampler` gives) and is 0
-    for plain integers. A picture that cannot be read gives a `BrokenSample` instead of an item.
+    Of epochs and broken pictures see `SeededDataset`.
 
     Args:
         samples: The samples of a reader in `fiber_data.formats`; each has at least one caption.
@@ -44,6 +97,8 @@ class CaptionDataset(Dataset[dict[str, Any] | BrokenSample]):
         captions: ``"each"``: an item for every caption. ``"random"``: an item for every picture, with one of
             its captions, drawn anew each epoch. ``"all"``: an item for every picture, with all of its
             captions.
+        references: Whether an item brings all captions of its picture, as training against a caption metric
+            needs. None of them is then made false by a flip.
         seed: Seed of everything random.
 
     Raises:
@@ -53,20 +108,18 @@ class CaptionDataset(Dataset[dict[str, Any] | BrokenSample]):
     def __init__(
         self,
         samples: Iterable[CaptionSample],
-        transform: Callable[[dict[str, Any]], dict[str, Any]],
+        transform: Transform,
         *,
         captions: Literal["each", "random", "all"] = "each",
+        references: bool = False,
         seed: int = 0,
     ) -> None:
         if captions not in ("each", "random", "all"):
             raise ValueError(f"captions must be 'each', 'random' or 'all', not {captions!r}")
-        self.samples: Sequence[CaptionSample] = PackedRecords(samples)
-        self.transform = transform
+        super().__init__(samples, transform, seed)
         self.captions = captions
-        self.seed = seed
+        self.references = references
         counts = torch.tensor([len(sample["captions"]) for sample in self.samples], dtype=torch.int64)
-        if len(counts) == 0:
-            raise ValueError("the data set has no samples: check the annotation file and the split")
         if int(counts.min()) == 0:
             raise ValueError(f"sample {self.samples[int(counts.argmin())]['id']!r} has no caption: leave it out")
         self._first_text = counts.cumsum(0) - counts
@@ -84,29 +137,13 @@ class CaptionDataset(Dataset[dict[str, Any] | BrokenSample]):
         """
         return self._image_of_text if self.captions == "each" else torch.arange(len(self.samples))
 
-    def __getitem__(self, index: int) -> dict[str, Any] | BrokenSample:
-        """The item at `index`, in the epoch that the index names."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        seed = derive_seed(self.seed, getattr(index, "epoch", 0), int(index))
-        image_id = int(self._image_of_text[index]) if self.captions == "each" else int(index)
+    def _make_item(self, index: int) -> dict[str, Any]:
+        image_id = int(self._image_of_text[index]) if self.captions == "each" else index
         sample = self.samples[image_id]
-        try:
-            image = load_image(Path(sample["image"]))
-        except BrokenImageError as error:
-            return BrokenSample(str(error))
-        with seeded(seed):
-            texts = self._texts(sample["captions"], image_id, int(index))
-            item = self.transform({"image": image, **texts})
-        pixel_values = item.pop("image").as_subclass(Tensor).contiguous()
-        return {
-            "pixel_values": pixel_values,
-            **item,
-            "id": sample["id"],
-            "image_id": image_id,
-            "index": int(index),
-            "seed": seed,
-        }
+        texts = self._texts(sample["captions"], image_id, index)
+        if self.references:
+            texts["references"] = sample["captions"]
+        return {**self._transformed(sample["image"], texts), "id": sample["id"], "image_id": image_id}
 
     def _texts(self, captions: list[str], image_id: int, index: int) -> dict[str, Any]:
         first = int(self._first_text[image_id])

@@ -6,12 +6,16 @@ caption, or ``captions`` with several. ``id`` and ``split`` are optional; a line
 ``train``. Lines of the same picture are joined.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, clean_caption, keep_usable
+from fiber_data.formats.samples import (
+    CaptionSample,
+    SplitNotFoundError,
+    clean_caption,
+    keep_usable,
+    read_json_lines,
+)
 
 _IMAGE_KEYS = ("image", "file_name")
 _CAPTION_KEYS = ("captions", "caption", "text")
@@ -43,7 +47,7 @@ def read_caption_folder(
     folder = Path(root) / "images" if (Path(root) / "images").is_dir() else Path(root)
     samples: dict[str, CaptionSample] = {}
     splits: set[str] = set()
-    for where, record in _records(path):
+    for where, record in read_json_lines(path):
         name = _first_of(record, _IMAGE_KEYS, where)
         if not isinstance(name, str):
             raise ValueError(f"{where}: expected the picture's name as text, found {type(name).__name__}")
@@ -59,21 +63,6 @@ def read_caption_folder(
         raise SplitNotFoundError(f"{path}: no line of split {split!r}; the file has {sorted(splits) or 'no lines'}")
     found = list(samples.values())
     return keep_usable(found, path) if check_images else found
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}: line {number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{where}: not valid JSON ({error})") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{where}: expected an object, found {type(record).__name__}")
-            yield where, record
 
 
 def _first_of(record: dict[str, Any], keys: tuple[str, ...], where: str) -> Any:
