@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-RELATIVE = 1e-9  # of the largest magnitude of a tensor
-
-
-def assert_equal(ours: Tensor, reference: Tensor, name: str) -> None:
-    assert ours.shape == reference.shape, name
-    error = (ours - reference).abs().max().item() / max(reference.abs().max().item(), 1e-300)
-    assert error < RELATIVE, f"{name}: {error:.1e}"
+from .golden import assert_equal, assert_gradients, full_size_tensors, reference_inputs
 
 
 @pytest.fixture
 def inputs(coarse_case: Path) -> dict[str, Tensor]:
-    tensors = load_file(coarse_case / "inputs.safetensors")
-    return {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+    return reference_inputs(coarse_case)
 
 
 @pytest.fixture
@@ -127,40 +119,21 @@ def test_sampling_weights_and_queue_over_two_steps(
             assert queue.filled == min(int(reference[f"{step}.after.queue_total"]), queue.size)
 
 
-def test_gradients(coarse_case: Path, original_model: FiberForPretraining, original_tensors, inputs, reference) -> None:
+def test_gradients(coarse_case: Path, original_model: FiberForPretraining, inputs, reference) -> None:
     original_model(as_batch(inputs), drawn(reference, "itc_step1")).loss.backward()
-    expected = json.loads((coarse_case / "pretrain.grads.json").read_text())
-    largest = max(value[0] for value in expected.values() if value is not None)
-    parameters = dict(original_model.named_parameters())
-    pairs = [(f"backbone.{ours}", names) for ours, names in original_key_map(original_model.backbone.config)]
-    pairs += [(ours, [name]) for ours, name in original_head_map(original_model).items()]
-    assert {ours for ours, _ in pairs} == set(parameters)
-    compared = set()
-    for ours, names in pairs:
-        gradient = parameters[ours].grad
-        parts = [gradient] if len(names) == 1 else gradient.split([len(original_tensors[name]) for name in names])
-        for name, part in zip(names, parts, strict=True):
-            flat = part.flatten()
-            measured = torch.stack([flat.norm(), flat.sum(), (flat * torch.arange(len(flat)).double().cos()).sum()])
-            error = (measured - torch.tensor(expected[name], dtype=torch.float64)).abs().max().item()
-            assert error < 10 * RELATIVE * max(expected[name][0], largest), f"{name}: {error:.1e}"
-            compared.add(name)
-    assert compared == {name for name, value in expected.items() if value is not None}
+    assert_gradients(original_model, coarse_case, "pretrain")
 
 
 @pytest.mark.parametrize("file", ["pretrain", "irtr_itc_576", "irtr_itm_384"])
 def test_every_key_of_the_full_size_checkpoints_has_a_place(coarse_reference: Path, file: str) -> None:
-    keys = json.loads((coarse_reference / f"keys_fiber_base_{file}.json").read_text())
+    tensors = full_size_tensors(coarse_reference, file)
     sizes = FiberConfig(image_size=576, window_size=18) if file.endswith("576") else FiberConfig()
     objectives = {"pretrain": ("itc", "itm", "mlm"), "irtr_itc_576": ("itc",), "irtr_itm_384": ("itm",)}[file]
-    dtypes = {"float32": torch.float32, "int64": torch.int64}
     with torch.device("meta"):
         model = FiberForPretraining(FiberBackbone(sizes), PretrainingConfig(objectives=objectives, queue_size=0))
-        report = model.load_original_checkpoint(
-            {name: torch.empty(shape, dtype=dtypes[dtype]) for name, (shape, dtype) in keys.items()}
-        )
+        report = model.load_original_checkpoint(tensors)
     ours = {f"backbone.{name}" for name, _ in original_key_map(sizes)} | set(original_head_map(model))
     assert ours == {name for name, _ in model.named_parameters()}
     found = report.backbone.used + report.backbone.dead + report.used + report.left + report.dropped
-    assert sorted(found) == sorted(keys)
+    assert sorted(found) == sorted(tensors)
     assert not report.backbone.fresh

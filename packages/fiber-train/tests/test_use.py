@@ -28,7 +28,7 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_evaluate_repeats_the_run_s_own_numbers(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "numbers.json"
-    words = ["evaluate", "--checkpoint", str(run), "--data", str(scenes), "--num-workers", "0", "--out", str(out)]
+    words = ["evaluate", "--checkpoint", str(run), "--data", str(scenes), "--out", str(out), "data.num_workers=0"]
     assert main(words) == 0
     found, expected = json.loads(out.read_text()), json.loads((run / "evaluation.json").read_text())
     assert found == pytest.approx(expected, abs=1e-6)

@@ -2,20 +2,34 @@
 
 from importlib.metadata import version
 
+from fiber_heads.answering import Answer, AnsweringConfig, FiberForQuestionAnswering
+from fiber_heads.captioning import CaptioningConfig, FiberForCaptioning
 from fiber_heads.checkpoints import TaskLoadReport
 from fiber_heads.classification import ClassificationHead
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
+from fiber_heads.generation import Caption, GenerationConfig, generate
 from fiber_heads.masked_lm import WordHead
 from fiber_heads.matching import MatchingHead
 from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
+from fiber_heads.reasoning import FiberForVisualReasoning
+from fiber_heads.retrieval import FiberForRetrieval, place_reranked, rerank_candidates
 from fiber_heads.task import Processor, TaskModel, TaskOutput
 
 __all__ = [
+    "Answer",
+    "AnsweringConfig",
+    "Caption",
+    "CaptioningConfig",
     "ClassificationHead",
     "Contrast",
     "ContrastiveHead",
     "FeatureQueue",
+    "FiberForCaptioning",
     "FiberForPretraining",
+    "FiberForQuestionAnswering",
+    "FiberForRetrieval",
+    "FiberForVisualReasoning",
+    "GenerationConfig",
     "MatchingHead",
     "Negatives",
     "PretrainingConfig",
@@ -25,6 +39,9 @@ __all__ = [
     "TaskModel",
     "TaskOutput",
     "WordHead",
+    "generate",
+    "place_reranked",
+    "rerank_candidates",
     "sample_negatives",
 ]
 

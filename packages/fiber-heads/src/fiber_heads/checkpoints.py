@@ -59,6 +59,7 @@ class TaskLoadReport:
         left: Keys of heads that this model does not have.
         dropped: Keys of training state (the queue, the frozen copy of one captioning objective), and the copy of the
             matcher's second row that retrieval used.
+        fresh: Parameters of heads that the checkpoint lacks and that keep their own values, where that was allowed.
         rank_output_differs: Whether that copy disagrees with the matcher, whose values are the ones now used. The
             original could let the copy go stale, or overwrite the matcher by it on loading.
     """
@@ -67,6 +68,7 @@ class TaskLoadReport:
     used: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
     rank_output_differs: bool = False
 
     def __str__(self) -> str:
@@ -86,11 +88,15 @@ def original_head_map(model: TaskModel) -> dict[str, str]:
     return pairs
 
 
-def load_original_task(model: TaskModel, source: str | Path | Mapping[str, Tensor]) -> TaskLoadReport:
+def load_original_task(
+    model: TaskModel, source: str | Path | Mapping[str, Tensor], partial: bool = False
+) -> TaskLoadReport:
     """See `TaskModel.load_original_checkpoint`."""
     tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     pairs = original_head_map(model)
+    fresh = [ours for ours, original in pairs.items() if partial and original not in tensors]
+    pairs = {ours: original for ours, original in pairs.items() if ours not in fresh}
     parameters = dict(model.named_parameters())
     missing = [original for original in pairs.values() if original not in tensors]
     mismatched = [
@@ -108,7 +114,7 @@ def load_original_task(model: TaskModel, source: str | Path | Mapping[str, Tenso
     with torch.no_grad():
         for ours, original in pairs.items():
             parameters[ours].copy_(tensors[original])
-    report.used = list(pairs.values())
+    report.used, report.fresh = list(pairs.values()), fresh
     others = set(report.backbone.left) - set(report.used)
     report.dropped = sorted(name for name in others if name in _QUEUE + _RANK or name.startswith(_FROZEN_COPY))
     report.left = sorted(others - set(report.dropped))

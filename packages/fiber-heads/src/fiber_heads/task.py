@@ -134,11 +134,14 @@ class TaskModel(PretrainedModel):
                     parameter.copy_(value)
         return fresh
 
-    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> TaskLoadReport:
-        """Loads a checkpoint of the original's model of this task.
+    def load_original_checkpoint(
+        self, source: str | Path | Mapping[str, Tensor], partial: bool = False
+    ) -> TaskLoadReport:
+        """Loads a checkpoint of the original's model of this task, or, if `partial`, what another task's has in common.
 
         Args:
             source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
+            partial: Whether heads that the checkpoint lacks may keep their own values.
 
         Returns:
             Which keys were used, which were left, and whether the stored ranking vector disagrees with the matcher.
@@ -147,7 +150,7 @@ class TaskModel(PretrainedModel):
             FileNotFoundError: If the file does not exist.
             ValueError: If the checkpoint does not fit the model; the message names the keys.
         """
-        return load_original_task(self, source)
+        return load_original_task(self, source, partial)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)

@@ -6,6 +6,7 @@ one more file, `training.pt`, that a resumed run needs.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,9 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fiber_heads import (
+    FiberForCaptioning,
+    FiberForPretraining,
+    FiberForQuestionAnswering,
+    FiberForRetrieval,
+    FiberForVisualReasoning,
+    TaskModel,
+)
 
 _NAME = re.compile(r"step-(\d+)")
 TRAINING_FILE = "training.pt"
+MODEL_CLASSES: dict[str, type[TaskModel]] = {
+    model.__name__: model
+    for model in (
+        FiberForPretraining,
+        FiberForRetrieval,
+        FiberForQuestionAnswering,
+        FiberForVisualReasoning,
+        FiberForCaptioning,
+    )
+}
 
 
 def find_checkpoints(run: str | Path) -> list[Path]:
@@ -26,13 +45,13 @@ def find_checkpoints(run: str | Path) -> list[Path]:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder that a user means: a model folder or checkpoint itself, or a run's finished or newest one.
+    """The model folder that a user means: a model folder or checkpoint itself, or a run's best, finished or newest one.
 
     Raises:
         FileNotFoundError: There is none; the message says what was looked for.
     """
     given = Path(path)
-    candidates = [given, given / "model", *reversed(find_checkpoints(given))]
+    candidates = [given, given / "best", given / "model", *reversed(find_checkpoints(given))]
     for folder in candidates:
         if (folder / "config.json").is_file() and (folder / "preprocessor_config.json").is_file():
             return folder
@@ -40,6 +59,20 @@ def find_model(path: str | Path) -> Path:
         f"{given} holds no model; expected the folder of a run, of a checkpoint, or one with config.json, "
         "model.safetensors and preprocessor_config.json"
     )
+
+
+def load_task_model(path: str | Path) -> TaskModel:
+    """The model, of whatever task, in a folder that `find_model` finds; in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is of no task that is known here.
+    """
+    folder = find_model(path)
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_class")
+    if name not in MODEL_CLASSES:
+        raise ValueError(f"{folder} holds a {name}; expected one of {', '.join(MODEL_CLASSES)}")
+    return MODEL_CLASSES[name].from_pretrained(folder)
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -1,23 +1,24 @@
-"""The `fiber` command: train, evaluate, retrieve, quickstart."""
+"""The `fiber` command: train, evaluate, retrieve, answer, caption, quickstart."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from fiber_heads import FiberForCaptioning, FiberForPretraining, FiberForQuestionAnswering
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from fiber_train.config import DataConfig, load_config, to_yaml
-from fiber_train.data import read_split
-from fiber_train.evaluate import as_table, evaluate_pretraining
+from fiber_train.config import load_config, to_yaml
 from fiber_train.loop import NonFiniteLossError
 from fiber_train.predict import find_images, load_model, retrieve
 from fiber_train.quickstart import quickstart
 from fiber_train.run import train, write_json
+from fiber_train.tasks import BY_NAME, Task, make_task
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,29 +27,47 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="run a recipe; the same command goes on after an interruption")
-    train.add_argument("recipe", help="name of a recipe (coarse, quickstart) or path of a YAML file")
-    train.add_argument("overrides", nargs="*", help="settings, such as data.root=DATA out=runs/a trainer.devices=8")
+    train.add_argument("recipe", help="name of a recipe (coarse, vqa, caption_mle, ...) or path of a YAML file")
+    train.add_argument(
+        "overrides",
+        nargs="*",
+        help="settings, such as data.root=DATA out=runs/a trainer.devices=8; a word without = is a further recipe, "
+        "laid over those before it",
+    )
     train.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
 
-    evaluate = commands.add_parser("evaluate", help="retrieval, matching and masked words on a held-out split")
-    evaluate.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
-    evaluate.add_argument("--data", type=Path, required=True, help="folder of a data set with captions")
+    evaluate = _with_checkpoint(commands, "evaluate", "measure a model by its task's metric on a held-out split")
+    evaluate.add_argument("--data", type=Path, required=True, help="folder of a data set of the task")
     evaluate.add_argument("--split", default="val", help="split to measure on (%(default)s)")
-    evaluate.add_argument("--batch-size", type=int, default=50, help="pictures at a time (%(default)s)")
-    evaluate.add_argument("--num-workers", type=int, default=2, help="loading processes (%(default)s)")
     evaluate.add_argument("--out", type=Path, help="JSON file for the numbers")
+    evaluate.add_argument("--predictions", type=Path, help="file for what the benchmark's server or tool takes")
+    evaluate.add_argument("overrides", nargs="*", help="settings, such as data.num_workers=8 retrieval.rerank=0")
 
-    retrieve = commands.add_parser("retrieve", help="rank the pictures of a folder by a text")
-    retrieve.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
+    retrieve = _with_checkpoint(commands, "retrieve", "rank the pictures of a folder by a text")
     retrieve.add_argument("--images", type=Path, required=True, help="folder of pictures, searched with its subfolders")
     retrieve.add_argument("--query", required=True, help="what to look for")
     retrieve.add_argument("--top", type=int, default=5, help="how many to print (%(default)s)")
     retrieve.add_argument("--rerank", type=int, default=0, help="look again at so many of the best, with the matcher")
 
+    answer = _with_checkpoint(commands, "answer", "answer a question about a picture")
+    answer.add_argument("image", type=Path, help="the picture")
+    answer.add_argument("question", help="what to ask")
+    answer.add_argument("--top", type=int, default=3, help="how many answers to print (%(default)s)")
+
+    caption = _with_checkpoint(commands, "caption", "write captions for pictures")
+    caption.add_argument("images", type=Path, nargs="+", help="the pictures")
+    caption.add_argument("--top", type=int, default=1, help="captions of each picture (%(default)s)")
+
     quickstart = commands.add_parser("quickstart", help="generate pictures, pre-train on them, report what was learned")
     quickstart.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
     quickstart.add_argument("overrides", nargs="*", help="settings of the quickstart recipe to change")
     return parser
+
+
+def _with_checkpoint(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text)
+    command.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     try:
-        return {"train": _train, "evaluate": _evaluate, "retrieve": _retrieve, "quickstart": _quickstart}[
-            options.command
-        ](options)
+        return _COMMANDS[options.command](options)
     except (FileNotFoundError, FileExistsError, KeyError, ValueError, NonFiniteLossError) as error:
         if os.environ.get("FIBER_TRACEBACK"):  # for those who look for the cause in the code
             raise
@@ -73,43 +90,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = load_config(options.recipe, options.overrides)
+    layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
+    config = load_config(layers, [word for word in options.overrides if "=" in word])
     if options.print_config:
         sys.stdout.write(to_yaml(config))
         return 0
-    return _finish(train(config))
+    return _finish(train(config), make_task(config))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     model, processor = load_model(options.checkpoint)
+    name = next(name for name, task in BY_NAME.items() if task.model_class is type(model))
+    given = [f"task={name}", f"data.root={options.data}", f"out={options.checkpoint}"]
+    task = make_task(load_config([], [*given, *options.overrides]))
     fabric = Fabric(devices=1)
-    data = DataConfig(root=str(options.data), num_workers=options.num_workers)
-    results = evaluate_pretraining(
-        model.to(fabric.device), read_split(data, options.split), processor, fabric, data, options.batch_size
-    )
+    found = task.measure(model.to(fabric.device), task.read(options.split), processor, fabric)
     if options.out:
-        write_json(options.out, results)
-    return _finish(results)
+        write_json(options.out, found.numbers)
+    if options.predictions and found.predictions is None:
+        raise ValueError(f"--predictions: {name} has no file of predictions")
+    if options.predictions:
+        options.predictions.write_text(found.predictions or "", encoding="utf-8")
+    return _finish(found.numbers, task)
 
 
 def _retrieve(options: argparse.Namespace) -> int:
     images = find_images(options.images)
-    matches = retrieve(*load_model(options.checkpoint), images, options.query, options.top, options.rerank)
-    for rank, match in enumerate(matches, start=1):
+    model, processor = load_model(options.checkpoint, FiberForPretraining)
+    for rank, match in enumerate(retrieve(model, processor, images, options.query, options.top, options.rerank), 1):
         sys.stdout.write(f"{rank:>3}  {match.score:7.3f}  {match.path}\n")
     return 0
 
 
+def _answer(options: argparse.Namespace) -> int:
+    model, _ = load_model(options.checkpoint, FiberForQuestionAnswering)
+    for answer in model.answer(options.image, options.question, options.top)[0]:
+        sys.stdout.write(f"{answer.probability:6.3f}  {answer.text}\n")
+    return 0
+
+
+def _caption(options: argparse.Namespace) -> int:
+    model, _ = load_model(options.checkpoint, FiberForCaptioning)
+    for path in options.images:
+        for caption in model.caption(path, options.top)[0]:
+            sys.stdout.write(f"{path}  {caption.score:7.3f}  {caption.text}\n")
+    return 0
+
+
 def _quickstart(options: argparse.Namespace) -> int:
-    return _finish(quickstart(options.out, options.overrides), f"\nopen {options.out / 'report.html'}")
+    task = make_task(load_config("quickstart", ["data.root=.", "out=."]))
+    return _finish(quickstart(options.out, options.overrides), task, f"\nopen {options.out / 'report.html'}")
 
 
-def _finish(results: dict[str, float] | None, note: str = "") -> int:
+def _finish(results: dict[str, float] | None, task: Task, note: str = "") -> int:
     """Prints what a run reached, once for all processes; a run that was asked to stop reached nothing yet."""
     if results is None:
         return 3
-    rank_zero_only(sys.stdout.write)(f"{as_table(results)}\n{note}\n" if note else f"{as_table(results)}\n")
+    rank_zero_only(sys.stdout.write)(f"{task.describe(results)}\n" + (f"{note}\n" if note else ""))
     return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "retrieve": _retrieve,
+    "answer": _answer,
+    "caption": _caption,
+    "quickstart": _quickstart,
+}
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class DataConfig:
     mlm_probability: float = 0.15
     num_workers: int = 2
     """Loading processes beside each training process."""
+    blind: bool = False
+    """Whether every picture is replaced by one grey one: what is learned without looking, to compare with."""
 
 
 @dataclass
@@ -41,6 +43,9 @@ class ModelConfig:
     """What to train."""
 
     preset: str = "fiber_base"
+    """Sizes of a fresh model; weights to start from bring their own."""
+    image_size: int | None = None
+    """Side of the pictures in pixels, to which windows grow; without one, the preset's or that of the weights."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of `fiber_backbone.FiberConfig` that differ from the preset."""
     image_weights: str | None = None
@@ -48,7 +53,7 @@ class ModelConfig:
     text_weights: str | None = None
     """A RoBERTa of transformers, hub name or folder, to start the text stream from."""
     checkpoint: str | None = None
-    """Weights to start from: a folder that we wrote, or a checkpoint file of the original."""
+    """Weights to start from: a folder that we wrote, of this or another task, or a checkpoint file of the original."""
     gradient_checkpointing: bool = False
     """Whether to recompute blocks in the backward pass: about a third more time, far less memory."""
 
@@ -62,6 +67,45 @@ class ObjectivesConfig:
     queue_size: int = 4096
     queue_inputs: str = "none"
     original: bool = False
+
+
+@dataclass
+class AnsweringConfig:
+    """Which answers a question answering model chooses from."""
+
+    answers: str | None = None
+    """File of the answers; without one they are the frequent ones of the training questions."""
+    min_count: int = 9
+    """How many training questions an answer must answer; 9 gives the usual 3,129 of VQAv2."""
+
+
+@dataclass
+class RetrievalConfig:
+    """How retrieval is evaluated."""
+
+    rerank: int = 16
+    """With matching: how many of the best by contrast are looked at together with the query; 0 for every pair."""
+
+
+@dataclass
+class CaptioningConfig:
+    """What captioning optimises, and how captions are searched for; see `fiber_heads.CaptioningConfig`."""
+
+    objective: str = "mle"
+    """"mle" (likelihood), "gold" (off-policy weights of a frozen copy) or "cider" (self-critical)."""
+    refresh_every: int = 1000
+    """Optimiser steps after which the frozen copy is renewed ("gold")."""
+    num_samples: int = 5
+    """Sampled captions a picture ("cider")."""
+    reward_weight: float = 0.7
+    """Weight of the reward's loss; the likelihood's is 1 minus this ("cider")."""
+    baseline: str = "constant"
+    """What a reward is compared with: the "constant" 1, or the other "samples" of the picture ("cider")."""
+    num_beams: int = 5
+    generated_length: int = 50
+    """Most tokens of a generated caption."""
+    min_length: int = 1
+    """Fewest tokens of a generated caption, special ones not counted."""
 
 
 @dataclass
@@ -93,6 +137,8 @@ class TrainerConfig:
     """How to run."""
 
     max_steps: int = 100_000
+    max_epochs: int | None = None
+    """Passes over the training data, in place of `max_steps`."""
     batch_size: int = 4096
     """Pairs of one optimiser step, over all devices and accumulated batches."""
     accumulate: int = 1
@@ -107,11 +153,11 @@ class TrainerConfig:
     threads: int | None = None
     """CPU threads of each process; none leaves it to torch."""
     log_every: int = 20
-    eval_every: int = 0
-    """Steps between evaluations, 0 for one at the end."""
+    eval_every: float = 0
+    """Steps between evaluations, or a share of all steps below 1; 0 for one at the end."""
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints to keep."""
+    """How many of the newest checkpoints to keep, beside the best by the task's measure."""
     tensorboard: bool = True
 
 
@@ -120,22 +166,29 @@ class TrainConfig:
     """A whole run."""
 
     out: str = MISSING
-    """Folder of the run: checkpoints, logs, the finished model."""
+    """Folder of the run: checkpoints, logs, the finished model and the best one."""
+    task: str = "pretraining"
+    """What to train for: pretraining, answering, reasoning, retrieval or captioning."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    answering: AnsweringConfig = field(default_factory=AnsweringConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    captioning: CaptioningConfig = field(default_factory=CaptioningConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
+TASKS = ("pretraining", "answering", "reasoning", "retrieval", "captioning")
 RECIPES = resources.files("fiber_train") / "recipes"
 
 
-def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Reads a recipe and applies overrides.
+def load_config(recipe: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads a recipe, or several laid over each other, and applies overrides.
 
     Args:
-        recipe: Name of a recipe that comes with the package, such as ``"coarse"``, or path of a YAML file.
+        recipe: Name of a recipe that comes with the package, such as ``"coarse"``, or path of a YAML file; of several,
+            such as ``["vqa", "small"]``, later ones win.
         overrides: Such as ``"trainer.max_steps=100"``; later ones win.
 
     Returns:
@@ -146,19 +199,13 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
         ValueError: A key does not exist (the message names the nearest), a value has another type, or one that
             has no default is missing.
     """
-    own = RECIPES / f"{recipe}.yaml"
-    path = own if own.is_file() else Path(recipe)
-    if not path.is_file():
-        names = sorted(Path(item.name).stem for item in RECIPES.iterdir() if item.name.endswith(".yaml"))
-        raise FileNotFoundError(f"{recipe}: no such recipe or file; the recipes are {', '.join(names)}")
+    recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
+    layers = [(str(each), OmegaConf.create(_find_recipe(each).read_text(encoding="utf-8"))) for each in recipes]
     if malformed := [word for word in overrides if "=" not in word]:
         raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r}")
     config = OmegaConf.structured(TrainConfig)
     try:
-        for source, layer in (
-            (str(recipe), OmegaConf.create(path.read_text(encoding="utf-8"))),
-            ("the command line", OmegaConf.from_dotlist(list(overrides))),
-        ):
+        for source, layer in (*layers, ("the command line", OmegaConf.from_dotlist(list(overrides)))):
             _check_keys(layer, TrainConfig, source)
             config = OmegaConf.merge(config, layer)
         made = OmegaConf.to_object(config)
@@ -169,6 +216,15 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
     assert isinstance(made, TrainConfig)
     _check_values(made)
     return made
+
+
+def _find_recipe(recipe: str | Path) -> Path:
+    own = Path(str(RECIPES / f"{recipe}.yaml"))
+    path = own if own.is_file() else Path(recipe)
+    if not path.is_file():
+        names = sorted(Path(item.name).stem for item in RECIPES.iterdir() if item.name.endswith(".yaml"))
+        raise FileNotFoundError(f"{recipe}: no such recipe or file; the recipes are {', '.join(names)}")
+    return path
 
 
 def _check_keys(layer: Any, schema: type, source: str, prefix: str = "") -> None:
@@ -206,6 +262,8 @@ def _check_values(config: TrainConfig) -> None:
             f"trainer.batch_size ({trainer.batch_size}) must be a multiple of trainer.accumulate x trainer.devices x "
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
+    if config.task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, is {config.task!r}")
     if optim.schedule not in ("linear", "cosine", "constant"):
         raise ValueError(f"optim.schedule must be 'linear', 'cosine' or 'constant', is {optim.schedule!r}")
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):

@@ -1,8 +1,8 @@
-"""The data sets and loaders of a run."""
+"""The processor and the loaders of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,39 +10,56 @@ from typing import Any
 import torch
 from fiber_backbone import FiberConfig
 from fiber_data import (
-    CaptionDataset,
-    CaptionSample,
     EpochSampler,
     FiberProcessor,
     ImageTextCollator,
     build_evaluation_transform,
     build_training_transform,
     load_tokenizer,
-    read_captions,
     train_tokenizer,
 )
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fiber_train.checkpoint import find_model, replace_folder
-from fiber_train.config import DataConfig, TrainConfig
-from fiber_train.objectives import tokenizer_source
+from fiber_train.config import DataConfig, ModelConfig, TrainConfig
+
+MakeDataset = Callable[[Any], Any]  # from a transform
 
 
 @dataclass
 class TrainingData:
-    """Batches of training pairs, and the sampler whose position a checkpoint keeps."""
+    """Batches of training items, and the sampler whose position a checkpoint keeps."""
 
     loader: DataLoader
     sampler: EpochSampler
 
+    def steps_of_epoch(self, accumulate: int) -> int:
+        """Whole optimiser steps of one epoch, at least one."""
+        return max(1, len(self.sampler) // accumulate)
 
-def build_processor(config: TrainConfig, samples: list[CaptionSample], fabric: Fabric) -> FiberProcessor:
+
+ORIGINAL_TOKENIZER = "FacebookAI/roberta-base"
+
+
+def tokenizer_source(config: TrainConfig) -> str | None:
+    """Where a run's tokenizer comes from if it is not trained by the run: named, or its start weights'."""
+    original = ORIGINAL_TOKENIZER if config.model.checkpoint else None
+    return config.data.tokenizer or config.model.text_weights or original
+
+
+def image_overrides(model: ModelConfig) -> dict[str, Any]:
+    """The overrides of the backbone with `image_size` among them, if it is set."""
+    return model.overrides if model.image_size is None else {"image_size": model.image_size, **model.overrides}
+
+
+def build_processor(config: TrainConfig, texts: Iterable[str], fabric: Fabric) -> FiberProcessor:
     """Tokenizer and image settings of a run: those of its start weights, else of its configuration.
 
-    A tokenizer is trained once, by the first process, and kept in the run's folder.
+    A tokenizer is trained once on `texts`, by the first process, and kept in the run's folder.
     """
-    checkpoint, overrides = config.model.checkpoint, config.model.overrides
+    checkpoint, overrides = config.model.checkpoint, image_overrides(config.model)
     if checkpoint and Path(checkpoint).is_dir() and config.data.tokenizer is None:
         own = FiberProcessor.from_pretrained(find_model(checkpoint))
         size = overrides.get("image_size", own.image_size)
@@ -52,80 +69,82 @@ def build_processor(config: TrainConfig, samples: list[CaptionSample], fabric: F
         return FiberProcessor(load_tokenizer(source), size, config.data.max_length)
     folder = Path(config.out) / "processor"
     if fabric.is_global_zero and not folder.is_dir():
-        tokenizer = train_tokenizer(
-            (caption for sample in samples for caption in sample["captions"]), config.data.vocab_size
-        )
-        made = FiberProcessor(tokenizer, size, config.data.max_length)
+        made = FiberProcessor(train_tokenizer(texts, config.data.vocab_size), size, config.data.max_length)
         replace_folder(folder, made.save_pretrained)
     fabric.barrier()
     return FiberProcessor.from_pretrained(folder)
 
 
 def build_training_data(
-    config: TrainConfig, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    config: TrainConfig,
+    make_dataset: MakeDataset,
+    processor: FiberProcessor,
+    fabric: Fabric,
+    collate: ImageTextCollator,
+    unique_groups: Callable[[Any], Tensor | None],
 ) -> TrainingData:
-    """Shuffled batches; no two captions of one picture meet in a batch."""
+    """Shuffled batches of a data set."""
     data, trainer = config.data, config.trainer
     build = build_training_transform if data.augment else build_evaluation_transform
-    dataset = CaptionDataset(
-        samples,
-        build(processor.image_size, processor.mean, processor.std),
-        captions=data.captions,  # type: ignore[arg-type]
-        seed=trainer.seed,
-    )
+    dataset = make_dataset(build(processor.image_size, processor.mean, processor.std))
     sampler = EpochSampler(
         len(dataset),
         trainer.batch_size // trainer.accumulate,
         seed=trainer.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        unique_groups=dataset.image_ids if data.captions == "each" else None,
-    )
-    collate = ImageTextCollator(
-        processor.tokenizer,
-        processor.max_length,
-        data.mlm_probability if "mlm" in config.objectives.objectives else None,
-        fill_broken=True,  # processes that gather features need equal batches
-        pad_to_max_length=config.objectives.queue_inputs != "none",  # the queue stores texts of one length
+        unique_groups=unique_groups(dataset),
     )
     return TrainingData(_loader(dataset, sampler, collate, data), sampler)
 
 
 def build_evaluation_loader(
     data: DataConfig,
-    samples: list[CaptionSample],
+    make_dataset: MakeDataset,
     processor: FiberProcessor,
     fabric: Fabric,
+    collate: ImageTextCollator,
     batch_size: int = 50,
-    captions: str = "all",
+    shuffle: bool = False,
     seed: int = 0,
+    share: bool = True,
 ) -> DataLoader:
-    """Batches in order; every process gets equally many, the last ones repeat samples (metrics count ids once)."""
-    dataset = CaptionDataset(
-        samples,
-        build_evaluation_transform(processor.image_size, processor.mean, processor.std),
-        captions=captions,  # type: ignore[arg-type]
-        seed=seed,
-    )
+    """Batches in order; every process gets equally many, the last ones repeat samples (metrics count ids once).
+
+    With `share` false every process gets all samples, each once.
+    """
+    dataset = make_dataset(build_evaluation_transform(processor.image_size, processor.mean, processor.std))
     sampler = EpochSampler(
         len(dataset),
-        batch_size * fabric.world_size,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        shuffle=captions != "all",
+        batch_size * (fabric.world_size if share else 1),
+        rank=fabric.global_rank if share else 0,
+        world_size=fabric.world_size if share else 1,
+        shuffle=shuffle,
         seed=seed,
         drop_last=False,
-        pad_last=True,
+        pad_last=share,
     )
-    collate = ImageTextCollator(processor.tokenizer, processor.max_length, data.mlm_probability, fill_broken=True)
     return _loader(dataset, sampler, collate, data)
 
 
-def _loader(dataset: CaptionDataset, sampler: EpochSampler, collate: ImageTextCollator, data: DataConfig) -> DataLoader:
+@dataclass
+class Blindfold:
+    """Makes batches whose pictures are all alike: what is learned without looking."""
+
+    collate: ImageTextCollator
+
+    def __call__(self, items: list[Any]) -> dict[str, Any]:
+        """The batch, its pictures zero (the mean colour)."""
+        batch = self.collate(items)
+        batch["pixel_values"] = torch.zeros_like(batch["pixel_values"])
+        return batch
+
+
+def _loader(dataset: Any, sampler: EpochSampler, collate: ImageTextCollator, data: DataConfig) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=Blindfold(collate) if data.blind else collate,
         num_workers=data.num_workers,
         persistent_workers=False,
         pin_memory=torch.cuda.is_available(),
@@ -144,8 +163,3 @@ def endless(data: TrainingData, fabric: Fabric) -> Iterator[dict[str, Any]]:
         epoch = data.sampler.epoch
         yield from batches
         data.sampler.set_epoch(epoch + 1)
-
-
-def read_split(data: DataConfig, split: str) -> list[CaptionSample]:
-    """The samples of one split of the run's data set."""
-    return read_captions(data.root, split)

@@ -6,14 +6,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from fiber_data import BrokenImageError, FiberProcessor
-from fiber_heads import FiberForPretraining
+from fiber_heads import FiberForPretraining, TaskModel
 from torch import Tensor
 from tqdm import tqdm
 
-from fiber_train.checkpoint import find_model
+from fiber_train.checkpoint import find_model, load_task_model
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -31,11 +32,23 @@ class Match:
     score: float
 
 
-def load_model(checkpoint: str | Path) -> tuple[FiberForPretraining, FiberProcessor]:
-    """The model, in eval mode on the best device, and the processor of a run, checkpoint or model folder."""
+def load_model(checkpoint: str | Path, kind: type[TaskModel] = TaskModel) -> tuple[Any, FiberProcessor]:
+    """The model, in eval mode on the best device, and the processor of a run, checkpoint or model folder.
+
+    Args:
+        checkpoint: Of a run its best model is taken, else the finished or the newest one.
+        kind: The class that the model must be of.
+
+    Raises:
+        FileNotFoundError: There is no model.
+        ValueError: It is of another task.
+    """
     folder = find_model(checkpoint)
-    model = FiberForPretraining.from_pretrained(folder)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), FiberProcessor.from_pretrained(folder)
+    model = load_task_model(folder)
+    if not isinstance(model, kind):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
+    model.processor = processor = FiberProcessor.from_pretrained(folder)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
 def find_images(folder: str | Path) -> list[Path]:

@@ -10,9 +10,9 @@ from fiber_data.scenes import generate_scenes
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from fiber_train.config import load_config
-from fiber_train.data import read_split
 from fiber_train.report import write_report
 from fiber_train.run import train
+from fiber_train.tasks import make_task
 
 SPLITS = {"train": 4000, "val": 500}
 
@@ -34,7 +34,7 @@ def quickstart(out: str | Path, overrides: Sequence[str] = ()) -> dict[str, floa
         generate_scenes(root / "scenes", SPLITS)
     results = train(config)
     if results is not None:
-        held_out = read_split(config.data, config.data.eval_split)
+        held_out = make_task(config).read(config.data.eval_split)
         rank_zero_only(write_report)(config.out, held_out, root / "report.html")
     return results
 

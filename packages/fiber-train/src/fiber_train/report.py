@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import torch
 from fiber_data import CaptionSample, load_image
+from fiber_heads import FiberForPretraining
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torchvision.transforms.v2.functional import to_pil_image
@@ -123,7 +124,7 @@ def _recall_bars(results: dict[str, float]) -> str:
 @torch.inference_mode()
 def _examples(run: Path, samples: list[CaptionSample], number: int) -> list[Example]:
     """Pictures with the three captions, of all held-out ones, that the contrast ranks first."""
-    model, processor = load_model(run)
+    model, processor = load_model(run, FiberForPretraining)
     device = next(model.parameters()).device
     texts = [(caption, row) for row, sample in enumerate(samples) for caption in sample["captions"]]
     features = []

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from fiber_train.build import build_model
 from fiber_train.checkpoint import find_checkpoints, load_training_state, replace_folder, save_checkpoint
-from fiber_train.config import TrainConfig, to_yaml
-from fiber_train.data import build_processor, build_training_data, endless, read_split
-from fiber_train.evaluate import evaluate_pretraining
+from fiber_train.config import TrainConfig, TrainerConfig, to_yaml
+from fiber_train.data import TrainingData, build_processor, build_training_data, endless
 from fiber_train.loop import Loop
-from fiber_train.objectives import build_pretraining
 from fiber_train.optim import build_optimizer, build_scheduler
+from fiber_train.tasks import make_task
+from fiber_train.tasks.base import Evaluation, Task
 from fiber_train.tracking import Tracker, tracking
 
 # What may change between the parts of a run without changing its numbers.
@@ -43,11 +45,12 @@ FREE_SETTINGS = (
 
 
 def train(config: TrainConfig) -> dict[str, float] | None:
-    """Trains the coarse stage; the same call goes on where an earlier one stopped.
+    """Trains a task; the same call goes on where an earlier one stopped.
 
     Args:
-        config: The run. `config.out` receives `config.yaml`, `metrics.csv`, `checkpoints/`, and at the end `model/`
-            and `evaluation.json`.
+        config: The run. `config.out` receives `config.yaml`, `metrics.csv`, `checkpoints/`, `best/` (the best weights
+            by the task's measure, with their evaluation and predictions), and at the end `model/` and
+            `evaluation.json`.
 
     Returns:
         The final evaluation, or None if the run was asked to stop before its last step.
@@ -64,8 +67,8 @@ def train(config: TrainConfig) -> dict[str, float] | None:
 def build_fabric(config: TrainConfig) -> Fabric:
     """Devices, processes and precision, launched."""
     trainer, strategy = config.trainer, config.trainer.strategy
-    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and len(config.objectives.objectives) < 3:
-        strategy = "ddp_find_unused_parameters_true"  # each objective uses parts that the others do not
+    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and make_task(config).needs_unused_parameters():
+        strategy = "ddp_find_unused_parameters_true"
     fabric = Fabric(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -78,39 +81,50 @@ def build_fabric(config: TrainConfig) -> Fabric:
 
 
 def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
-    out = Path(config.out)
+    out, task = Path(config.out), make_task(config)
     checkpoints = find_checkpoints(out)
     if fabric.is_global_zero:
         _claim_folder(out, config, bool(checkpoints))
-    samples, held_out = (read_split(config.data, split) for split in (config.data.train_split, config.data.eval_split))
-    processor = build_processor(config, samples, fabric)
+    samples, held_out = (task.read(split) for split in (config.data.train_split, config.data.eval_split))
+    processor = build_processor(config, task.texts(samples), fabric)
     torch.manual_seed(config.trainer.seed)
-    model = build_pretraining(config, processor)
+    model = build_model(task, samples, processor)
+    model.processor = processor
     if checkpoints:
         model.load_state_dict(load_file(checkpoints[-1] / "model.safetensors"))
-    optimizer = build_optimizer(model, config.optim)
-    scheduler = build_scheduler(optimizer, config.optim, config.trainer.max_steps)
-    data = build_training_data(config, samples, processor, fabric)
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    loop = Loop(
-        fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, config.trainer, max_norm=config.optim.max_norm
+    data = build_training_data(
+        config,
+        lambda transform: task.make_dataset(samples, transform, True, model),
+        processor,
+        fabric,
+        task.make_collator(processor, True),
+        task.unique_groups,
     )
+    trainer = _with_steps(config.trainer, data)
+    optimizer = build_optimizer(model, config.optim)
+    scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
+    task.prepare_training(model, samples, processor)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, max_norm=config.optim.max_norm)
     if checkpoints:
         loop.load_state_dict(load_training_state(checkpoints[-1]))
 
     def write_model(folder: Path) -> None:
         model.save_pretrained(folder)
-        processor.save_pretrained(folder)
 
     def save() -> None:
         if fabric.is_global_zero:
-            save_checkpoint(out, loop.step, write_model, loop.state_dict(), config.trainer.keep_checkpoints)
+            save_checkpoint(out, loop.step, write_model, loop.state_dict(), trainer.keep_checkpoints)
         fabric.barrier()
 
     def evaluate() -> dict[str, float]:
-        return evaluate_pretraining(wrapped, held_out, processor, fabric, config.data, seed=config.trainer.seed)
+        found = task.measure(wrapped, held_out, processor, fabric)
+        if fabric.is_global_zero:
+            keep_best(out, task, model, found, loop.step)
+        fabric.barrier()
+        return found.numbers
 
-    tracker = Tracker(out, loop.step, config.trainer.max_steps, fabric.is_global_zero, config.trainer.tensorboard)
+    tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, trainer.tensorboard)
     with tracking(tracker):
         if checkpoints:
             tracker.say(f"going on from {checkpoints[-1]}")
@@ -124,6 +138,31 @@ def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
         write_json(out / "evaluation.json", results)
     fabric.barrier()
     return results
+
+
+def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
+    """The same with all numbers of steps known."""
+    steps = trainer.max_steps
+    if trainer.max_epochs is not None:
+        steps = trainer.max_epochs * data.steps_of_epoch(trainer.accumulate)
+    every = trainer.eval_every
+    return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
+
+
+def keep_best(out: Path, task: Task, model: TaskModel, found: Evaluation, step: int) -> None:
+    """Writes `best/`, weights, numbers and predictions, if these are the best so far by the task's measure."""
+    path = out / "best" / "evaluation.json"
+    score = found.numbers.get(task.monitor)
+    if score is None or (path.is_file() and json.loads(path.read_text(encoding="utf-8"))[task.monitor] >= score):
+        return
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        if found.predictions is not None:
+            (folder / task.predictions_file).write_text(found.predictions, encoding="utf-8")
+        write_json(folder / "evaluation.json", {"step": step, **found.numbers})
+
+    replace_folder(out / "best", write)
 
 
 def _claim_folder(out: Path, config: TrainConfig, resuming: bool) -> None:

@@ -21,6 +21,7 @@ from fiber_eval.captioning.cider import cider_of
 from fiber_eval.captioning.meteor import meteor
 from fiber_eval.captioning.ngrams import CaptionSet, Floats
 from fiber_eval.captioning.rouge import rouge_l
+from fiber_eval.captioning.spice import NativeSpice, OfficialSpice
 from fiber_eval.captioning.tokenization import ptb_tokenize
 from fiber_eval.files import Id, check_entry, naming, read_json, some
 
@@ -302,4 +303,6 @@ _SUITE: dict[str, Callable[[CaptionSet], dict[str, tuple[float, Floats]]]] = {
     "cider_d": lambda captions: {"CIDEr": cider_of(captions, clipped=True)},
     "cider_plain": lambda captions: {"CIDEr_plain": cider_of(captions, clipped=False)},
     "meteor": lambda captions: {"METEOR": meteor(captions.candidates, captions.references)},
+    "spice_native": lambda captions: {"SPICE_native": NativeSpice()(captions.candidates, captions.references)},
+    "spice_official": lambda captions: {"SPICE": OfficialSpice()(captions.candidates, captions.references)},
 }

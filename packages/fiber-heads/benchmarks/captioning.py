@@ -1,0 +1,145 @@
+"""Beam search for one caption: keys and values kept, against the whole sequence run again for every token.
+
+The baseline does what the original does: the image is encoded once, then every step runs all positions of every beam,
+padding included, and projects the image for every beam anew. Both sides run the same search over the same modules, so
+that only the reuse differs, and both must give the same caption. The end token is barred on both.
+
+    python packages/fiber-heads/benchmarks/captioning.py [--preset fiber_base] [--images 1] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning
+from fiber_heads.generation import Caption, Decoder, GenerationConfig, generate
+from torch import Tensor
+
+
+class RerunningDecoder:
+    """A `Decoder` that computes the whole text of every beam in every step."""
+
+    def __init__(self, model: FiberForCaptioning, image_features: Tensor, length: int) -> None:
+        self.num_images, self.device = len(image_features), image_features.device
+        self.model, self.image_features, self.length = model, image_features, length
+        self.ids = torch.empty(self.num_images, 0, dtype=torch.long, device=self.device)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits of the next tokens."""
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        newest = self.ids.shape[1] - 1
+        padded = torch.nn.functional.pad(self.ids, (0, self.length - newest - 1), value=1)
+        features = self.model.backbone.decode_text(padded, self.image_features).text_features
+        return self.model.word_head(features)[:, newest]
+
+    def select(self, rows: Tensor, images: Tensor | None = None) -> None:
+        """Picks rows; every row has its own copy of its image."""
+        each = len(self.ids) // len(self.image_features)
+        self.ids, self.image_features = self.ids[rows], self.image_features[rows // each]
+
+
+def make(options: argparse.Namespace) -> tuple[FiberForCaptioning, Tensor, GenerationConfig]:
+    """A model with open gates and pictures, both from a seed."""
+    torch.manual_seed(0)
+    config = FiberConfig.from_preset(options.preset, initial_gate=0.5, decoder_projections=True)
+    generation = GenerationConfig(num_beams=options.beams, max_length=options.tokens, forbidden_token_ids=(2,))
+    model = FiberForCaptioning(FiberBackbone(config), CaptioningConfig(generation=generation)).to(options.device).eval()
+    pixel_values = torch.randn(options.images, 3, config.image_size, config.image_size, device=options.device)
+    return model, pixel_values, generation
+
+
+def cached(model: FiberForCaptioning, features: Tensor, config: GenerationConfig) -> Decoder:
+    """What the model does."""
+    return CachedDecoder(model.backbone, model.word_head, features)
+
+
+def rerun(model: FiberForCaptioning, features: Tensor, config: GenerationConfig) -> Decoder:
+    """What the original does."""
+    return RerunningDecoder(model, features, config.max_length + 1)
+
+
+VARIANTS: dict[str, Callable[[FiberForCaptioning, Tensor, GenerationConfig], Decoder]] = {
+    "cached": cached,
+    "rerun": rerun,
+}
+
+
+@torch.no_grad()
+def run(
+    variant: str, model: FiberForCaptioning, pixel_values: Tensor, config: GenerationConfig
+) -> tuple[list[list[Caption]], float, float, float, float]:
+    """Captions, wall and CPU seconds of all, and of the encoding of the image alone."""
+    start = time.perf_counter(), time.process_time()
+    features = model.encode_images(pixel_values)
+    float(features.flatten()[0])  # waits for the device
+    encoded = time.perf_counter(), time.process_time()
+    captions = generate(VARIANTS[variant](model, features, config), config)
+    end = time.perf_counter(), time.process_time()
+    return captions, end[0] - start[0], end[1] - start[1], encoded[0] - start[0], encoded[1] - start[1]
+
+
+def peak_memory(variant: str, options: argparse.Namespace) -> float:
+    """GiB at the peak of one captioning in a fresh process (on the GPU: of torch's allocations)."""
+    words = [sys.executable, __file__, "--memory-of", variant, "--preset", options.preset, "--device", options.device]
+    for name in ("images", "beams", "tokens"):
+        words += [f"--{name}", str(getattr(options, name))]
+    output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return float(output.split()[-1])
+
+
+def main() -> None:
+    """Prints seconds, CPU seconds and memory of both, and their ratios, as a table and as one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="fiber_base")
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--beams", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        run(options.memory_of, *make(options))
+        on_gpu = options.device.startswith("cuda")
+        peak = (
+            torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        print(peak / 2**30)
+        return
+    memory = {name: peak_memory(name, options) for name in VARIANTS}  # first, while this process holds no model
+    made = make(options)
+    captions = {name: run(name, *made)[0] for name in VARIANTS}  # warms up
+    same = [[c.token_ids for c in row] for row in captions["cached"]] == [
+        [c.token_ids for c in row] for row in captions["rerun"]
+    ]
+    rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in VARIANTS}
+    for _ in range(options.rounds):
+        for name in VARIANTS:  # interleaved, so that a busy moment of the machine meets both
+            rounds[name].append(run(name, *made)[1:])
+    median = {name: [statistics.median(column) for column in zip(*rounds[name], strict=True)] for name in VARIANTS}
+    print(
+        f"{options.preset}, {options.images} x 3 x {made[1].shape[2]} px, beam {options.beams}, {options.tokens} tokens, "
+        f"{options.device}, {torch.get_num_threads()} threads; captions {'equal' if same else 'DIFFER'}"
+    )
+    print("          wall s    CPU s   of which the image   peak GiB")
+    for name, (wall, cpu, image, image_cpu) in median.items():
+        print(f"  {name:6} {wall:8.2f} {cpu:8.2f} {image:8.2f} {image_cpu:6.2f} CPU   {memory[name]:8.2f}")
+    one, other = median["cached"], median["rerun"]
+    ratio, ratio_cpu = other[0] / one[0], other[1] / one[1]
+    decoding = (other[0] - other[2]) / (one[0] - one[2])
+    print(f"  cached is {ratio:.2f}x as fast ({ratio_cpu:.2f}x by CPU time); without the image {decoding:.2f}x")
+    record = {name: dict(zip(("wall", "cpu", "image", "image_cpu"), values, strict=True)) for name, values in median.items()}
+    print(json.dumps({"ratio": ratio, "ratio_cpu": ratio_cpu, "ratio_decoding": decoding, "same": same, "memory_gib": memory, **record}))
+
+
+if __name__ == "__main__":
+    main()

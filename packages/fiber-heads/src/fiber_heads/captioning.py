@@ -1,0 +1,377 @@
+"""Captions: a text written token by token over a finished image, by three objectives (spec: coarse, section 2.7).
+
+Where the original has a defect, `CaptioningConfig(original=True)` keeps it. Otherwise:
+
+    * GOLD averages over the words of the batch; the original divides by the number of pads
+    * samples for the reward are drawn without dropout; the original left it on
+    * one encoding of the image serves sampling, reward and likelihood; the original encodes every sample's image anew
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from fiber_backbone import DecodingCache, FiberBackbone, FiberConfig
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fiber_heads.generation import Caption, GenerationConfig, generate, sample
+from fiber_heads.masked_lm import WordHead
+from fiber_heads.task import TaskModel, TaskOutput, check_batch
+
+Reward = Callable[[Tensor, Sequence[Sequence[str]]], Tensor]
+OBJECTIVES = ("mle", "gold", "cider")
+LEAST_WEIGHT = 0.1  # of a word in GOLD
+REWARD_SCALE, BASELINE = 100.0, 1.0  # of CIDEr-D, whose values lie between 0 and 10
+
+
+@dataclass
+class CaptioningConfig:
+    """What captioning optimises, and how it writes.
+
+    Args:
+        objective: `"mle"`, likelihood of the given captions; `"gold"`, the same weighted by how likely a frozen
+            earlier copy of the model finds them; `"cider"`, likelihood of the model's own samples weighted by a reward,
+            beside that of the given captions.
+        refresh_every: Training batches after which GOLD's frozen copy takes over the model's weights.
+        num_samples: Samples of an image for the reward.
+        reward_weight: Of the reward's loss; the likelihood's is 1 minus this.
+        baseline: What a reward is compared with: the `"constant"` 1, or the mean reward of the image's other
+            `"samples"`, which has less variance.
+        generation: How captions are written, and which tokens begin and end them.
+        original: Whether to compute exactly what the original computes; see the module.
+
+    Raises:
+        ValueError: If a value is unknown or out of range.
+    """
+
+    objective: Literal["mle", "gold", "cider"] = "mle"
+    refresh_every: int = 1000
+    num_samples: int = 5
+    reward_weight: float = 0.7
+    baseline: Literal["constant", "samples"] = "constant"
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    original: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.generation, Mapping):  # comes from a file
+            self.generation = GenerationConfig(**self.generation)
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, is {self.objective!r}")
+        if self.baseline not in ("constant", "samples"):
+            raise ValueError(f"baseline must be 'constant' or 'samples', is {self.baseline!r}")
+        least = 2 if self.baseline == "samples" else 1
+        if self.num_samples < least or self.refresh_every < 1:
+            raise ValueError(
+                f"num_samples must be at least {least} with baseline={self.baseline!r} and refresh_every at least 1; "
+                f"they are {self.num_samples} and {self.refresh_every}"
+            )
+
+
+class CachedDecoder:
+    """A `Decoder` of the model that computes every image and every token once.
+
+    Args:
+        backbone: With decoder projections.
+        word_head: Over its text features.
+        image_features: (B, N, C), see `FiberBackbone.decode_text`.
+    """
+
+    def __init__(self, backbone: FiberBackbone, word_head: WordHead, image_features: Tensor) -> None:
+        self.num_images, self.device = len(image_features), image_features.device
+        self._backbone, self._word_head, self._image_features = backbone, word_head, image_features
+        self._cache = DecodingCache()
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """See `Decoder`."""
+        features = self._backbone.decode_text(tokens[:, None], self._image_features, cache=self._cache).text_features
+        assert features is not None
+        return self._word_head(features[:, -1])
+
+    def select(self, rows: Tensor, images: Tensor | None = None) -> None:
+        """See `Decoder`."""
+        self._cache = self._cache.select(rows, images)
+
+
+class FiberForCaptioning(TaskModel):
+    """Captioning: image in, text out.
+
+    Args:
+        backbone: Any backbone with a joint projection and decoder projections.
+        config: Objective and generation.
+        reward: What `"cider"` rewards; also an attribute to be set later. It is called once a training batch with
+            the ids (B num_samples, 1 + T), int64 on the model's device, samples of one image one after the other, each
+            the begin token, the text, the end token unless it was cut at T tokens, and padding; and with the batch's
+            `references`, one list of texts for each of the B images. It decodes the ids itself and gives one reward
+            a row, (B num_samples,), CIDEr-D times 10 in the original. It is not saved.
+
+    Raises:
+        ValueError: If the backbone lacks one of the projections.
+    """
+
+    def __init__(
+        self, backbone: FiberBackbone, config: CaptioningConfig | None = None, reward: Reward | None = None
+    ) -> None:
+        super().__init__()
+        sizes = backbone.config
+        if not (sizes.joint_projection and sizes.decoder_projections):
+            raise ValueError(
+                "captioning needs a backbone with FiberConfig(joint_projection=True, decoder_projections=True)"
+            )
+        self.backbone = backbone
+        self.config = config or CaptioningConfig()
+        self.reward = reward
+        self.word_head = WordHead(sizes.hidden_size, sizes.vocab_size)
+        # In a tuple, so that the copy is no part of the module: neither saved, nor trained, nor synchronised.
+        self._frozen: tuple[nn.ModuleDict] | None = None
+        self._batches = 0
+
+    def to_config(self) -> dict[str, Any]:
+        """Sizes of the backbone, objective and generation."""
+        return {"backbone": asdict(self.backbone.config), "captioning": asdict(self.config)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FiberForCaptioning:
+        """A fresh model from `to_config`'s dictionary."""
+        return cls(FiberBackbone(FiberConfig(**config["backbone"])), CaptioningConfig(**config["captioning"]))
+
+    def forward(self, batch: Mapping[str, Any], samples: Tensor | None = None) -> TaskOutput:
+        """One step of the objective; in eval mode the likelihood of the given captions.
+
+        Args:
+            batch: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); for `"cider"` in training also
+                `references`, B lists of texts.
+            samples: (B num_samples, at least T) tokens to reward instead of drawn ones, without the begin token.
+
+        Returns:
+            `logits` (B, L, V) of the words after each given one, and the losses `"mle"`, `"gold"` or `"cider"`.
+
+        Raises:
+            KeyError: If the batch lacks a key that the objective needs.
+            ValueError: If there is no reward, or it does not give one number a sample.
+        """
+        rewarded = self.config.objective == "cider" and self.training
+        check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *(["references"] if rewarded else [])))
+        ids, features = batch["input_ids"], self.encode_images(batch["pixel_values"])
+        logits = _logits(self.backbone, self.word_head, features, ids, batch["attention_mask"])
+        labels = next_words(ids, self.backbone.config.pad_token_id)
+        output = TaskOutput(logits.new_zeros(()), logits=logits)
+        if self.config.objective == "gold" and self.training:
+            weights = self._gold_weights(batch, labels)
+            output.losses["gold"] = weighted_loss(logits, labels, weights, self.config.original)
+        elif self.config.objective == "gold" and self.config.original:
+            output.losses["gold"] = WordHead.loss(logits, labels) * (labels != -100).sum() / labels.numel()
+        else:
+            output.losses["mle"] = WordHead.loss(logits, labels)
+        output.loss = next(iter(output.losses.values()))
+        if rewarded:
+            output.losses["cider"], output.metrics["reward"] = self._reward_loss(features, batch["references"], samples)
+            weight = self.config.reward_weight
+            output.loss = (1 - weight) * output.losses["mle"] + weight * output.losses["cider"]
+        return output
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """What texts read, (B, N, C), of pictures (B, 3, H, W)."""
+        return _encode(self.backbone, pixel_values)
+
+    def generate(self, images: Any, config: GenerationConfig | None = None) -> list[list[Caption]]:
+        """Captions of pictures, without dropout.
+
+        Args:
+            images: Pictures as the processor takes them, or `pixel_values` (B, 3, H, W).
+            config: How; the model's own by default.
+
+        Returns:
+            For each picture its captions with scores, best first; with `text` if the processor has a tokenizer.
+
+        Raises:
+            ValueError: If `max_length` exceeds the position table, or the padding tokens differ.
+        """
+        config, sizes = config or self.config.generation, self.backbone.config
+        longest = sizes.max_position_embeddings - sizes.pad_token_id - 1
+        if config.max_length > longest:
+            raise ValueError(f"max_length is {config.max_length}; this model has positions for {longest} tokens")
+        if config.pad_token_id != sizes.pad_token_id:
+            raise ValueError(f"pad_token_id is {config.pad_token_id}; this model's is {sizes.pad_token_id}")
+        pixel_values = images if isinstance(images, Tensor) else self.prepare(images)["pixel_values"]
+        with torch.no_grad(), _without_dropout(self):
+            captions = generate(CachedDecoder(self.backbone, self.word_head, self.encode_images(pixel_values)), config)
+        tokenizer: Any = getattr(self.processor, "tokenizer", None)
+        if tokenizer is not None:
+            for caption in chain.from_iterable(captions):
+                caption.text = tokenizer.decode(caption.token_ids, skip_special_tokens=True).strip()
+        return captions
+
+    def caption(self, images: Any, num_captions: int = 1, **options: Any) -> list[list[Caption]]:
+        """Captions of pictures as they are.
+
+        Args:
+            images: One picture or several, as the processor takes them.
+            num_captions: Of each picture.
+            **options: Fields of `GenerationConfig` to replace, such as `num_beams` or `min_length`.
+
+        Returns:
+            For each picture its captions, best first, with `text` and `score`.
+
+        Raises:
+            ValueError: If the model has no processor, or an option is out of range.
+        """
+        pixel_values = self.prepare(images)["pixel_values"]
+        return self.generate(
+            pixel_values, replace(self.config.generation, num_return_sequences=num_captions, **options)
+        )
+
+    def _gold_weights(self, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
+        """How much each word counts, by the frozen copy, which is refreshed here."""
+        if self._batches % self.config.refresh_every == 0 or self._frozen is None:
+            self._refresh()
+        self._batches += 1
+        assert self._frozen is not None
+        backbone, word_head = self._frozen[0]["backbone"], self._frozen[0]["word_head"]
+        with torch.no_grad():
+            features = _encode(backbone, batch["pixel_values"])
+            logits = _logits(backbone, word_head, features, batch["input_ids"], batch["attention_mask"])
+            return gold_weights(logits, labels)
+
+    def _refresh(self) -> None:
+        """Makes the frozen copy, or brings it up to date."""
+        if self._frozen is None:
+            copies = {name: deepcopy(getattr(self, name)) for name in ("backbone", "word_head")}
+            self._frozen = (nn.ModuleDict(copies).eval().requires_grad_(False),)
+            for parameter in self._frozen[0].parameters():
+                parameter.grad = None
+        else:
+            for name, part in self._frozen[0].items():
+                part.load_state_dict(getattr(self, name).state_dict())
+
+    def _reward_loss(
+        self, features: Tensor, references: Sequence[Sequence[str]], forced: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of samples by their reward, and the mean reward."""
+        if self.reward is None:
+            raise ValueError("the objective 'cider' needs a reward; set model.reward, see FiberForCaptioning")
+        settings = self.config
+        drawing = replace(
+            settings.generation,
+            do_sample=True,
+            num_return_sequences=settings.num_samples,
+            min_length=0,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            original=settings.original,
+        )
+        parts = () if settings.original else (self.backbone, self.word_head)
+        with _without_dropout(*parts):
+            ids, _ = sample(CachedDecoder(self.backbone, self.word_head, features.detach()), drawing, forced)
+        rewards = self.reward(ids, references).to(features)
+        if rewards.shape != ids.shape[:1]:
+            raise ValueError(
+                f"the reward must give one number for each of the {len(ids)} samples, shape ({len(ids)},); "
+                f"it gave {tuple(rewards.shape)}"
+            )
+        grouped = rewards.view(-1, settings.num_samples)
+        compared = torch.full_like(grouped, BASELINE)
+        if settings.baseline == "samples":
+            compared = (grouped.sum(dim=1, keepdim=True) - grouped) / (settings.num_samples - 1)
+        pad = self.backbone.config.pad_token_id
+        logits = _logits(self.backbone, self.word_head, features, ids, ids != pad)
+        likelihoods = mean_log_likelihood(logits, next_words(ids, pad))
+        loss = (likelihoods * REWARD_SCALE * (compared - grouped).flatten()).sum() / len(features)
+        return loss, rewards.mean()
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the weights: GOLD's frozen copy, and how many batches it has seen."""
+        if self._frozen is None:
+            return {}
+        frozen = {f"frozen.{name}": value for name, value in self._frozen[0].state_dict().items()}
+        return {"batches": torch.tensor(self._batches), **frozen}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from `training_state`."""
+        if "batches" not in state:
+            return
+        self._batches = int(state["batches"])
+        self._refresh()
+        assert self._frozen is not None
+        self._frozen[0].load_state_dict(
+            {name.removeprefix("frozen."): value for name, value in state.items() if name.startswith("frozen.")}
+        )
+
+
+def next_words(input_ids: Tensor, pad_token_id: int) -> Tensor:
+    """Labels (B, L): the token after each one of `input_ids` (B, L); -100 where that is padding or nothing."""
+    labels = torch.full_like(input_ids, -100)
+    labels[:, :-1] = input_ids[:, 1:].masked_fill(input_ids[:, 1:] == pad_token_id, -100)
+    return labels
+
+
+def gold_weights(logits: Tensor, labels: Tensor) -> Tensor:
+    """Weights of GOLD (Pang and He 2021): own probability times the mean probability of the words from here on.
+
+    Args:
+        logits: (B, L, V) of the frozen copy.
+        labels: (B, L), -100 where there is no word.
+
+    Returns:
+        (B, L), at least 0.1.
+    """
+    real = labels != -100
+    probabilities = logits.softmax(dim=-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    probabilities = (probabilities + 1e-9) * real
+
+    def from_here_on(x: Tensor) -> Tensor:
+        return x.flip(1).cumsum(dim=1).flip(1)
+
+    mean = from_here_on(probabilities) / from_here_on(real.to(probabilities.dtype)).clamp(min=1)
+    return (mean * probabilities).clamp(min=LEAST_WEIGHT)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, original: bool = False) -> Tensor:
+    """Weighted cross-entropy, averaged over the words of the batch.
+
+    Args:
+        logits: (B, L, V).
+        labels: (B, L), -100 where there is no word.
+        weights: (B, L).
+        original: Whether to divide the sum of each caption by its number of pads, and to average over captions.
+    """
+    each = cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none") * weights
+    if original:
+        return (each.sum(dim=1) / ((labels == -100).sum(dim=1) + 1e-9)).mean()
+    return each.sum() / (labels != -100).sum().clamp(min=1)
+
+
+def mean_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the words of each text, (R,), of the logarithm of their probability plus 1e-9; 0 without words."""
+    real = labels != -100
+    probabilities = logits.softmax(dim=-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    return ((probabilities + 1e-9).log() * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+def _encode(backbone: Any, pixel_values: Tensor) -> Tensor:
+    return backbone.finish_image(backbone.begin_image(pixel_values)).unnormalized
+
+
+def _logits(backbone: Any, word_head: Any, image_features: Tensor, ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Logits (R, L, V) of the words after each of `ids` (R, L), R a multiple of the number of images."""
+    return word_head(backbone.decode_text(ids, image_features, attention_mask).text_features)
+
+
+@contextmanager
+def _without_dropout(*parts: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; each module returns to its own mode."""
+    modules = [module for part in parts for module in part.modules() if module.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
