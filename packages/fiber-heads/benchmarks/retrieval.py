@@ -2,7 +2,8 @@
 
 Pictures are the queries. A round takes a few of them and does for each way what it needs to rank all texts for them,
 `whole` for a part of these pairs (each costs the same); the medians of the rounds are scaled to all pictures. Beginning
-and finishing the texts is timed once and counted for the ways that use it.
+and finishing the texts is timed once and counted for the ways that use it. The second step fuses top_k of the texts for
+each picture, so it cannot save more than texts / top_k: twice for 16 of 32, four times for 16 of 64.
 
     python packages/fiber-heads/benchmarks/retrieval.py [--images 32] [--texts 32] [--top-k 16] [--rounds 3]
 """

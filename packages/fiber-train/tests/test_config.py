@@ -60,7 +60,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.root is not set; give it as data.root="):
         load_config("coarse", ["out=o"])
     with pytest.raises(
-        FileNotFoundError, match="corse: no such recipe or file; the recipes are caption_cider, .*coarse, .*vqa"
+        FileNotFoundError, match=r"corse: no such recipe or file; the recipes are caption_cider, .*coarse, .*vqa"
     ):
         load_config("corse")
     (tmp_path / "bad.yaml").write_text("optim:\n  learning_rat: 1\n")

@@ -92,7 +92,7 @@ class CachedDecoder:
         """See `Decoder`."""
         features = self._backbone.decode_text(tokens[:, None], self._image_features, cache=self._cache).text_features
         assert features is not None
-        return self._word_head(features[:, -1])
+        return self._word_head.next_word(features[:, -1])
 
     def select(self, rows: Tensor, images: Tensor | None = None) -> None:
         """See `Decoder`."""

@@ -26,7 +26,14 @@ _QUEUE = (
     "text_input_queue",
     "text_input_mask_queue",
 )
-_FROZEN_COPY = "copy_module."
+# Beside the queue, what the original stores in every checkpoint whether the task uses it or not.
+_ALWAYS_STORED = (
+    "cross_modal_text_transform_itc.",
+    "cross_modal_image_transform_itc.",
+    "cross_modal_text_pooler_itc.",
+    "cross_modal_image_pooler_itc.",
+    "copy_module.",
+)
 
 # Our name of each part of the heads, without `.weight` and `.bias`, and the original's.
 _PARTS = {
@@ -57,8 +64,9 @@ class TaskLoadReport:
         backbone: The backbone's report.
         used: Keys of heads whose values are now in the model.
         left: Keys of heads that this model does not have.
-        dropped: Keys of training state (the queue, the frozen copy of one captioning objective), and the copy of the
-            matcher's second row that retrieval used.
+        dropped: Keys that have no effect on this model's task: training state (the queue, the frozen copy of one
+            captioning objective), the contrast's projections, which the original stores for every task, and the copy
+            of the matcher's second row that retrieval used.
         fresh: Parameters of heads that the checkpoint lacks and that keep their own values, where that was allowed.
         rank_output_differs: Whether that copy disagrees with the matcher, whose values are the ones now used. The
             original could let the copy go stale, or overwrite the matcher by it on loading.
@@ -74,7 +82,7 @@ class TaskLoadReport:
     def __str__(self) -> str:
         return (
             f"backbone: {self.backbone}; heads: {len(self.used)} tensors used, {len(self.left)} left, "
-            f"{len(self.dropped)} of training state dropped"
+            f"{len(self.dropped)} without effect dropped"
         )
 
 
@@ -116,7 +124,7 @@ def load_original_task(
             parameters[ours].copy_(tensors[original])
     report.used, report.fresh = list(pairs.values()), fresh
     others = set(report.backbone.left) - set(report.used)
-    report.dropped = sorted(name for name in others if name in _QUEUE + _RANK or name.startswith(_FROZEN_COPY))
+    report.dropped = sorted(name for name in others if name in _QUEUE + _RANK or name.startswith(_ALWAYS_STORED))
     report.left = sorted(others - set(report.dropped))
     if _MATCHER[0] in report.used and all(name in tensors and not tensors[name].is_meta for name in _RANK + _MATCHER):
         report.rank_output_differs = any(

@@ -100,7 +100,7 @@ class FiberForRetrieval(FiberForPretraining):
 
     @torch.no_grad()
     def score_pairs(
-        self, images: ImageState, texts: TextState, pairs: Tensor | None = None, chunk_size: int = 32
+        self, images: ImageState, texts: TextState, pairs: Tensor | None = None, chunk_size: int = 16
     ) -> Tensor:
         """How well pictures and texts match, both streams reading each other.
 
@@ -134,7 +134,7 @@ class FiberForRetrieval(FiberForPretraining):
         scores: Tensor,
         top_k: int = 16,
         queries: Literal["both", "images", "texts"] = "both",
-        chunk_size: int = 32,
+        chunk_size: int = 16,
     ) -> Tensor:
         """The second step of search: matches the best candidates of a first ranking, and puts them before all others.
 

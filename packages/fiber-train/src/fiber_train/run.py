@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from fiber_data import FiberProcessor
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
@@ -80,18 +81,28 @@ def build_fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
-def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
-    out, task = Path(config.out), make_task(config)
-    checkpoints = find_checkpoints(out)
-    if fabric.is_global_zero:
-        _claim_folder(out, config, bool(checkpoints))
+@dataclass
+class _Run:
+    """What a run is built of."""
+
+    task: Task
+    model: TaskModel
+    processor: FiberProcessor
+    data: TrainingData
+    held_out: list[Any]
+    loop: Loop
+
+
+def _build(config: TrainConfig, fabric: Fabric, checkpoint: Path | None) -> _Run:
+    """Everything, at the point that a checkpoint reached."""
+    task = make_task(config)
     samples, held_out = (task.read(split) for split in (config.data.train_split, config.data.eval_split))
     processor = build_processor(config, task.texts(samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model = build_model(task, samples, processor)
     model.processor = processor
-    if checkpoints:
-        model.load_state_dict(load_file(checkpoints[-1] / "model.safetensors"))
+    if checkpoint is not None:
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
     data = build_training_data(
         config,
         lambda transform: task.make_dataset(samples, transform, True, model),
@@ -106,11 +117,21 @@ def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, max_norm=config.optim.max_norm)
-    if checkpoints:
-        loop.load_state_dict(load_training_state(checkpoints[-1]))
+    if checkpoint is not None:
+        loop.load_state_dict(load_training_state(checkpoint))
+    return _Run(task, model, processor, data, held_out, loop)
+
+
+def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
+    out = Path(config.out)
+    checkpoints = find_checkpoints(out)
+    if fabric.is_global_zero:
+        _claim_folder(out, config, bool(checkpoints))
+    run = _build(config, fabric, checkpoints[-1] if checkpoints else None)
+    loop, trainer = run.loop, run.loop.config
 
     def write_model(folder: Path) -> None:
-        model.save_pretrained(folder)
+        run.model.save_pretrained(folder)
 
     def save() -> None:
         if fabric.is_global_zero:
@@ -118,9 +139,9 @@ def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
         fabric.barrier()
 
     def evaluate() -> dict[str, float]:
-        found = task.measure(wrapped, held_out, processor, fabric)
+        found = run.task.measure(loop.model, run.held_out, run.processor, fabric)
         if fabric.is_global_zero:
-            keep_best(out, task, model, found, loop.step)
+            keep_best(out, run.task, run.model, found, loop.step)
         fabric.barrier()
         return found.numbers
 
@@ -128,7 +149,7 @@ def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
     with tracking(tracker):
         if checkpoints:
             tracker.say(f"going on from {checkpoints[-1]}")
-        finished = loop.run(endless(data, fabric), tracker, save, evaluate)
+        finished = loop.run(endless(run.data, fabric), tracker, save, evaluate)
         if not finished:
             return None
         results = evaluate()

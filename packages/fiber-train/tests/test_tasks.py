@@ -1,0 +1,182 @@
+"""Every recipe of the understanding tasks: from a coarse model to numbers, the best weights and a file to submit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fiber_data import AnswerVocabulary
+from fiber_eval import captioning, question_answering, reasoning, retrieval_files
+from fiber_eval.captioning import DocumentFrequencies, cider_d_reward
+from fiber_train.checkpoint import load_task_model
+from fiber_train.cli import main
+from fiber_train.config import load_config
+from fiber_train.predict import load_model
+from fiber_train.run import train
+from fiber_train.tasks.captioning import CiderReward
+from fiber_train.tracking import read_metrics
+
+from .conftest import SMALL
+from .test_run import asked_to_stop, assert_same
+
+FEW = ["data.num_workers=0", "trainer.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1", "optim.warmup=1"]
+FEW += ["trainer.tensorboard=false", "trainer.eval_every=2", "answering.min_count=2"]
+FEW += ["captioning.generated_length=8", "captioning.num_beams=2"]
+RECIPES = ("vqa", "nlvr2", "retrieval_itc", "retrieval_itm", "caption_mle", "caption_gold", "caption_cider")
+
+
+@pytest.fixture(scope="module")
+def coarse(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("coarse") / "run"
+    train(load_config("quickstart", [f"data.root={scenes}", f"out={out}", *SMALL, "trainer.max_steps=2"]))
+    return out
+
+
+@pytest.fixture(scope="module")
+def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactory):
+    """`finetune(recipe, *overrides)` gives the folder of a run of three steps."""
+    folder = tmp_path_factory.mktemp("tasks")
+
+    def run(recipe: str, *overrides: str, name: str = "run") -> Path:
+        out = folder / f"{recipe}-{name}"
+        given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={out}", *FEW, *overrides]
+        train(load_config([recipe, "small"], given))
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_leaves_numbers_and_the_best_weights(recipe: str, finetune, coarse: Path) -> None:
+    out = finetune(recipe)
+    best = json.loads((out / "best" / "evaluation.json").read_text())
+    monitor = {"vqa": "overall", "nlvr2": "accuracy", "caption": "CIDEr"}.get(recipe.partition("_")[0], "mean_recall")
+    seen = {step: value for step, name, value in read_metrics(out) if name == f"eval/{monitor}"}
+    assert set(seen) == {2, 3}
+    assert best[monitor] == max(seen.values())
+    assert best["step"] == min(step for step, value in seen.items() if value == best[monitor])
+    model, start = load_task_model(out), load_task_model(coarse)
+    table, own = (m.backbone.text_stream.embeddings.word_embeddings.weight for m in (start, model))
+    assert 0 < (table - own).abs().max() < 0.05, "it started from the coarse weights, and learned"
+
+
+def test_the_file_of_answers_scores_what_the_run_says(finetune, scenes: Path) -> None:
+    out = finetune("vqa")
+    annotations = next((scenes).rglob("v2_*val*annotations.json"))
+    scored = question_answering.score_files(annotations, out / "best" / "predictions.json")
+    assert scored["overall"] == json.loads((out / "best" / "evaluation.json").read_text())["overall"]
+
+
+def test_the_file_of_judgements_scores_what_the_run_says(finetune, scenes: Path) -> None:
+    out = finetune("nlvr2")
+    scored = reasoning.score_files(next(scenes.rglob("nlvr2/**/val.json")), out / "best" / "predictions.csv")
+    found = json.loads((out / "best" / "evaluation.json").read_text())
+    assert (scored["accuracy"], scored["consistency"]) == (found["accuracy"], found["consistency"])
+
+
+def test_the_file_of_captions_scores_what_the_run_says(finetune, scenes: Path) -> None:
+    out = finetune("caption_mle")
+    scored = captioning.score_files(next(scenes.rglob("captions_val.json")), out / "best" / "predictions.json")
+    found = json.loads((out / "best" / "evaluation.json").read_text())
+    assert scored["CIDEr"] == pytest.approx(found["CIDEr"])
+    assert len(json.loads((out / "best" / "predictions.json").read_text())) == 30
+
+
+def test_the_file_of_scores_scores_what_the_run_says(finetune) -> None:
+    out = finetune("retrieval_itm")
+    path = out / "best" / "predictions.json"
+    found = json.loads((out / "best" / "evaluation.json").read_text())
+    assert retrieval_files.score_files(path, path)["mean_recall"] == pytest.approx(found["mean_recall"])
+    assert np.array(json.loads(path.read_text())["scores"]).shape == (30, 150)
+
+
+def test_reranking_all_equals_looking_at_every_pair(finetune, scenes: Path, tmp_path: Path) -> None:
+    out = finetune("retrieval_itm", "objectives.objectives=[itc,itm]", "retrieval.rerank=2", name="both")
+    numbers = {}
+    for rerank in (0, 150):
+        target = tmp_path / f"{rerank}.json"
+        words = ["--data", str(scenes), "--out", str(target), f"retrieval.rerank={rerank}", "data.num_workers=0"]
+        assert main(["evaluate", "--checkpoint", str(out), *words]) == 0
+        numbers[rerank] = json.loads(target.read_text())
+    assert numbers[0] == pytest.approx(numbers[150])
+
+
+@pytest.mark.parametrize("recipe", ["vqa", "caption_gold", "caption_cider"])
+def test_resumed_equals_uninterrupted(recipe: str, scenes: Path, coarse: Path, tmp_path: Path) -> None:
+    """With dropout, and what these objectives keep or draw: the frozen copy, samples."""
+    given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, "trainer.max_steps=4", "trainer.eval_every=0"]
+    given += ["captioning.refresh_every=3", "model.overrides.hidden_dropout=0.1"]
+    straight, stopped = (load_config([recipe, "small"], [*given, f"out={tmp_path / name}"]) for name in "ab")
+    train(straight)
+    with asked_to_stop(after=2):
+        assert train(stopped) is None
+    assert train(stopped) is not None
+    assert_same(Path(straight.out), Path(stopped.out))
+
+
+def test_a_resumed_run_keeps_the_best_of_before(finetune, scenes: Path) -> None:
+    out = finetune("nlvr2", name="kept")
+    path = out / "best" / "evaluation.json"
+    unbeatable = {**json.loads(path.read_text()), "accuracy": 1.5}
+    path.write_text(json.dumps(unbeatable))
+    finetune("nlvr2", name="kept")
+    assert json.loads(path.read_text()) == unbeatable
+
+
+def test_pictures_may_grow_and_answers_come_from_a_file(finetune, scenes: Path, tmp_path: Path) -> None:
+    AnswerVocabulary(("yes", "no", "red", "2")).save(tmp_path / "answers.json")
+    options = ("model.image_size=96", f"answering.answers={tmp_path / 'answers.json'}")
+    model, processor = load_model(finetune("vqa", *options, name="grown"))
+    assert (model.backbone.config.image_size, processor.image_size) == (96, 96)
+    assert model.backbone.config.window_size == 6  # of 4 at 64 px
+    assert model.config.answers == ("yes", "no", "red", "2")
+
+
+def test_a_blind_run_sees_nothing(finetune, scenes: Path) -> None:
+    out = finetune("vqa", "data.blind=true", name="blind")
+    given = json.loads((out / "best" / "predictions.json").read_text())
+    questions = {entry["question_id"]: entry["question"] for entry in json.loads(next(scenes.rglob("v2_*val*questions.json")).read_text())["questions"]}  # fmt: skip
+    by_question: dict[str, set[str]] = {}
+    for entry in given:
+        by_question.setdefault(questions[entry["question_id"]], set()).add(entry["answer"])
+    assert max(map(len, by_question.values())) == 1, "the same question has the same answer, whatever the picture"
+
+
+def test_the_reward_is_cider_d_of_what_was_written(coarse: Path) -> None:
+    _, processor = load_model(coarse)
+    references = [["A large red circle.", "a circle"], ["A small blue square."]]
+    written = ["a large red circle", "a circle", "a small red square", "square square"]
+    plain = [["a large red circle <eos>", "a circle <eos>"], ["a small blue square <eos>"]]
+    frequencies = DocumentFrequencies.count(plain)
+    reward = CiderReward(processor.tokenizer, frequencies)(processor(text=written)["input_ids"], references)
+    expected = cider_d_reward([f"{text} <eos>" for text in written], [plain[0]] * 2 + [plain[1]] * 2, frequencies)
+    assert reward.tolist() == pytest.approx(expected.tolist())
+    assert reward[0] > reward[3]
+
+
+def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
+    picture = str(next((scenes / "images" / "val").glob("*.png")))
+    assert main(["answer", picture, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert float(lines[0].split()[0]) >= float(lines[1].split()[0])
+    assert main(["caption", picture, picture, "--checkpoint", str(finetune("caption_mle"))]) == 0
+    one, other = capsys.readouterr().out.splitlines()[-2:]
+    assert one == other
+    assert one.startswith(picture)
+
+
+def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
+    captioner, picture = finetune("caption_mle"), str(next((scenes / "images" / "val").glob("*.png")))
+    answerer = finetune("vqa")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for words, message in (
+        (["answer", picture, "what?", "--checkpoint", str(captioner)], "holds a FiberForCaptioning, but a FiberForQ"),
+        (["answer", picture, "  ", "--checkpoint", str(answerer)], "is empty"),
+        (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a pict"),
+        (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "answering.min_count=100000"], "100000"),
+        (["train", "vqa", f"data.root={scenes}", "task=chess", "out=x"], "task must be one of pretraining, answering"),
+    ):
+        assert main(words) == 1, words
+        assert message in capsys.readouterr().err
