@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,17 +33,6 @@ ALL_BUT_METEOR = ("bleu", "rouge_l", "cider_d", "cider_plain")
 @pytest.fixture(scope="module")
 def goldens(eval_reference: Path) -> Path:
     return eval_reference / "caption"
-
-
-@pytest.fixture(scope="module")
-def meteor_jar() -> Path:
-    """The official program, where there is one."""
-    try:
-        if shutil.which("java"):
-            return importlib.import_module("fiber_eval.captioning.meteor").find_meteor()
-    except FileNotFoundError:
-        pass
-    return pytest.skip("METEOR needs Java and its jar; set FIBER_METEOR_JAR or install pycocoevalcap")
 
 
 def read(path: Path) -> Any:
@@ -112,14 +99,6 @@ def test_a_single_image_equals_coco_caption(goldens: Path, name: str):
     np.testing.assert_allclose(bleu(candidates, references)[0], [expected[f"Bleu_{n}"] for n in range(1, 5)], **EXACT)
     assert rouge_l(candidates, references)[0] == pytest.approx(expected["ROUGE_L"], abs=1e-9)
     assert cider_d(candidates, references)[0] == expected["CIDEr(-D)"] == 0  # log of one image
-
-
-def test_meteor_equals_coco_caption(goldens: Path, meteor_jar: Path):
-    case = read(goldens / "edge_cases.json")["corpus_all"]
-    candidates, references = ([case[key][name] for name in case["ids"]] for key in ("test", "refs"))
-    corpus, per_image = meteor(candidates, references, jar=meteor_jar)
-    assert corpus == pytest.approx(case["corpus"]["METEOR"], abs=1e-6)
-    np.testing.assert_allclose(per_image, [case["per_image"]["METEOR"][row] for row in case["ids"]], rtol=0, atol=1e-6)
 
 
 # Tokens
@@ -330,34 +309,6 @@ def test_ids_that_are_places_in_the_batch():
 def test_texts_refused(scorer: Any, candidates: list, references: list, message: str):
     with pytest.raises(ValueError, match=message):
         scorer(candidates, references)
-
-
-def test_missing_jar_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    java = tmp_path / "bin" / "java"
-    java.parent.mkdir()
-    java.write_text("#!/bin/sh\n")
-    java.chmod(0o755)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setenv("FIBER_METEOR_JAR", str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match=r"meteor-1\.5\.jar.* variable FIBER_METEOR_JAR.*`pip install pycocoevalcap`"
-    ):
-        meteor(["a"], [["a"]])
-    (tmp_path / "meteor-1.5.jar").touch()
-    with pytest.raises(FileNotFoundError, match=r"METEOR needs paraphrase-en\.gz"):
-        meteor(["a"], [["a"]])
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "paraphrase-en.gz").touch()
-    java.write_text("#!/bin/sh\necho Error: no memory >&2; exit 3\n")
-    with pytest.raises(RuntimeError, match=r"stopped after 0 of 1 answers \(exit code 3\): Error: no memory"):
-        meteor(["a"], [["a"]])
-
-
-def test_missing_java_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(FileNotFoundError, match="METEOR needs Java, but no java is in JAVA_HOME or on the PATH"):
-        meteor(["a"], [["a"]])
 
 
 # Several processes

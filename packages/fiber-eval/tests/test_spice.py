@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fiber_eval.captioning import score_captions
+from fiber_eval.captioning import ptb_tokenize, score_captions
 from fiber_eval.captioning.spice import NativeSpice, OfficialSpice
 from fiber_eval.captioning.spice_graph import ImageScore, SceneTuple, score_tuples
 from fiber_eval.captioning.spice_parser import MODELS
@@ -234,6 +234,13 @@ BUS = {("bus",), ("street",), ("bus", "red"), ("bus", "double-decker"), ("bus", 
 def test_tuples_of_a_caption(native: NativeSpice, caption: str, expected: set):
     graph = native.images([caption], [["a"]])[0]
     assert {words for words, _ in graph.test_tuples} == expected
+
+
+def test_native_is_a_metric_by_name(native: NativeSpice):
+    captions, references = {7: "A red bus on the street"}, {7: ["A red double-decker bus is on a street."]}
+    found = score_captions(captions, references, metrics=["spice_native", "rouge_l"])
+    assert found["SPICE_native"] == native.images([ptb_tokenize(captions[7])], [[ptb_tokenize(references[7][0])]])[0].f  # noqa: E501
+    assert list(found) == ["SPICE_native", "ROUGE_L"]
 
 
 def test_native_says_who_it_is(native: NativeSpice):

@@ -131,18 +131,22 @@ def _balanced_counts(scenes: list[Scene], random: np.random.Generator) -> list[t
 
 
 def _crowd(answer: str, kind: str, random: np.random.Generator) -> tuple[str, ...]:
-    """Ten people: seven to ten right, the others a synonym or a slip."""
+    """Ten people: seven to ten right, the others a synonym or a slip.
+
+    Few of them slip, and where there are but two answers half of those are unsure: each slip is credit for the wrong
+    answer, and would make a coin look good.
+    """
     slips = {
-        "exist": ("yes", "no"),
-        "relation": ("yes", "no"),
+        "exist": ("yes", "no", "unsure"),
+        "relation": ("yes", "no", "unsure"),
         "count": ("0", "1", "2", "3"),
         "total": ("1", "2", "3", "4"),
         "colour": COLOURS,
         "shape": SHAPES,
-        "size": SIZES,
+        "size": (*SIZES, "unsure"),
     }[kind]
     others = [_SYNONYMS[answer]] if answer in _SYNONYMS else []
     others += [slip for slip in slips if slip != answer]
-    wrong = int(random.choice(4, p=(0.55, 0.2, 0.15, 0.1)))
+    wrong = int(random.choice(4, p=(0.7, 0.15, 0.1, 0.05)))
     crowd = [answer] * (10 - wrong) + [others[int(random.integers(len(others)))] for _ in range(wrong)]
     return tuple(crowd[i] for i in random.permutation(10).tolist())

@@ -1,40 +1,44 @@
-"""METEOR 1.5 through its Java program.
+"""METEOR 1.5 in Python, by the tables that its program comes with.
 
 Denkowski and Lavie, "Meteor universal: language specific translation evaluation for any target language", WMT 2014;
-code: `meteor.py` of tylin/coco-caption, whose jar and options this uses. The jar is not part of this package (LGPL).
+code: cmu-mtlab/meteor, and `meteor.py` of tylin/coco-caption, whose options this has. Neither the jar with the tables
+nor the file of paraphrases is part of this package.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import Floats, check_texts
+from fiber_eval.captioning.meteor_alignment import statistics_of
+from fiber_eval.captioning.meteor_data import PARAPHRASES, MeteorData, find_meteor
+from fiber_eval.captioning.meteor_java import java_meteor, question
+from fiber_eval.captioning.meteor_matches import Captions
+from fiber_eval.captioning.meteor_text import words_of
+from fiber_eval.captioning.ngrams import Floats, Ints, check_texts
 
-JAR_VARIABLE = "FIBER_METEOR_JAR"
-JAR_NAME = "meteor-1.5.jar"
-# English, with normalisation; the locale, since the program prints decimal commas where the system has them.
-JAVA_OPTIONS = ("-Xmx2G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8", "-jar")
-METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
+# Of the task "rank" in English: for exact matches, stems, synonyms and paraphrases.
+MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+_CHUNKS, _WORDS_MATCHED = 20, slice(21, 23)
 
 
 def meteor(
-    candidates: Sequence[str], references: Sequence[Sequence[str]], *, jar: Path | str | None = None
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    jar: Path | str | None = None,
+    java: bool = False,
 ) -> tuple[float, Floats]:
-    """METEOR of tokenised captions; needs Java 8 or later and `meteor-1.5.jar`, and downloads neither.
+    """METEOR of tokenised captions; needs `meteor-1.5.jar` and its paraphrases, and downloads neither.
 
     Args:
         candidates: [N] captions, words between spaces; `ptb_tokenize` makes them.
         references: [N], the references of each image, one or more.
         jar: The jar, with its `data` folder beside it; None looks where `find_meteor` does.
+        java: Whether to run the official program (Java 8 or later) in place of reading its tables; slower.
 
     Returns:
         The corpus value from summed statistics (not the mean of the images), and [N], that of each image; 0..1.
@@ -42,127 +46,75 @@ def meteor(
     Raises:
         FileNotFoundError: The jar, its data or Java is missing; the text says where they were looked for.
         ValueError: Candidates and references do not fit, or an image has no reference.
-        RuntimeError: The program failed; the text holds its last words.
+        RuntimeError: The Java program failed; the text holds its last words.
     """
     check_texts(candidates, references)
-    command = [find_java(), *JAVA_OPTIONS, str(find_meteor(jar)), *METEOR_OPTIONS]
-    questions = [_question(candidate, texts) for candidate, texts in zip(candidates, references, strict=True)]
-    with _Program(command) as program:
-        statistics = program.ask(questions, len(questions))
-        program.ask([f"EVAL ||| {' ||| '.join(statistics)}"], 0)
-        values = np.array(program.read(len(questions) + 1), dtype=np.float64)
-    return float(values[-1]), values[:-1]
+    path = find_meteor(jar)
+    if java:
+        return java_meteor(candidates, references, path)
+    statistics = meteor_statistics(candidates, references, path)
+    return float(_scores(_summed(statistics))[0]), _scores(statistics)
 
 
-def find_meteor(jar: Path | str | None = None) -> Path:
-    """The jar of METEOR: `jar`, else the environment variable FIBER_METEOR_JAR, else an installed `pycocoevalcap`.
+def meteor_statistics(candidates: Sequence[str], references: Sequence[Sequence[str]], jar: Path) -> Ints:
+    """METEOR's statistics of each image with the best of its references.
 
     Args:
-        jar: The jar or its folder.
+        candidates: [N] tokenised captions.
+        references: [N], the references of each image, one or more.
+        jar: The jar, with its `data` folder beside it.
 
     Returns:
-        The jar's absolute path.
-
-    Raises:
-        FileNotFoundError: It is nowhere, or its paraphrase table is not beside it.
+        [N, 23], as the program answers to SCORE; the columns are those of `statistics_of`.
     """
-    asked = jar or os.environ.get(JAR_VARIABLE)
-    if asked:
-        place = Path(asked) / JAR_NAME if Path(asked).is_dir() else Path(asked)
-        looked = "the argument jar" if jar else f"the environment variable {JAR_VARIABLE}"
-    else:
-        package = importlib.util.find_spec("pycocoevalcap")
-        folders = list(package.submodule_search_locations or []) if package else []
-        place = Path(folders[0] if folders else "pycocoevalcap", "meteor", JAR_NAME)
-        looked = f"the environment variable {JAR_VARIABLE} (not set), then the installed package pycocoevalcap"
-    for path in (place, place.parent / "data" / "paraphrase-en.gz"):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"METEOR needs {path.name}, but {path} is no file; looked in {looked}. It comes with "
-                f"`pip install pycocoevalcap`; or set {JAR_VARIABLE} to {JAR_NAME}, with its folder data beside it."
-            )
-    return place.resolve()
+    data = MeteorData.load(jar)
+    numbers: dict[str, int] = {}  # of a text
+    captions: dict[tuple[str, ...], int] = {}  # of its words
+
+    def number(text: str) -> int:
+        if text not in numbers:
+            numbers[text] = captions.setdefault(tuple(words_of(text, data.prefixes)), len(captions))
+        return numbers[text]
+
+    pairs: list[tuple[int, int]] = []
+    sizes = []
+    for candidate, texts in zip(candidates, references, strict=True):
+        *others, own = map(number, question(candidate, texts).split("|||")[1:])
+        pairs += [(own, other) for other in others]
+        sizes.append(len(others))
+    table = Captions(list(captions), data, jar.parent / PARAPHRASES)
+    distinct, place = np.unique(np.array(pairs, dtype=np.int64), axis=0, return_inverse=True)
+    statistics = statistics_of(table, distinct[:, 0], distinct[:, 1])
+    scores = _scores(statistics)[place.ravel()]
+    first = np.cumsum([0, *sizes[:-1]])
+    image = np.repeat(np.arange(len(sizes)), sizes)
+    best = np.flatnonzero(scores == np.maximum.reduceat(scores, first)[image])
+    return statistics[place.ravel()[best[np.diff(image[best], prepend=-1) > 0]]]
 
 
-def find_java() -> str:
-    """The `java` of JAVA_HOME, else of the PATH.
-
-    Returns:
-        The program's path.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=str(Path(home, "bin"))) if home else None
-    java = java or shutil.which("java")
-    if java is None:
-        raise FileNotFoundError(
-            "METEOR needs Java, but no java is in JAVA_HOME or on the PATH; install a Java runtime (8 or later), "
-            "for instance with `apt-get install default-jre-headless`, or leave METEOR out."
-        )
-    return java
+def _summed(statistics: Ints) -> Ints:
+    """[1, 23]; a caption that is matched whole in one chunk adds no chunk."""
+    parts = statistics.copy()
+    parts[_is_whole(statistics), _CHUNKS] = 0
+    return parts.sum(axis=0, keepdims=True)
 
 
-def _question(candidate: str, references: Sequence[str]) -> str:
-    # as the official wrapper does: bars are its separators, and one pass over double spaces
-    candidate = candidate.replace("|||", "").replace("  ", " ")
-    return " ".join(f"SCORE ||| {' ||| '.join(references)} ||| {candidate}".splitlines())
+def _is_whole(statistics: Ints) -> np.ndarray:
+    return (statistics[:, :2] == statistics[:, _WORDS_MATCHED]).all(axis=1) & (statistics[:, _CHUNKS] == 1)
 
 
-class _Program:
-    """The running Java program: lines in, lines out."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-        )
-        self.complaints: list[str] = []
-        self.listener = Thread(target=self._listen, daemon=True)
-        self.listener.start()
-
-    def __enter__(self) -> _Program:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.listener.join()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None, "all three were asked for"
-            with suppress(BrokenPipeError):  # what it did not read any more
-                pipe.close()
-
-    def ask(self, lines: Sequence[str], num_answers: int) -> list[str]:
-        """Write lines while reading as many answers: one after the other would block once a pipe is full."""
-        writer = Thread(target=self._write, args=(lines,), daemon=True)
-        writer.start()
-        answers = self.read(num_answers)
-        writer.join()
-        return answers
-
-    def read(self, num_answers: int) -> list[str]:
-        """The next lines it prints."""
-        assert self.process.stdout is not None, "it was asked for"
-        answers = []
-        for number in range(num_answers):
-            answer = self.process.stdout.readline()
-            if not answer:
-                self.process.wait()
-                self.listener.join()
-                raise RuntimeError(
-                    f"METEOR stopped after {number} of {num_answers} answers (exit code {self.process.returncode}): "
-                    f"{''.join(self.complaints).strip()[-500:] or 'it said nothing'}."
-                )
-            answers.append(answer.strip())
-        return answers
-
-    def _write(self, lines: Sequence[str]) -> None:
-        assert self.process.stdin is not None, "it was asked for"
-        with suppress(BrokenPipeError, ValueError):  # it has ended, which the reader tells
-            self.process.stdin.writelines(f"{line}\n" for line in lines)
-            self.process.stdin.flush()
-
-    def _listen(self) -> None:
-        assert self.process.stderr is not None, "it was asked for"
-        self.complaints.extend(self.process.stderr)
+def _scores(statistics: Ints) -> Floats:
+    """[N], the value of each row of statistics; the sums in the order of the program, to the last bit."""
+    matched = statistics[:, 4:20].reshape(-1, 4, 2, 2)  # module, content or function words, candidate or reference
+    weighted = np.zeros((len(statistics), 2))
+    for kind, share in enumerate((DELTA, 1 - DELTA)):
+        for module, weight in enumerate(MODULE_WEIGHTS):
+            weighted += matched[:, module, kind] * weight * share
+    function = statistics[:, 2:4]
+    lengths = DELTA * (statistics[:, :2] - function) + (1 - DELTA) * function
+    with np.errstate(divide="ignore", invalid="ignore"):  # an empty caption, or no match: 0 in the end
+        precision, recall = (weighted / lengths).T
+        mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
+        fragments = statistics[:, _CHUNKS] / (statistics[:, _WORDS_MATCHED].sum(axis=1) / 2)
+        fragments[_is_whole(statistics)] = 0
+        return np.nan_to_num((mean * (1 - GAMMA * fragments**BETA)).clip(min=0), nan=0.0)

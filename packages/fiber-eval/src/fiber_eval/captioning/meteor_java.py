@@ -3,9 +3,9 @@
 Denkowski and Lavie, "Meteor universal: language specific translation evaluation for any target language", WMT 2014;
 code: `meteor.py` of tylin/coco-caption, whose jar and options this uses. The jar is not part of this package (LGPL).
 """
+
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,71 +16,41 @@ from threading import Thread
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import Floats, check_texts
+from fiber_eval.captioning.ngrams import Floats
 
-JAR_VARIABLE = "FIBER_METEOR_JAR"
-JAR_NAME = "meteor-1.5.jar"
 # English, with normalisation; the locale, since the program prints decimal commas where the system has them.
 JAVA_OPTIONS = ("-Xmx2G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8", "-jar")
 METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 
 
-def meteor(
-    candidates: Sequence[str], references: Sequence[Sequence[str]], *, jar: Path | str | None = None
-) -> tuple[float, Floats]:
-    """METEOR of tokenised captions; needs Java 8 or later and `meteor-1.5.jar`, and downloads neither.
+def java_meteor(candidates: Sequence[str], references: Sequence[Sequence[str]], jar: Path) -> tuple[float, Floats]:
+    """METEOR of tokenised captions by the official program.
 
     Args:
-        candidates: [N] captions, words between spaces; `ptb_tokenize` makes them.
+        candidates: [N] captions, words between spaces.
         references: [N], the references of each image, one or more.
-        jar: The jar, with its `data` folder beside it; None looks where `find_meteor` does.
+        jar: The jar, with its `data` folder beside it.
 
     Returns:
-        The corpus value from summed statistics (not the mean of the images), and [N], that of each image; 0..1.
+        The corpus value from summed statistics, and [N], that of each image; 0..1.
 
     Raises:
-        FileNotFoundError: The jar, its data or Java is missing; the text says where they were looked for.
-        ValueError: Candidates and references do not fit, or an image has no reference.
+        FileNotFoundError: Java is missing.
         RuntimeError: The program failed; the text holds its last words.
     """
-    check_texts(candidates, references)
-    command = [find_java(), *JAVA_OPTIONS, str(find_meteor(jar)), *METEOR_OPTIONS]
-    questions = [_question(candidate, texts) for candidate, texts in zip(candidates, references, strict=True)]
-    with _Program(command) as program:
+    questions = [question(candidate, texts) for candidate, texts in zip(candidates, references, strict=True)]
+    with _Program([find_java(), *JAVA_OPTIONS, str(jar), *METEOR_OPTIONS]) as program:
         statistics = program.ask(questions, len(questions))
         program.ask([f"EVAL ||| {' ||| '.join(statistics)}"], 0)
         values = np.array(program.read(len(questions) + 1), dtype=np.float64)
     return float(values[-1]), values[:-1]
 
 
-def find_meteor(jar: Path | str | None = None) -> Path:
-    """The jar of METEOR: `jar`, else the environment variable FIBER_METEOR_JAR, else an installed `pycocoevalcap`.
-
-    Args:
-        jar: The jar or its folder.
-
-    Returns:
-        The jar's absolute path.
-
-    Raises:
-        FileNotFoundError: It is nowhere, or its paraphrase table is not beside it.
-    """
-    asked = jar or os.environ.get(JAR_VARIABLE)
-    if asked:
-        place = Path(asked) / JAR_NAME if Path(asked).is_dir() else Path(asked)
-        looked = "the argument jar" if jar else f"the environment variable {JAR_VARIABLE}"
-    else:
-        package = importlib.util.find_spec("pycocoevalcap")
-        folders = list(package.submodule_search_locations or []) if package else []
-        place = Path(folders[0] if folders else "pycocoevalcap", "meteor", JAR_NAME)
-        looked = f"the environment variable {JAR_VARIABLE} (not set), then the installed package pycocoevalcap"
-    for path in (place, place.parent / "data" / "paraphrase-en.gz"):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"METEOR needs {path.name}, but {path} is no file; looked in {looked}. It comes with "
-                f"`pip install pycocoevalcap`; or set {JAR_VARIABLE} to {JAR_NAME}, with its folder data beside it."
-            )
-    return place.resolve()
+def java_statistics(candidates: Sequence[str], references: Sequence[Sequence[str]], jar: Path) -> Floats:
+    """[N, 23], the program's statistics of each image with the best of its references; arguments as above."""
+    questions = [question(candidate, texts) for candidate, texts in zip(candidates, references, strict=True)]
+    with _Program([find_java(), *JAVA_OPTIONS, str(jar), *METEOR_OPTIONS]) as program:
+        return np.array([line.split() for line in program.ask(questions, len(questions))], dtype=np.float64)
 
 
 def find_java() -> str:
@@ -103,9 +73,9 @@ def find_java() -> str:
     return java
 
 
-def _question(candidate: str, references: Sequence[str]) -> str:
-    # as the official wrapper does: bars are its separators, and one pass over double spaces
-    candidate = candidate.replace("|||", "").replace("  ", " ")
+def question(candidate: str, references: Sequence[str]) -> str:
+    """The line that asks for the statistics of a caption, as the official wrapper writes it."""
+    candidate = candidate.replace("|||", "").replace("  ", " ")  # bars are separators
     return " ".join(f"SCORE ||| {' ||| '.join(references)} ||| {candidate}".splitlines())
 
 

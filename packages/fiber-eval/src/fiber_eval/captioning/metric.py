@@ -44,19 +44,20 @@ def score_captions(
     Args:
         captions: The caption of each image.
         references: The references of the same images, one or more each.
-        metrics: Any of "bleu", "rouge_l", "cider_d", "cider_plain" and "meteor"; the last needs Java and a jar.
-        extra: Further scorers of tokenised captions by the name their values get; SPICE comes in here.
+        metrics: Any of "bleu", "rouge_l", "cider_d", "cider_plain", "meteor" (needs METEOR's jar, but no Java),
+            "spice_native" (needs spaCy and an English pipeline) and "spice_official" (needs its jars and Java).
+        extra: Further scorers of tokenised captions by the name their values get.
         tokenize: Whether to run `ptb_tokenize` over all texts; False if they are tokenised already.
         per_image: Whether the values of each image are wanted too.
 
     Returns:
         `Bleu_1` to `Bleu_4`, `ROUGE_L` (0..1), `CIDEr` (CIDEr-D, 0..10), and as asked for `CIDEr_plain` (0..10),
-        `METEOR` (0..1) and the extras; with `per_image` also `perImage`, the same by image id.
+        `METEOR`, `SPICE_native`, `SPICE` (0..1) and the extras; with `per_image` also `perImage`, the same by image id.
 
     Raises:
         ValueError: An id is missing from either side, an image has no reference, or a metric is unknown.
         TypeError: A caption is no string.
-        FileNotFoundError: METEOR was asked for, and its jar or Java is missing.
+        FileNotFoundError: METEOR or SPICE was asked for, and files that it needs are missing; the text says which.
 
     Example:
         >>> references = {1: ["A dog runs.", "The dog"], 2: ["A blue car."]}
@@ -237,7 +238,7 @@ def score_files(
 
     Raises:
         ValueError: A malformed file, an unknown or repeated image, or one without a caption; names the file.
-        FileNotFoundError: METEOR was asked for, and its jar or Java is missing.
+        FileNotFoundError: METEOR or SPICE was asked for, and files that it needs are missing; the text says which.
     """
     check_metrics(metrics)
     content = read_json(annotations)
