@@ -30,6 +30,7 @@ def begin(*shape: int) -> ImageState:
         (lambda: ImageState.cat([begin(1, 3, 64, 64), begin(1, 3, 64, 96)]), "got maps of shapes [(8, 8, 96), (8, 12, 96)]; pad the pictures alike"),
         (lambda: fiber_tiny().decode_text(IDS), "build it with FiberConfig(decoder_projections=True)"),
         (lambda: fiber_tiny(decoder_projections=True).decode_text(IDS), "decode_text needs image_features"),
+        (lambda: fiber_tiny(decoder_projections=True).decode_text(IDS[:1], torch.zeros(2, 4, 192)), "1 texts cannot read 2 images"),
         (lambda: fiber_tiny().resize(100), "do not become whole windows at 100 px; pass window_size"),
         (lambda: FiberConfig.from_preset("fiber_huge"), "unknown preset 'fiber_huge'; the presets are fiber_base, fiber_small, fiber_tiny"),
         (lambda: fiber_tiny(hiden_size=3), "FiberConfig has no field 'hiden_size'; did you mean 'hidden_size'?"),

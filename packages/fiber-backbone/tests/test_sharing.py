@@ -114,6 +114,23 @@ def test_a_cache_follows_its_beams(tiny: FiberBackbone, batch: dict[str, Tensor]
     assert_same(ours, theirs)
 
 
+def test_several_texts_read_one_picture(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:
+    image = tiny.finish_image(tiny.begin_image(batch["pixel_values"])).unnormalized
+    ids, rows = batch["input_ids"].repeat_interleave(2, dim=0).roll(1, dims=0), torch.tensor([0, 0, 1, 1, 2, 2])
+    whole = tiny.decode_text(ids, image[rows]).hidden_state
+    assert_same(tiny.decode_text(ids, image).hidden_state, whole)
+
+    cache = DecodingCache()
+    tiny.decode_text(ids[:, :5], image, cache=cache)
+    assert len(cache.image[0].key) == 3  # held once a picture
+    swapped = torch.tensor([1, 0, 2, 2, 5, 4])
+    ours = tiny.decode_text(ids[swapped, 5:], cache=cache.select(swapped)).hidden_state
+    theirs = tiny.decode_text(ids[swapped], image[rows]).hidden_state
+    assert_same(ours, theirs[:, 5:])
+    left = cache.select(torch.tensor([1, 0, 4, 5]), torch.tensor([0, 2]))
+    assert_same(tiny.decode_text(ids[[1, 0, 4, 5], 5:], cache=left).hidden_state, whole[[1, 0, 4, 5], 5:])
+
+
 def test_decoding_never_sees_the_future(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:
     image = tiny.finish_image(tiny.begin_image(batch["pixel_values"])).unnormalized
     ids = torch.full((3, 8), 7)

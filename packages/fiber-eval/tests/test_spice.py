@@ -239,7 +239,7 @@ def test_tuples_of_a_caption(native: NativeSpice, caption: str, expected: set):
 def test_native_is_a_metric_by_name(native: NativeSpice):
     captions, references = {7: "A red bus on the street"}, {7: ["A red double-decker bus is on a street."]}
     found = score_captions(captions, references, metrics=["spice_native", "rouge_l"])
-    assert found["SPICE_native"] == native.images([ptb_tokenize(captions[7])], [[ptb_tokenize(references[7][0])]])[0].f  # noqa: E501
+    assert found["SPICE_native"] == native.images([ptb_tokenize(captions[7])], [[ptb_tokenize(references[7][0])]])[0].f
     assert list(found) == ["SPICE_native", "ROUGE_L"]
 
 

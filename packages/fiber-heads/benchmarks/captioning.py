@@ -135,8 +135,9 @@ def main() -> None:
             rounds[name].append(run(name, *made)[1:])
     median = {name: [statistics.median(column) for column in zip(*rounds[name], strict=True)] for name in VARIANTS}
     print(
-        f"{options.preset}, {options.images} x 3 x {made[1].shape[2]} px, beam {options.beams}, {options.tokens} tokens, "
-        f"{options.device}, {torch.get_num_threads()} threads; captions {'equal' if same else 'DIFFER'}"
+        f"{options.preset}, {options.images} pictures of {made[1].shape[2]} px, beam {options.beams}, "
+        f"{options.tokens} tokens, {options.device}, {torch.get_num_threads()} threads; "
+        f"captions {'equal' if same else 'DIFFER'}"
     )
     print(
         "             wall s    CPU s   image s    CPU s   peak GiB   cached is faster by   by CPU   without the image"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_key_map
-from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning, gold_weights, next_words
+from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning, next_words
 from fiber_heads.checkpoints import original_head_map
-from fiber_heads.generation import GenerationConfig, original_beams, sample
+from fiber_heads.generation import GenerationConfig, original_beams
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def load_case(case: Path, objective: str) -> FiberForCaptioning:
     captioning = CaptioningConfig(objective, original=True, generation=ORIGINAL)
     model = FiberForCaptioning(FiberBackbone(config), captioning)
     report = model.load_original_checkpoint(reference_tensors(case, "caption"))
-    assert all("_itc." in name for name in report.left)  # of the contrast, which captioning never reads
+    assert report.left == []
     model.double().eval().training = True
     return model
 
@@ -62,6 +62,21 @@ def original_step(case: Path, objective: str, inputs: dict[str, Tensor], referen
     model.reward = lambda ids, references: reference["scst.rewards"]
     samples = reference["scst.forced_samples"] if objective == "cider" else None
     return model, model(as_batch(inputs, "gold_text_ids" if objective == "gold" else "text_ids"), samples)
+
+
+@pytest.mark.parametrize("objective", ["mle", "gold", "cider"])
+def test_losses_in_single_precision(coarse_case: Path, inputs, reference, objective: str) -> None:
+    model, _ = original_step(coarse_case, objective, inputs, reference)
+    model.float()
+    if model._frozen is not None:
+        model._frozen[0].float()
+    batch = as_batch(inputs, "gold_text_ids" if objective == "gold" else "text_ids")
+    with torch.no_grad():
+        loss = model(
+            {**batch, "pixel_values": batch["pixel_values"].float()},
+            reference["scst.forced_samples"] if objective == "cider" else None,
+        ).loss
+    assert_equal(loss.double(), reference[f"{'scst' if objective == 'cider' else objective}.loss"], objective, 1e-4)
 
 
 def test_states_and_likelihood(coarse_case: Path, inputs, reference) -> None:
@@ -149,3 +164,217 @@ def test_beam_search_token_for_token(coarse_case: Path, inputs, reference) -> No
         captions = model.generate(inputs["image"], ORIGINAL)
         expected = [[token for token in row if token != 1] for row in reference[f"{run}.tokens"].tolist()]
         assert [row[0].token_ids for row in captions] == expected
+
+
+@pytest.mark.parametrize("file", ["caption", "caption_576"])
+@pytest.mark.parametrize("gold", [False, True])
+def test_every_key_of_the_full_size_checkpoints_has_a_place(coarse_reference: Path, file: str, gold: bool) -> None:
+    tensors = full_size_tensors(coarse_reference, file)
+    if gold:
+        tensors |= {f"copy_module.{name}": value for name, value in tensors.items()}
+    sizes = FiberConfig(decoder_projections=True)
+    if file.endswith("576"):
+        sizes = replace(sizes, image_size=576, window_size=18)
+    with torch.device("meta"):
+        model = FiberForCaptioning(FiberBackbone(sizes))
+        report = model.load_original_checkpoint(tensors)
+    ours = {f"backbone.{name}" for name, _ in original_key_map(sizes)} | set(original_head_map(model))
+    assert ours == {name for name, _ in model.named_parameters()}
+    found = report.backbone.used + report.backbone.dead + report.used + report.left + report.dropped
+    assert sorted(found) == sorted(tensors)
+    assert not report.backbone.fresh
+    assert report.left == []
+    contrast = 8  # built into every model of the original, not read by this one
+    assert len(report.dropped) == contrast + (len(tensors) // 2 if gold else 0)
+
+
+def make(objective: str = "mle", **config) -> FiberForCaptioning:
+    torch.manual_seed(0)
+    backbone = fiber_tiny(decoder_projections=True, initial_gate=1.0, hidden_dropout=0.1)
+    config = {"generation": GenerationConfig(max_length=8), **config}
+    return FiberForCaptioning(backbone, CaptioningConfig(objective, **config))
+
+
+def captions_of(batch: dict[str, Tensor]) -> dict:
+    words = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    return {**words, "references": [["a dog"], ["a cat", "one cat"], ["two"], ["three"]]}
+
+
+@pytest.mark.parametrize("objective", ["mle", "gold"])
+def test_padding_changes_no_loss(batch: dict[str, Tensor], objective: str) -> None:
+    model = make(objective).eval()
+    model.training = True
+    longer = {
+        **batch,
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 5), value=1),
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 5)),
+    }
+    torch.testing.assert_close(model(longer).loss, model(batch).loss)
+
+
+def test_gold_weighs_by_a_copy_of_earlier_weights(batch: dict[str, Tensor], tmp_path: Path) -> None:
+    model = make("gold", refresh_every=3).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def frozen() -> Tensor:
+        return model._frozen[0]["word_head"].decoder.weight.clone()
+
+    seen = []
+    for _ in range(4):
+        before = model.word_head.decoder.weight.detach().clone()
+        model(batch).loss.backward()
+        seen.append((before, frozen()))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert all(torch.equal(copy, seen[0][0]) for _, copy in seen[:3])
+    assert torch.equal(seen[3][1], seen[3][0])
+    assert not any("frozen" in name or "copy" in name for name in [*model.state_dict(), *dict(model.named_modules())])
+    assert all(value.grad is None for value in model._frozen[0].parameters())
+    model.save_pretrained(tmp_path / "model")
+    assert load_file(tmp_path / "model" / "model.safetensors").keys() == dict(model.named_parameters()).keys()
+
+
+def test_a_resumed_gold_run_equals_an_uninterrupted_one(batch: dict[str, Tensor], tmp_path: Path) -> None:
+    def steps(model: FiberForCaptioning, count: int) -> list[float]:
+        losses = []
+        for _ in range(count):
+            loss = model(batch).loss
+            loss.backward()
+            losses.append(loss.item())
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.grad is not None:
+                        parameter -= 0.1 * parameter.grad
+                        parameter.grad = None
+        return losses
+
+    def fresh() -> FiberForCaptioning:
+        model = make("gold", refresh_every=4).eval()
+        model.training = True
+        return model
+
+    whole = steps(fresh(), 6)
+    first = fresh()
+    losses = steps(first, 2)
+    torch.save((first.state_dict(), first.training_state()), tmp_path / "state.pt")
+    weights, state = torch.load(tmp_path / "state.pt")
+    second = fresh()
+    second.load_state_dict(weights)
+    second.load_training_state(state)
+    assert losses + steps(second, 4) == whole
+    assert len(set(whole)) == 6
+
+
+def test_the_reward_moves_probability_to_what_it_likes(batch: dict[str, Tensor]) -> None:
+    def likes_sevens(ids: Tensor, references: list[list[str]]) -> Tensor:
+        assert references == captions_of(batch)["references"]
+        assert ids.shape[0] == 4 * 6
+        assert (ids[:, 0] == 0).all()
+        return (ids == 7).float().mean(dim=1)
+
+    model = make("cider", num_samples=6, reward_weight=1.0, baseline="samples").train()
+    model.reward = likes_sevens
+    with torch.no_grad():
+        model.word_head.decoder.bias[7] += 4.0
+    optimizer = torch.optim.SGD([model.word_head.decoder.bias], lr=0.005)
+    before = model.word_head.decoder.bias.detach().clone()
+    rewards = []
+    for _ in range(12):
+        output = model(captions_of(batch))
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rewards.append(output.metrics["reward"].item())
+    assert (model.word_head.decoder.bias.detach() - before).argmax() == 7
+    assert sum(rewards[-4:]) > sum(rewards[:4])
+
+
+def test_samples_are_drawn_without_dropout_and_modes_come_back(batch: dict[str, Tensor]) -> None:
+    model = make("cider").train()
+    model.backbone.image_stream.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    during: list[bool] = []
+    model.word_head.dense.register_forward_hook(lambda module, inputs, output: during.append(module.training))
+    model.reward = lambda ids, references: torch.ones(len(ids))
+    model(captions_of(batch))
+    assert during[0]  # the given captions
+    assert not any(during[1:-1])  # each step of the samples
+    assert during[-1]  # their likelihood
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_an_equal_reward_for_all_samples_teaches_nothing_against_each_other(batch: dict[str, Tensor]) -> None:
+    model = make("cider", baseline="samples").train()
+    model.reward = lambda ids, references: torch.full((len(ids),), 0.3)
+    assert model(captions_of(batch)).losses["cider"].abs() < 1e-4
+
+
+class Words:
+    """A processor of numbers: picture n is a constant, token n is the word `wn`."""
+
+    tokenizer: Words
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+
+    def __call__(self, images=None, text=None) -> dict[str, Tensor]:
+        return {"pixel_values": torch.stack([torch.full((3, 64, 64), float(number)) for number in images])}
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
+        return " ".join(f"w{token}" for token in token_ids)
+
+
+def test_captions_of_pictures(tmp_path: Path) -> None:
+    model = make().train()
+    model.processor = Words()
+    captions = model.caption([1, -2, 3], num_captions=2, num_beams=3, min_length=2)
+    assert model.training
+    assert [len(row) for row in captions] == [2, 2, 2]
+    for row in captions:
+        assert row[0].score >= row[1].score
+        for caption in row:
+            assert caption.text == " ".join(f"w{token}" for token in caption.token_ids)
+            assert 2 <= len(caption.token_ids) <= 8
+            assert caption.score < 0
+    assert captions == model.caption([1, -2, 3], num_captions=2, num_beams=3, min_length=2)
+    model.save_pretrained(tmp_path / "model")
+    loaded = FiberForCaptioning.from_pretrained(tmp_path / "model")
+    assert loaded.config == model.config
+    pixel_values = model.prepare([1, -2])["pixel_values"]
+    again = loaded.generate(pixel_values)
+    assert [row[0].token_ids for row in again] == [row[0].token_ids for row in model.generate(pixel_values)]
+    assert again[0][0].text is None
+
+
+def test_bad_input_gets_a_sentence(batch: dict[str, Tensor]) -> None:
+    rewarded = make("cider").train()
+    cases = [
+        (
+            lambda: FiberForCaptioning(fiber_tiny()),
+            ValueError,
+            r"FiberConfig\(joint_projection=True, decoder_projections",
+        ),
+        (lambda: CaptioningConfig("ciderd"), ValueError, "must be one of mle, gold, cider, is 'ciderd'"),
+        (lambda: CaptioningConfig(baseline="greedy"), ValueError, "'constant' or 'samples', is 'greedy'"),
+        (lambda: CaptioningConfig(baseline="samples", num_samples=1), ValueError, "num_samples must be at least 2"),
+        (lambda: rewarded(batch), KeyError, "the batch lacks references"),
+        (lambda: rewarded(captions_of(batch)), ValueError, "needs a reward; set model.reward"),
+        (lambda: make().caption(["picture.jpg"]), ValueError, "no processor to prepare pictures"),
+        (
+            lambda: make().generate(batch["pixel_values"], GenerationConfig(max_length=65)),
+            ValueError,
+            "max_length is 65; this model has positions for 64 tokens",
+        ),
+        (
+            lambda: make().generate(batch["pixel_values"], GenerationConfig(max_length=9, pad_token_id=3)),
+            ValueError,
+            "pad_token_id is 3; this model's is 1",
+        ),
+    ]
+    for call, kind, sentence in cases:
+        with pytest.raises(kind, match=sentence):
+            call()
+    rewarded.reward = lambda ids, references: torch.ones(4)
+    with pytest.raises(ValueError, match=r"each of the 20 samples, shape \(20,\); it gave \(4,\)"):
+        rewarded(captions_of(batch))

@@ -3,7 +3,8 @@
 from importlib.metadata import version
 
 from fiber_backbone.attention import GatedCrossAttention
-from fiber_backbone.backbone import DecodingCache, FiberBackbone, fiber_base, fiber_small, fiber_tiny
+from fiber_backbone.backbone import FiberBackbone, fiber_base, fiber_small, fiber_tiny
+from fiber_backbone.cache import DecodingCache
 from fiber_backbone.checkpoints import LoadReport, original_key_map, read_original_state_dict
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.image_stream import resize_relative_position_bias

@@ -10,14 +10,15 @@ In eval mode `fuse` gives the same numbers however its states were made: at once
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fiber_backbone.attention import GatedCrossAttention, KeyValue, padding_mask
+from fiber_backbone.attention import GatedCrossAttention, padding_mask
+from fiber_backbone.cache import DecodingCache
 from fiber_backbone.checkpoints import LoadReport, load_original_backbone
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.image_stream import ImageStream, resize_relative_position_bias
@@ -25,33 +26,6 @@ from fiber_backbone.pretrained import PretrainedModel
 from fiber_backbone.projection import JointProjection
 from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
 from fiber_backbone.text_stream import TextStream
-
-
-@dataclass
-class DecodingCache:
-    """What causal decoding has computed so far; `decode_text` fills it. Rows can be picked for beams: `cache[index]`.
-
-    Attributes:
-        image: Keys and values of the image, one pair for each fused layer.
-        text: Keys and values of the tokens so far, one pair for each layer, each (B, heads, P, D / heads).
-        mask: (B, P), 1 = real token.
-        position: (B,) int64, number of tokens so far that are not padding.
-    """
-
-    image: list[KeyValue] = field(default_factory=list)
-    text: list[KeyValue] = field(default_factory=list)
-    mask: Tensor | None = None
-    position: Tensor | None = None
-
-    def __getitem__(self, index: Tensor) -> DecodingCache:
-        """The cache of other rows, for example of the beams that survived."""
-
-        def pick(pairs: list[KeyValue]) -> list[KeyValue]:
-            return [KeyValue(pair.key[index], pair.value[index]) for pair in pairs]
-
-        if self.mask is None or self.position is None:
-            return DecodingCache()
-        return DecodingCache(pick(self.image), pick(self.text), self.mask[index], self.position[index])
 
 
 class FiberBackbone(PretrainedModel):
@@ -211,13 +185,15 @@ class FiberBackbone(PretrainedModel):
         With a cache, pass only the tokens that it has not seen; the numbers equal those of the whole sequence.
 
         Args:
-            input_ids: (B, L) int64.
-            image_features: (B, N, C), `finish_image(...).unnormalized`; not needed once the cache holds them.
-            attention_mask: (B, L), 1 = real token; all real if None.
+            input_ids: (R, L) int64.
+            image_features: (B, N, C), `finish_image(...).unnormalized`; not needed once the cache holds them. R is a
+                multiple of B: texts that read the same image follow one another.
+            attention_mask: (R, L), 1 = real token; all real if None.
             cache: A `DecodingCache`, empty at first; updated in place.
 
         Raises:
-            ValueError: If the model has no decoder projections, no image is given, or the text outgrows the positions.
+            ValueError: If the model has no decoder projections, no image is given, the texts cannot be shared out
+                among the images, or the text outgrows the positions.
         """
         config = self.config
         if not config.decoder_projections:
@@ -231,7 +207,12 @@ class FiberBackbone(PretrainedModel):
             projected = [project(image_features) for project in self.decoder_projections]
             cross = self.text_stream.cross_attention
             cache.image = [layer.project_context(x) for layer, x in zip(cross, projected, strict=True)]
-
+        images = len(cache.image[0].key)
+        if len(input_ids) % images:
+            raise ValueError(
+                f"{len(input_ids)} texts cannot read {images} images; give as many texts for each image, one after the "
+                "other"
+            )
         hidden = self.text_stream.embed(input_ids, cache.position)
         real = (input_ids != config.pad_token_id).sum(dim=1)
         cache.position = real if cache.position is None else cache.position + real

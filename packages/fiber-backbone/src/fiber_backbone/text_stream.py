@@ -109,7 +109,8 @@ class TextStream(nn.Module):
             hidden: (B, L, D), input of the layer.
             layer: Number of the layer.
             mask: Additive, broadcastable to (B, heads, L, P + L).
-            context: Image to read, (B, N, C) or its keys and values, for a fused layer; None leaves it unfused.
+            context: Images to read, (B, N, C) or their keys and values, for a fused layer; None leaves it unfused.
+                With fewer images than texts, texts that read the same image follow one another.
             past: Keys and values of the tokens before these.
             final_norm: Whether the layer ends with its layer norm.
 
@@ -149,7 +150,9 @@ class TextStream(nn.Module):
         )
         attended = attention.output.dropout(attention.output.dense(merge_heads(attended)))
         if cross is not None and context is not None:
-            attended = cross(attended, context)
+            # Texts in a row that read one image are one long query of it: its keys and values are never repeated.
+            images = len(context if isinstance(context, Tensor) else context.key)
+            attended = cross(attended.reshape(images, -1, attended.shape[-1]), context).view_as(attended)
         middle = attention.output.LayerNorm(attended + hidden)
         hidden = layer.output.dropout(layer.output.dense(gelu(layer.intermediate.dense(middle)))) + middle
         return (layer.output.LayerNorm(hidden) if final_norm else hidden), KeyValue(key, value)
