@@ -207,19 +207,14 @@ class FiberBackbone(PretrainedModel):
             projected = [project(image_features) for project in self.decoder_projections]
             cross = self.text_stream.cross_attention
             cache.image = [layer.project_context(x) for layer, x in zip(cross, projected, strict=True)]
-        images = len(cache.image[0].key)
-        if len(input_ids) % images:
-            raise ValueError(
-                f"{len(input_ids)} texts cannot read {images} images; give as many texts for each image, one after the "
-                "other"
-            )
+        if len(input_ids) % (images := len(cache.image[0].key)):
+            raise ValueError(f"{len(input_ids)} texts cannot read {images} images; give as many texts for each image")
         hidden = self.text_stream.embed(input_ids, cache.position)
-        real = (input_ids != config.pad_token_id).sum(dim=1)
-        cache.position = real if cache.position is None else cache.position + real
-        cache.mask = attention_mask if cache.mask is None else torch.cat([cache.mask, attention_mask], dim=1)
+        cache.extend(attention_mask, (input_ids != config.pad_token_id).sum(dim=1))
         future = torch.ones(input_ids.shape[1], past + input_ids.shape[1], dtype=torch.bool, device=hidden.device).triu(
             past + 1
         )
+        assert cache.mask is not None, "just extended"
         mask = padding_mask(cache.mask, hidden.dtype).masked_fill(future, -torch.inf)
         known, cache.text = cache.text or [None] * config.num_hidden_layers, []  # type: ignore[list-item]
         for layer in range(config.num_hidden_layers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fiber_backbone.attention import KeyValue
@@ -27,6 +28,11 @@ class DecodingCache:
     text: list[KeyValue] = field(default_factory=list)
     mask: Tensor | None = None
     position: Tensor | None = None
+
+    def extend(self, attention_mask: Tensor, num_real: Tensor) -> None:
+        """Notes the tokens (R, L) that come next, and how many of each text (R,) are no padding."""
+        self.position = num_real if self.position is None else self.position + num_real
+        self.mask = attention_mask if self.mask is None else torch.cat([self.mask, attention_mask], dim=1)
 
     def __getitem__(self, index: Tensor) -> DecodingCache:
         """The cache of other rows, each text with an image of its own."""

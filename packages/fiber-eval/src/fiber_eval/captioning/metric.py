@@ -72,9 +72,7 @@ def score_captions(
     texts = CaptionSet(
         [word(captions[image]) for image in ids], [[word(text) for text in references[image]] for image in ids]
     )
-    columns: dict[str, tuple[float, Floats]] = {}
-    for name in metrics:
-        columns |= _SUITE[name](texts)
+    columns = {key: value for name in metrics for key, value in _SUITE[name](texts).items()}
     columns |= {name: scorer(texts.candidates, texts.references) for name, scorer in (extra or {}).items()}
     result: dict[str, Any] = {name: float(value) for name, (value, _) in columns.items()}
     if per_image:
