@@ -211,9 +211,8 @@ class FiberBackbone(PretrainedModel):
             raise ValueError(f"{len(input_ids)} texts cannot read {images} images; give as many texts for each image")
         hidden = self.text_stream.embed(input_ids, cache.position)
         cache.extend(attention_mask, (input_ids != config.pad_token_id).sum(dim=1))
-        future = torch.ones(input_ids.shape[1], past + input_ids.shape[1], dtype=torch.bool, device=hidden.device).triu(
-            past + 1
-        )
+        length = input_ids.shape[1]
+        future = torch.ones(length, past + length, dtype=torch.bool, device=hidden.device).triu(past + 1)
         assert cache.mask is not None, "just extended"
         mask = padding_mask(cache.mask, hidden.dtype).masked_fill(future, -torch.inf)
         known, cache.text = cache.text or [None] * config.num_hidden_layers, []  # type: ignore[list-item]
