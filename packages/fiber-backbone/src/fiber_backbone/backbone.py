@@ -21,7 +21,7 @@ from fiber_backbone.attention import GatedCrossAttention, padding_mask
 from fiber_backbone.cache import DecodingCache
 from fiber_backbone.checkpoints import LoadReport, load_original_backbone
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.image_stream import ImageStream, resize_relative_position_bias
+from fiber_backbone.image_stream import ImageStream, resize_relative_position_bias, within
 from fiber_backbone.pretrained import PretrainedModel
 from fiber_backbone.projection import JointProjection
 from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
@@ -77,16 +77,20 @@ class FiberBackbone(PretrainedModel):
         """
         return self.fuse(self.begin_image(pixel_values), self.begin_text(input_ids, attention_mask))
 
-    def begin_image(self, pixel_values: Tensor, return_pyramid: bool = False) -> ImageState:
+    def begin_image(
+        self, pixel_values: Tensor, return_pyramid: bool = False, image_sizes: Tensor | None = None
+    ) -> ImageState:
         """The image stream up to the cut.
 
         Args:
             pixel_values: (B, 3, height, width) normalised; sides are multiples of the last stride (32). Pad pictures of
                 differing sizes with zeros at the right and bottom.
             return_pyramid: Whether to keep the outputs of the stages, for `FusedFeatures.pyramid`.
+            image_sizes: (B, 2) int64, true height and width of padded pictures. With them the features of a picture are
+                those that it would have alone, padded to a multiple of the last stride only.
 
         Raises:
-            ValueError: If the shape is not as described.
+            ValueError: If the shape is not as described, or `image_sizes` come with windows that shrink with the map.
         """
         stride = self.config.strides[-1]
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
@@ -99,10 +103,17 @@ class FiberBackbone(PretrainedModel):
                 f"height and width of pixel_values must be multiples of {stride}, got {tuple(pixel_values.shape[2:])}; "
                 f"pad with zeros at the right and bottom to ({height}, {width}) or resize"
             )
+        sizes = None
+        if image_sizes is not None:
+            if self.config.window_policy == "shrink":
+                raise ValueError(
+                    "image_sizes need FiberConfig(window_policy='pad'): windows must not hang on the batch"
+                )
+            sizes = -(-image_sizes.to(pixel_values.device) // stride) * stride
         x, pyramid = self._run_image(
-            self.image_stream.embed(pixel_values), 0, self.config.fused_blocks[0][0], return_pyramid
+            self.image_stream.embed(pixel_values), 0, self.config.fused_blocks[0][0], return_pyramid, sizes
         )
-        return ImageState(x, pyramid)
+        return ImageState(x, pyramid, sizes)
 
     def begin_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextState:
         """The text stream up to the cut.
@@ -140,12 +151,13 @@ class FiberBackbone(PretrainedModel):
         mask = padding_mask(text.attention_mask, hidden.dtype)
         for block, layer in self.config.fused_blocks:
             last = layer + 1 == self.config.num_hidden_layers
-            next_x, output = self.image_stream.run(x, block, context=hidden, mask=mask)
+            next_x, output = self.image_stream.run(x, block, context=hidden, mask=mask, sizes=image.sizes)
             hidden, _ = self.text_stream.run(
                 hidden,
                 layer,
                 mask,
                 context=x.flatten(1, 2),
+                context_mask=self._image_mask(x, block, image.sizes),
                 final_norm=not last or self.config.fused_text_norm,
             )
             x = next_x
@@ -161,7 +173,11 @@ class FiberBackbone(PretrainedModel):
     def finish_image(self, image: ImageState) -> ImageFeatures:
         """The top image blocks without text, as a plain Swin would run them."""
         x, pyramid = self._run_image(
-            image.hidden_state, self.config.fused_blocks[0][0], sum(self.config.depths), bool(image.pyramid)
+            image.hidden_state,
+            self.config.fused_blocks[0][0],
+            sum(self.config.depths),
+            bool(image.pyramid),
+            image.sizes,
         )
         tokens = x.flatten(1, 2)
         return ImageFeatures(self.image_stream.final_norm(tokens), tokens, image.pyramid + pyramid)
@@ -285,10 +301,19 @@ class FiberBackbone(PretrainedModel):
             if parameter.ndim < 2 or "relative_position_bias_table" in name
         }
 
-    def _run_image(self, x: Tensor, first: int, stop: int, return_pyramid: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _image_mask(self, x: Tensor, block: int, sizes: Tensor | None) -> Tensor | None:
+        """Additive mask of the image tokens (B, H, W, C) that text must not read."""
+        if sizes is None:
+            return None
+        stride = self.config.strides[self.config.block_stages[block]]
+        return padding_mask(within((x.shape[1], x.shape[2]), sizes // stride).flatten(1), x.dtype)
+
+    def _run_image(
+        self, x: Tensor, first: int, stop: int, return_pyramid: bool, sizes: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         pyramid = []
         for block in range(first, stop):
-            x, output = self.image_stream.run(x, block)
+            x, output = self.image_stream.run(x, block, sizes=sizes)
             if return_pyramid and output is not None:
                 pyramid.append(self.image_stream.pyramid_level(self.config.block_stages[block], output))
         return x, tuple(pyramid)

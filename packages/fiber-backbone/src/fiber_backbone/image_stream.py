@@ -104,19 +104,29 @@ def unpartition(x: Tensor, window: Size, size: Size) -> Tensor:
     return x.transpose(2, 3).reshape(batch, *size, channels)
 
 
-def window_attention(attention: WindowAttention, x: Tensor, plan: WindowPlan) -> Tensor:
+def within(size: Size, sizes: Tensor) -> Tensor:
+    """(B, H, W) bool, true on a map of a size where it belongs to a picture of its own `sizes` (B, 2)."""
+    rows, columns = (torch.arange(side, device=sizes.device) for side in size)
+    return (rows[:, None] < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
+
+
+def window_attention(attention: WindowAttention, x: Tensor, plan: WindowPlan, sizes: Tensor | None = None) -> Tensor:
     """Self-attention within windows, with relative position bias.
 
     Args:
         attention: Holds `qkv`, `proj` and `relative_position_bias_table`.
         x: (B, H, W, C), already normalised.
         plan: How the map is cut.
+        sizes: (B, 2) int64, height and width in tokens of each picture where the batch's map is larger. What lies
+            beyond is then as the padding to whole windows would be, were the picture alone.
 
     Returns:
         (B, H, W, C).
     """
     batch, height, width, _ = x.shape
     heads, tokens = attention.num_heads, plan.window[0] * plan.window[1]
+    if sizes is not None:
+        x = x * within((height, width), sizes)[..., None]
     x = pad(x, (0, 0, 0, plan.padded[1] - width, 0, plan.padded[0] - height))
     if any(plan.shift):
         x = torch.roll(x, (-plan.shift[0], -plan.shift[1]), dims=(1, 2))
@@ -126,13 +136,18 @@ def window_attention(attention: WindowAttention, x: Tensor, plan: WindowPlan) ->
     )  # (B, V, heads, T, C/heads)
 
     bias = attention.relative_position_bias_table[plan.bias_index].view(tokens, tokens, heads).permute(2, 0, 1)
-    if plan.region is None:  # one bias for every window: windows join the batch
+    if plan.region is None:  # one bias for every window, which lies inside or outside a picture: windows join the batch
         query, key, value = (part.flatten(0, 1) for part in (query, key, value))
         bias = bias[None]
     else:  # a bias for each window: windows join the heads, so that the mask is not repeated over the batch
         query, key, value = (part.flatten(1, 2) for part in (query, key, value))
-        apart = plan.region[:, None, :, None] != plan.region[:, None, None, :]
-        bias = (bias - 100.0 * apart).flatten(0, 1)[None]
+        apart = (plan.region[:, :, None] != plan.region[:, None, :])[None]  # (1, V, T, T)
+        if sizes is not None:  # windows across a picture's end hold tokens that it would not have alone
+            window = torch.tensor(plan.window, device=sizes.device)
+            own = within(plan.padded, -(-sizes // window) * window)
+            own = partition(torch.roll(own, (-plan.shift[0], -plan.shift[1]), dims=(1, 2))[..., None], plan.window)
+            apart = apart | (own != own.transpose(2, 3))  # (B, V, T, T)
+        bias = (bias - 100.0 * apart[:, :, None]).flatten(1, 2)
     x = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
     x = attention.proj(merge_heads(x.reshape(batch, -1, heads, tokens, x.shape[-1])))
 
@@ -201,7 +216,12 @@ class ImageStream(nn.Module):
         return self.patch_embed(pixel_values)
 
     def run(
-        self, x: Tensor, block: int, context: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        block: int,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One block, and the step down to the next stage where the block is the last of its own.
 
@@ -210,6 +230,7 @@ class ImageStream(nn.Module):
             block: Number of the block, counted over all stages.
             context: Text to read, (B, L, D), for a fused block; None leaves the block unfused.
             mask: Additive text mask, see `attention.padding_mask`.
+            sizes: (B, 2) int64, height and width in pixels of each picture where the batch's are larger.
 
         Returns:
             The input of the next block, and the stage's output (B, H, W, C) if the block ends a stage.
@@ -219,10 +240,11 @@ class ImageStream(nn.Module):
         module = self.layers[stage].blocks[index]
         plan = self._plan((x.shape[1], x.shape[2]), bool(index % 2), x.device)
         cross = None if context is None else self.cross_attention[block - self.config.fused_blocks[0][0]]
+        sizes = None if sizes is None else sizes // self.config.strides[stage]
         if self.gradient_checkpointing and self.training:
-            x = checkpoint(self._block, module, x, plan, cross, context, mask, use_reentrant=False)
+            x = checkpoint(self._block, module, x, plan, cross, context, mask, sizes, use_reentrant=False)
         else:
-            x = self._block(module, x, plan, cross, context, mask)
+            x = self._block(module, x, plan, cross, context, mask, sizes)
         if index + 1 < self.config.depths[stage]:
             return x, None
         if stage + 1 < len(self.config.depths):
@@ -247,8 +269,9 @@ class ImageStream(nn.Module):
         cross: GatedCrossAttention | None,
         context: Tensor | KeyValue | None,
         mask: Tensor | None,
+        sizes: Tensor | None,
     ) -> Tensor:
-        attended = window_attention(block.attn, block.norm1(x), plan)
+        attended = window_attention(block.attn, block.norm1(x), plan, sizes)
         if cross is not None and context is not None:  # token by token over the whole map: text needs no windows
             attended = cross(attended.flatten(1, 2), context, mask).view_as(attended)
         x = x + block.drop_path1(attended)

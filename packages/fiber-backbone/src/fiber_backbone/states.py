@@ -53,10 +53,13 @@ class ImageState(BatchState):
     Attributes:
         hidden_state: (B, H, W, C), the input of the first fused block.
         pyramid: Outputs of the stages that end below the cut, each (B, C_s, H_s, W_s); empty unless asked for.
+        sizes: (B, 2) int64, height and width in pixels of each picture, up to whole strides, where the batch was padded
+            further and that is to have no effect.
     """
 
     hidden_state: Tensor
     pyramid: tuple[Tensor, ...] = ()
+    sizes: Tensor | None = None
 
     @staticmethod
     def cat(states: Sequence[ImageState]) -> ImageState:
@@ -68,7 +71,16 @@ class ImageState(BatchState):
                 "pad the pictures alike"
             )
         levels = zip(*(state.pyramid for state in states), strict=True)
-        return ImageState(torch.cat([state.hidden_state for state in states]), tuple(map(torch.cat, levels)))
+        sizes = [state.sizes for state in states if state.sizes is not None]
+        if sizes and len(sizes) < len(states):
+            raise ValueError(
+                "image states to concatenate must all have sizes, or none; give image_sizes to begin_image"
+            )
+        return ImageState(
+            torch.cat([state.hidden_state for state in states]),
+            tuple(map(torch.cat, levels)),
+            torch.cat(sizes) if sizes else None,
+        )
 
 
 @dataclass

@@ -102,6 +102,7 @@ class TextStream(nn.Module):
         context: Tensor | KeyValue | None = None,
         past: KeyValue | None = None,
         final_norm: bool = True,
+        context_mask: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """One layer.
 
@@ -113,13 +114,14 @@ class TextStream(nn.Module):
                 With fewer images than texts, texts that read the same image follow one another.
             past: Keys and values of the tokens before these.
             final_norm: Whether the layer ends with its layer norm.
+            context_mask: Additive, broadcastable to (B, heads, L, N): which tokens of the image to read.
 
         Returns:
             The input of the next layer, and the keys and values of all tokens so far.
         """
         module = self.encoder.layer[layer]
         cross = None if context is None else self.cross_attention[layer - self.config.fused_blocks[0][1]]
-        arguments = (module, hidden, mask, cross, context, past, final_norm)
+        arguments = (module, hidden, mask, cross, context, past, final_norm, context_mask)
         if self.gradient_checkpointing and self.training:
             return checkpoint(self._layer, *arguments, use_reentrant=False)
         return self._layer(*arguments)
@@ -133,6 +135,7 @@ class TextStream(nn.Module):
         context: Tensor | KeyValue | None,
         past: KeyValue | None,
         final_norm: bool,
+        context_mask: Tensor | None,
     ) -> tuple[Tensor, KeyValue]:
         attention, heads = layer.attention, self.config.num_attention_heads
         query, key, value = (
@@ -152,7 +155,7 @@ class TextStream(nn.Module):
         if cross is not None and context is not None:
             # Texts in a row that read one image are one long query of it: its keys and values are never repeated.
             images = len(context if isinstance(context, Tensor) else context.key)
-            attended = cross(attended.reshape(images, -1, attended.shape[-1]), context).view_as(attended)
+            attended = cross(attended.reshape(images, -1, attended.shape[-1]), context, context_mask).view_as(attended)
         middle = attention.output.LayerNorm(attended + hidden)
         hidden = layer.output.dropout(layer.output.dense(gelu(layer.intermediate.dense(middle)))) + middle
         return (layer.output.LayerNorm(hidden) if final_norm else hidden), KeyValue(key, value)
