@@ -18,7 +18,7 @@ def assert_close(ours: Tensor, reference: Tensor, name: str) -> None:
 
 
 def run(model: FiberBackbone, reference: dict[str, Tensor], length: int | None = None) -> FusedFeatures:
-    image = model.begin_image(reference["images_q"].float() / 32, return_pyramid=True)
+    image = model.begin_image(reference["images_q"].float().flip(1) / 32, return_pyramid=True)
     text = model.begin_text(reference["input_ids"][:, :length], reference["attention_mask"][:, :length])
     with torch.no_grad():
         return model.fuse(image, text)
@@ -63,7 +63,7 @@ def test_single_blocks(fine_case: Path, fine_model: FiberBackbone) -> None:
             )
         )
     with torch.no_grad():
-        image = fine_model.begin_image(inputs["images_q"].float() / 32)
+        image = fine_model.begin_image(inputs["images_q"].float().flip(1) / 32)
         fused = fine_model.fuse(image, fine_model.begin_text(inputs["input_ids"], inputs["attention_mask"]))
     for hook in hooks:
         hook.remove()

@@ -30,6 +30,10 @@ FINE_TO_COARSE = {
     "fusion_backbone.language_backbone.body.model.": "text_transformer.",
 }
 
+# The original's detector reads pictures with the colours in the order blue, green, red. The map of its patches is turned
+# round on loading, so that every model here reads red, green, blue.
+DETECTOR_PATCHES = "fusion_backbone.backbone.body.patch_embed.proj.weight"
+
 # Tensors that the original stores and never reads, or derives from the sizes.
 DEAD = re.compile(
     r"\.relative_position_index$|\.attn_mask$|\.position_ids$|^text_transformer\.pooler\.|"
@@ -256,6 +260,8 @@ def load_original_backbone(backbone: FiberBackbone, source: str | Path | Mapping
         else:
             keys = [names[name] for name in originals]
             value = tensors[keys[0]] if len(keys) == 1 else torch.cat([tensors[key] for key in keys])
+            if keys == [DETECTOR_PATCHES]:
+                value = value.flip(1)
             if ours.endswith("relative_position_bias_table") and value.shape != parameters[ours].shape:
                 value = resize_relative_position_bias(value, config.window_size)
                 report.resized.extend(keys)
