@@ -1,15 +1,17 @@
 """Pictures and captions that the tests make, and the real ones where they are."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fiber_data import CaptionSample, train_tokenizer
+from fiber_data import CaptionSample, load_tokenizer, train_tokenizer
 from PIL import Image
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 WORDS = [
     "a",
@@ -72,3 +74,23 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[CaptionSample]:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer([" ".join(WORDS)] * 3, vocab_size=320)
+
+
+@pytest.fixture(scope="session")
+def fine_goldens() -> dict[str, Any]:
+    """What the original's data code of the fine stage gave; the test is skipped where it is absent."""
+    return json.loads((_fine_reference() / "data" / "data_goldens.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def fine_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer that these numbers are from."""
+    return load_tokenizer(_fine_reference() / "tokenizer")
+
+
+def _fine_reference() -> Path:
+    root = Path(os.environ.get("FIBER_REFERENCE", Path(__file__).parents[3].parent / "shared" / "reference"))
+    if not (root / "fine").is_dir():
+        reason = f"no reference numbers at {root / 'fine'}; set FIBER_REFERENCE to the folder that holds fine/"
+        (pytest.fail if os.environ.get("FIBER_REQUIRE_REFERENCE") == "1" else pytest.skip)(reason)
+    return root / "fine"

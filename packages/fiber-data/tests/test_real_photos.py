@@ -7,15 +7,20 @@ import pytest
 import torch
 from fiber_data import (
     CaptionDataset,
+    DetectionDataset,
     EpochSampler,
     FiberProcessor,
     ImageTextCollator,
+    PromptSampler,
+    build_detection_training_transform,
     build_training_transform,
+    chunk_categories,
     find_shared,
     inspect_samples,
     load_image,
     load_tokenizer,
     read_captions,
+    read_detection,
 )
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -73,3 +78,36 @@ def test_the_processor_takes_photos_and_captions(splits, roberta):
     batch = FiberProcessor(roberta, 96, 40)(sample["image"], sample["captions"])
     assert batch["pixel_values"].shape == (1, 3, 96, 96)
     assert batch["input_ids"][0, 0] == 0 and len(batch["input_ids"]) == len(sample["captions"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_epoch_of_detection_sees_every_box_of_the_photos(real_data, roberta):
+    data = read_detection(real_data("coco_mini"), split="val")
+    assert sum(len(sample["boxes"]) for sample in data.samples) == 624 and len(data.categories) == 80
+    transform = build_detection_training_transform((64, 96), 160)
+    dataset = DetectionDataset(data, transform, PromptSampler(data.categories, roberta), include_crowds=True)
+    sampler = EpochSampler(len(dataset), 8, drop_last=False, alike_groups=dataset.aspect_groups)
+    loader = DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=ImageTextCollator(roberta, 256, None, size_divisor=32), num_workers=1
+    )
+    num_boxes = 0
+    for batch in loader:
+        assert batch["broken"] == []
+        for (height, width), target in zip(batch["image_sizes"].tolist(), batch["targets"], strict=True):
+            num_boxes += len(target["boxes"])
+            assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all() and (target["boxes"] >= -1e-3).all()
+            assert (target["boxes"] <= torch.tensor([width, height, width, height]) + 1e-3).all()
+            assert target["positive_map"].any(1).all()
+    assert num_boxes == 624
+
+
+@pytest.mark.filterwarnings("error")
+def test_lvis_has_its_lists_and_its_prompts_fit(real_data, roberta):
+    data = read_detection(real_data("lvis") / "lvis_val_100.json", check_images=False)
+    assert (len(data.samples), len(data.categories)) == (100, 1230)
+    assert sum(len(sample["boxes"]) for sample in data.samples) == 977
+    assert set(data.frequencies.values()) == {"r", "c", "f"}
+    assert all("not_exhaustive_category_ids" in sample for sample in data.samples)
+    prompts = chunk_categories(data.categories, roberta)
+    assert [number for prompt in prompts for number in prompt.spans] == list(data.categories)
+    assert max(len(roberta(prompt.text)["input_ids"]) for prompt in prompts) <= 256

@@ -183,3 +183,61 @@ def test_a_state_of_another_batch_size_is_refused_with_groups():
     state = EpochSampler(10, 2).state_dict()
     with pytest.raises(ValueError, match="batch_size, which was 2 and is 5"):
         EpochSampler(10, 5, unique_groups=range(10)).load_state_dict(state)
+
+
+TALL = [int(index % 3 == 0) for index in range(103)]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_batches_hold_one_kind_and_no_sample_is_lost_by_that(drop_last):
+    sampler = EpochSampler(103, 8, seed=2, drop_last=drop_last, alike_groups=TALL)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == sampler.batches_per_epoch
+    assert len(set(flat(batches))) == len(flat(batches)) == (96 if drop_last else 103)
+    mixed = [batch for batch in batches if len({TALL[index] for index in batch}) > 1]
+    assert len(mixed) <= 1 and batches[-2:].count(mixed[0] if mixed else None) == len(mixed)
+    kinds = [TALL[batch[0]] for batch in batches]
+    assert kinds != sorted(kinds) and kinds != sorted(kinds, reverse=True)  # the kinds alternate
+    sampler.set_epoch(1)
+    assert list(sampler) != batches
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_grouped_by_kind_ranks_together_are_one_process(world_size):
+    whole = list(EpochSampler(103, 8, seed=1, alike_groups=torch.tensor(TALL)))
+    ranks = [EpochSampler(103, 8, 1, rank, world_size, alike_groups=TALL) for rank in range(world_size)]
+    assert [flat(shares) for shares in zip(*ranks, strict=True)] == whole
+
+
+def test_grouped_by_kind_a_run_resumes_where_it_was():
+    sampler = EpochSampler(103, 8, seed=4, alike_groups=TALL)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    sampler.advance(5)
+    resumed = EpochSampler(103, 8, rank=0, world_size=2, alike_groups=TALL)
+    resumed.load_state_dict(sampler.state_dict())
+    assert [batch[:4] for batch in whole[5:]] == list(resumed)
+    with pytest.raises(ValueError, match="with alike_groups the order depends on the global batch_size, which was 8"):
+        EpochSampler(103, 4, alike_groups=TALL).load_state_dict(sampler.state_dict())
+
+
+def test_groups_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="alike_groups must name a group for each of the 10 samples, not 103"):
+        EpochSampler(10, 2, alike_groups=TALL)
+    with pytest.raises(ValueError, match="unique_groups or alike_groups, not both"):
+        EpochSampler(103, 2, alike_groups=TALL, unique_groups=range(103))
+
+
+def test_joined_data_sets_are_asked_for_the_right_epoch():
+    asked = []
+
+    class Part(torch.utils.data.Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            asked.append((int(index), index.epoch))
+
+    joined = torch.utils.data.ConcatDataset([Part(), Part()])
+    joined[EpochIndex(2, 7)], joined[EpochIndex(8, 7)]
+    assert asked == [(2, 7), (3, 7)]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fiber_data import load_tokenizer, mask_tokens, train_tokenizer
+from fiber_data import load_tokenizer, mask_tokens, positive_map, train_tokenizer
 from fiber_data.seeding import make_generator
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -131,3 +131,29 @@ def test_masking_refuses_numbers_out_of_place(rows, tokenizer):
         mask_tokens(rows, tokenizer, 15)
     with pytest.raises(ValueError, match=r"one generator or 400 \(one for each row\), not 1"):
         mask_tokens(rows, tokenizer, generator=[torch.Generator()])
+
+
+def test_spans_map_to_the_originals_tokens(fine_goldens, fine_tokenizer):
+    for case in fine_goldens["token_maps"]:
+        encoding = fine_tokenizer([case["caption"]]).encodings[0]
+        assert encoding.ids == case["input_ids"]
+        found = positive_map(encoding, case["spans"], 256)
+        assert found.dtype == torch.bool and list(found.shape) == case["positive_map_shape"]
+        assert found.nonzero().tolist() == [entry[:2] for entry in case["positive_map_nonzero"]]
+
+
+def test_a_span_of_several_parts_has_the_tokens_of_all_and_an_odd_one_has_none(tokenizer):
+    text = "a red cat sees the blue bird"
+    encoding = tokenizer([text]).encodings[0]
+    tokens = positive_map(encoding, [[(0, 9), (15, 28)], [(1, 2)], [(40, 50)], [(0, 1)]], 20)
+    parts = [
+        tokenizer.decode([number for number, chosen in zip(encoding.ids, row, strict=False) if chosen])
+        for row in tokens
+    ]
+    assert parts == ["a red cat the blue bird", "", "", "a"]
+
+
+def test_tokens_that_were_cut_off_are_left_out(tokenizer):
+    encoded = tokenizer(["red green blue cat dog"], truncation=True, max_length=4)
+    tokens = positive_map(encoded.encodings[0], [[(0, 3)], [(15, 18)]], 4)
+    assert tokens.any(1).tolist() == [True, False]

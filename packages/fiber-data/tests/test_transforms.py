@@ -8,8 +8,12 @@ from fiber_data import (
     IMAGENET_STD,
     FlipUnlessSided,
     RandAugment,
+    ResizeShorterSide,
+    build_detection_evaluation_transform,
+    build_detection_training_transform,
     build_evaluation_transform,
     build_training_transform,
+    fit_size,
     mentions_side,
 )
 from fiber_data.seeding import seeded
@@ -143,3 +147,58 @@ def test_randaugment_without_magnitude_changes_no_shape():
 def test_a_magnitude_off_the_scale_is_refused():
     with pytest.raises(ValueError, match="from 0 to 10, not 11"):
         RandAugment(2, 11)
+
+
+def boxes(corners, height, width):
+    return tv_tensors.BoundingBoxes(torch.tensor(corners), format="XYXY", canvas_size=(height, width))
+
+
+@pytest.mark.parametrize("shorter", [800, 480])
+def test_pictures_for_detection_have_the_originals_sizes(fine_goldens, shorter):
+    for (width, height), expected in fine_goldens[f"resize_{shorter}_1333_wh_to_hw"]:
+        assert list(fit_size(height, width, shorter, 1333)) == expected
+
+
+def test_the_longer_side_never_exceeds_its_bound():
+    assert max(max(fit_size(30, width, 800, 1333)) for width in range(30, 3000, 7)) == 1333
+    assert fit_size(1, 100_000, 800, 1333) == (1, 1333)
+
+
+def test_every_side_is_drawn_and_boxes_follow():
+    transform = build_detection_training_transform((48, 56, 64), 100, flip_probability=0.0)
+    sample = {"image": photo(90, 120), "boxes": boxes([[30.0, 20.0, 60.0, 40.0]], 90, 120)}
+    heights = set()
+    with seeded(0):
+        for _ in range(40):
+            made = transform(sample)
+            height, width = made["image"].shape[-2:]
+            heights.add(height)
+            expected = torch.tensor([30 / 120 * width, 20 / 90 * height, 60 / 120 * width, 40 / 90 * height])
+            assert torch.allclose(made["boxes"][0].as_subclass(torch.Tensor), expected)
+            assert made["boxes"].canvas_size == (height, width)
+            x1, y1, x2, y2 = expected.round().int().tolist()
+            red = made["image"][0] > made["image"][1] + 1.5
+            assert red[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
+    assert heights == {48, 56, 64}
+
+
+def test_a_flip_mirrors_boxes_as_the_original_does_in_its_convention(fine_goldens):
+    golden = fine_goldens["boxes"]
+    width, height = golden["image_size_wh"]
+    half_open = torch.tensor(golden["input_xyxy"]) + torch.tensor([0, 0, 1, 1])
+    flipped = FlipUnlessSided(1.0)({"boxes": boxes(half_open.tolist(), height, width), "text": "a cat"})["boxes"]
+    assert torch.allclose(flipped - torch.tensor([0.0, 0, 1, 1]), torch.tensor(golden["flip_lr"]))
+    kept = FlipUnlessSided(1.0)({"boxes": boxes(half_open.tolist(), height, width), "text": "the left cat"})["boxes"]
+    assert torch.equal(kept, half_open)
+
+
+def test_pictures_are_normalised_as_the_originals_but_in_the_order_of_colours(fine_goldens):
+    golden = fine_goldens["normalize_bgr255"]
+    pixels = (torch.tensor(golden["rgb01"]) * 255).round().to(torch.uint8)
+    ours = build_detection_evaluation_transform(1, 10)(tv_tensors.Image(pixels))
+    assert torch.allclose(ours.flip(0), torch.tensor(golden["out"]), atol=0.01)  # of uint8: half a step is 0.0088
+
+
+def test_sides_without_length_are_refused():
+    with pytest.raises(ValueError, match=r"positive length, not shorter=\(\)"):
+        ResizeShorterSide((), 100)

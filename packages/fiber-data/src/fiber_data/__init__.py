@@ -7,6 +7,9 @@ from fiber_data.collate import ImageTextCollator, pad_images
 from fiber_data.dataset import BrokenSample, CaptionDataset
 from fiber_data.formats import (
     CaptionSample,
+    DetectionData,
+    DetectionSample,
+    GroundingSample,
     QuestionSample,
     ReasoningSample,
     SplitNotFoundError,
@@ -14,24 +17,33 @@ from fiber_data.formats import (
     read_caption_folder,
     read_captions,
     read_coco_captions,
+    read_detection,
+    read_grounding,
     read_karpathy,
     read_nlvr2,
     read_vqav2,
 )
+from fiber_data.grounding import DetectionDataset, GroundingDataset
 from fiber_data.images import BrokenImageError, load_image
 from fiber_data.inspection import Inspection, find_shared, inspect_samples
 from fiber_data.packed import PackedRecords
+from fiber_data.phrases import find_phrases, noun_phrases
 from fiber_data.processor import FiberProcessor
+from fiber_data.prompts import Prompt, PromptSampler, Wording, chunk_categories, clean_name, encode_prompts, make_prompt
 from fiber_data.sampling import EpochIndex, EpochSampler
 from fiber_data.seeding import derive_seed
-from fiber_data.text import load_tokenizer, mask_tokens, train_tokenizer
+from fiber_data.text import load_tokenizer, mask_tokens, positive_map, train_tokenizer
 from fiber_data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     FlipUnlessSided,
     RandAugment,
+    ResizeShorterSide,
+    build_detection_evaluation_transform,
+    build_detection_training_transform,
     build_evaluation_transform,
     build_training_transform,
+    fit_size,
     mentions_side,
 )
 from fiber_data.understanding import QuestionDataset, ReasoningDataset
@@ -46,34 +58,55 @@ __all__ = [
     "BrokenSample",
     "CaptionDataset",
     "CaptionSample",
+    "DetectionData",
+    "DetectionDataset",
+    "DetectionSample",
     "EpochIndex",
     "EpochSampler",
     "FiberProcessor",
     "FlipUnlessSided",
+    "GroundingDataset",
+    "GroundingSample",
     "ImageTextCollator",
     "Inspection",
     "PackedRecords",
+    "Prompt",
+    "PromptSampler",
     "QuestionDataset",
     "QuestionSample",
     "RandAugment",
     "ReasoningDataset",
     "ReasoningSample",
+    "ResizeShorterSide",
     "SplitNotFoundError",
+    "Wording",
+    "build_detection_evaluation_transform",
+    "build_detection_training_transform",
     "build_evaluation_transform",
     "build_training_transform",
+    "chunk_categories",
+    "clean_name",
     "derive_seed",
+    "encode_prompts",
     "find_missing",
+    "find_phrases",
     "find_shared",
+    "fit_size",
     "inspect_samples",
     "load_image",
     "load_tokenizer",
+    "make_prompt",
     "mask_tokens",
     "mentions_side",
     "normalise_answer",
+    "noun_phrases",
     "pad_images",
+    "positive_map",
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",
+    "read_detection",
+    "read_grounding",
     "read_karpathy",
     "read_nlvr2",
     "read_vqav2",

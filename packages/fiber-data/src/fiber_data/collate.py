@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from fiber_data.dataset import BrokenSample
 from fiber_data.seeding import make_generator
-from fiber_data.text import mask_tokens
+from fiber_data.text import mask_tokens, positive_map
 
 _STACKED = ("answer_targets", "labels")
-_LISTED = ("references", "answers")
+_LISTED = ("references", "answers", "spans", "phrases", "phrase_labels")
 
 
 class ImageTextCollator:
@@ -30,6 +30,11 @@ class ImageTextCollator:
     - where the items have them, ``answer_targets`` (B, A) float32 and ``labels`` (B,) int64;
     - the lists ``ids`` (B) and ``texts`` (T), and where the items have them ``references`` and ``answers`` (B),
       lists of texts;
+    - where the items have boxes (`fiber_data.grounding`): the list ``targets`` of B dicts, each with ``boxes``
+      (n, 4), ``labels``, ``area``, ``iscrowd`` (n,), ``image_id`` () and ``positive_map`` (n, L) bool, the tokens of
+      the words that name each box; ``phrases``, ``phrase_labels`` (P,) and ``phrase_maps`` (P, L) bool, the things
+      that the text names and their tokens, and ``spans``, as lists (B); and ``original_sizes`` (B, 2) int64,
+      (height, width) on disk;
     - the list ``broken``: a sentence for each sample that could not be read.
 
     Masking draws from each item's own seed, so that a sample is masked alike in any batch, worker or rank.
@@ -43,6 +48,8 @@ class ImageTextCollator:
             gather features from each other need batches of equal size; a repeated picture keeps its
             `image_ids`.
         pad_to_max_length: Whether L is always `max_length`, as compiled models like it.
+        size_divisor: Pictures are padded to a height and width that this divides, see `pad_images`; 32 for
+            detection.
     """
 
     def __init__(
@@ -53,12 +60,14 @@ class ImageTextCollator:
         *,
         fill_broken: bool = False,
         pad_to_max_length: bool = False,
+        size_divisor: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.mlm_probability = mlm_probability
         self.fill_broken = fill_broken
         self.pad_to_max_length = pad_to_max_length
+        self.size_divisor = size_divisor
 
     def __call__(self, items: Sequence[dict[str, Any] | BrokenSample]) -> dict[str, Any]:
         """Makes the batch.
@@ -79,12 +88,14 @@ class ImageTextCollator:
             if self.fill_broken:
                 good += list(itertools.islice(itertools.cycle(good), len(broken)))
         texts = [_texts_of(item) for item in good]
-        pixel_values, image_sizes = pad_images([item["pixel_values"] for item in good])
+        pixel_values, image_sizes = pad_images([item["pixel_values"] for item in good], self.size_divisor)
+        encoded = self._encode([text for of_item in texts for text in of_item])
         image_ids = torch.tensor([item["image_id"] for item in good])
         batch: dict[str, Any] = {
             "pixel_values": pixel_values,
             "image_sizes": image_sizes,
-            **self.tokenize([text for of_item in texts for text in of_item]),
+            "input_ids": encoded["input_ids"],
+            "attention_mask": encoded["attention_mask"],
             "image_ids": image_ids,
             "indices": torch.tensor([item["index"] for item in good]),
             "text_ids": torch.tensor([number for item in good for number in _text_ids_of(item)]),
@@ -95,6 +106,8 @@ class ImageTextCollator:
             **{key: torch.stack([item[key] for item in good]) for key in _STACKED if key in good[0]},
             **{key: [item[key] for item in good] for key in _LISTED if key in good[0]},
         }
+        if "target" in good[0]:
+            batch |= _ground(good, encoded)
         if self.mlm_probability is not None:
             generators = [make_generator(item["seed"], number) for item in good for number in _text_ids_of(item)]
             masked = mask_tokens(batch["input_ids"], self.tokenizer, self.mlm_probability, generators)
@@ -108,6 +121,10 @@ class ImageTextCollator:
             ``input_ids`` and ``attention_mask`` (T, L), int64; the mask is 1 on real tokens, padding is on
             the right.
         """
+        encoded = self._encode(texts)
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def _encode(self, texts: Sequence[str]) -> BatchEncoding:
         encoded = self.tokenizer(
             list(texts),
             padding="max_length" if self.pad_to_max_length else "longest",
@@ -117,8 +134,8 @@ class ImageTextCollator:
             return_tensors="pt",
         )
         if any(encoding.overflowing for encoding in encoded.encodings or ()):
-            warnings.warn(f"texts longer than max_length ({self.max_length} tokens) are cut", stacklevel=2)
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+            warnings.warn(f"texts longer than max_length ({self.max_length} tokens) are cut", stacklevel=3)
+        return encoded
 
     def _report(self, broken: list[str], size: int) -> None:
         if len(broken) == size:
@@ -126,19 +143,34 @@ class ImageTextCollator:
         warnings.warn(f"{len(broken)} of {size} pictures of a batch left out: {'; '.join(broken)}", stacklevel=3)
 
 
-def pad_images(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str, Any]:
+    """What a batch of items with boxes has besides: where in the tokens their words are."""
+    length = encoded["input_ids"].shape[1]
+    pairs = list(zip(items, encoded.encodings or (), strict=True))
+    return {
+        "original_sizes": torch.tensor([item["original_size"] for item in items]),
+        "targets": [
+            {**item["target"], "positive_map": positive_map(encoding, item["spans"], length)}
+            for item, encoding in pairs
+        ],
+        "phrase_maps": [positive_map(encoding, item["phrases"], length) for item, encoding in pairs],
+    }
+
+
+def pad_images(pictures: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor, Tensor]:
     """Stacks pictures, with zeros to the right and below where sizes differ.
 
     Args:
         pictures: B tensors (3, H_i, W_i), or pairs (2, 3, H_i, W_i).
+        size_divisor: What the height and the width of the stack must be multiples of.
 
     Returns:
-        The stack (B, 3, max H_i, max W_i), or (B, 2, 3, max H_i, max W_i), and the true (height, width) of
-        each, int64 (B, 2).
+        The stack (B, 3, H, W), or (B, 2, 3, H, W), where H and W are the least that all fit in, and the true
+        (height, width) of each, int64 (B, 2).
     """
     sizes = torch.tensor([picture.shape[-2:] for picture in pictures])
-    height, width = sizes.amax(0).tolist()
-    if bool((sizes == sizes[0]).all()):
+    height, width = (-(-side // size_divisor) * size_divisor for side in sizes.amax(0).tolist())
+    if bool((sizes == torch.tensor([height, width])).all()):
         return torch.stack(list(pictures)), sizes
     stack = pictures[0].new_zeros(len(pictures), *pictures[0].shape[:-2], height, width)
     for row, picture in zip(stack, pictures, strict=True):

@@ -22,6 +22,10 @@ class EpochIndex(int):
         self.epoch = epoch
         return self
 
+    def __sub__(self, other: int) -> "EpochIndex":
+        """The index less an offset, in the same epoch: `torch.utils.data.ConcatDataset` asks its parts with it."""
+        return EpochIndex(int(self) - other, self.epoch)
+
     def __reduce__(self) -> tuple[type, tuple[int, int]]:
         return EpochIndex, (int(self), self.epoch)
 
@@ -55,6 +59,9 @@ class EpochSampler(Sampler[list[int]]):
             ranks do equal work; a metric must then count ids once. Needs ``drop_last=False``.
         unique_groups: For each sample a group number, such as the image of a caption. No two samples of a
             group then meet in one global batch.
+        alike_groups: For each sample a group number, such as whether a picture is tall (see
+            `fiber_data.DetectionDataset.aspect_groups`). Global batches then hold samples of one group, so that
+            little is padded; what is left over of the groups meets in the last ones. No sample is lost by that.
 
     Raises:
         ValueError: The sizes do not fit each other; the message says which and how to mend it.
@@ -72,6 +79,7 @@ class EpochSampler(Sampler[list[int]]):
         drop_last: bool = True,
         pad_last: bool = False,
         unique_groups: Sequence[int] | Tensor | None = None,
+        alike_groups: Sequence[int] | Tensor | None = None,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -84,6 +92,7 @@ class EpochSampler(Sampler[list[int]]):
         self.epoch = 0
         self.samples_seen = 0
         self._groups = None if unique_groups is None else torch.as_tensor(unique_groups).tolist()
+        self._alike = None if alike_groups is None else torch.as_tensor(alike_groups).tolist()
         self._check()
 
     def _check(self) -> None:
@@ -103,10 +112,11 @@ class EpochSampler(Sampler[list[int]]):
                 f"{self.length} samples give no batch of {self.batch_size}: "
                 "lower batch_size, or set drop_last=False where an incomplete batch will do"
             )
-        if self._groups is not None and len(self._groups) != self.length:
-            raise ValueError(
-                f"unique_groups must name a group for each of the {self.length} samples, not {len(self._groups)}"
-            )
+        if self._groups is not None and self._alike is not None:
+            raise ValueError("give unique_groups or alike_groups, not both: a batch cannot always satisfy the two")
+        for name, groups in (("unique_groups", self._groups), ("alike_groups", self._alike)):
+            if groups is not None and len(groups) != self.length:
+                raise ValueError(f"{name} must name a group for each of the {self.length} samples, not {len(groups)}")
 
     @property
     def batches_per_epoch(self) -> int:
@@ -125,6 +135,8 @@ class EpochSampler(Sampler[list[int]]):
             order = order[: self.batches_per_epoch * self.batch_size]
         if self._groups is not None:
             order = _separate(order, self._groups, self.batch_size)
+        if self._alike is not None:
+            order = _gather(order, self._alike, self.batch_size)
         return order
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -167,7 +179,7 @@ class EpochSampler(Sampler[list[int]]):
         """Goes on from a position, which may come from another number of ranks.
 
         Raises:
-            ValueError: The state belongs to a data set of another length, or, with `unique_groups`, to another
+            ValueError: The state belongs to a data set of another length, or, with groups, to another
                 batch size: the order would not be the one that was begun.
         """
         if state.get("length", self.length) != self.length:
@@ -175,9 +187,10 @@ class EpochSampler(Sampler[list[int]]):
                 f"the state counts {state['length']} samples but the data set has {self.length}: resume with the data "
                 "that the run began with, or start a new run from its weights"
             )
-        if self._groups is not None and state.get("batch_size", self.batch_size) != self.batch_size:
+        grouping = "unique_groups" if self._groups is not None else "alike_groups" if self._alike is not None else ""
+        if grouping and state.get("batch_size", self.batch_size) != self.batch_size:
             raise ValueError(
-                f"with unique_groups the order depends on the global batch_size, which was {state['batch_size']} and "
+                f"with {grouping} the order depends on the global batch_size, which was {state['batch_size']} and "
                 f"is {self.batch_size}: resume with the old one"
             )
         self.seed, self.epoch, self.samples_seen = (int(state[key]) for key in ("seed", "epoch", "samples_seen"))
@@ -224,6 +237,19 @@ def _separate(order: list[int], groups: list[int], batch_size: int) -> list[int]
     if rest:
         batches.append(batches.pop(0))
     return [index for batch in batches for index in batch]
+
+
+def _gather(order: list[int], groups: list[int], batch_size: int) -> list[int]:
+    """Reorders so that batches hold samples of one group, in the order in which they become full."""
+    waiting: dict[int, list[int]] = defaultdict(list)
+    gathered: list[int] = []
+    for index in order:
+        own = waiting[groups[index]]
+        own.append(index)
+        if len(own) == batch_size:
+            gathered += own
+            own.clear()
+    return gathered + [index for group in sorted(waiting) for index in waiting[group]]
 
 
 def _cannot_separate(order: list[int], groups: list[int], batch_size: int) -> str:

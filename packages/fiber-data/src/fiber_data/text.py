@@ -1,10 +1,10 @@
-"""Texts to tokens: loading and training a tokenizer, and masking for masked language modelling."""
+"""Texts to tokens: loading and training a tokenizer, masking, and the tokens of a span of characters."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizerFast
 
@@ -16,6 +16,7 @@ SPECIAL_TOKENS = {
     "mask_token": "<mask>",
 }
 _IGNORED_LABEL = -100
+_TOLERANCE = 3  # characters that an end of a span may lie off a token
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -144,3 +145,39 @@ def _draw(shape: torch.Size, generator: torch.Generator | Sequence[torch.Generat
     if len(generator) != rows:
         raise ValueError(f"expected one generator or {rows} (one for each row), not {len(generator)}")
     return torch.stack([torch.rand(length, 3, generator=of_row) for of_row in generator])
+
+
+def positive_map(encoding: Encoding, spans: Sequence[Sequence[tuple[int, int]]], length: int) -> Tensor:
+    """The tokens that stand for phrases.
+
+    As in the original, where no token covers the first character of a span (a blank), the next two are tried, and
+    the two before its last likewise. A span that still has no token counts for nothing.
+
+    Args:
+        encoding: One tokenized text of a fast tokenizer, such as ``tokenizer([text]).encodings[0]``.
+        spans: For each of n phrases its [start, end) in characters of the text; a phrase may have several.
+        length: Number of token positions L; tokens beyond it, and those that truncation cut off, are left out.
+
+    Returns:
+        bool (n, L); a row is all False where no token covers the phrase.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a dog", "a cat"], 300)
+        >>> positive_map(tokenizer(["a dog"]).encodings[0], [[(2, 5)], []], 5).int()
+        tensor([[0, 0, 1, 0, 0],
+                [0, 0, 0, 0, 0]], dtype=torch.int32)
+    """
+    tokens = torch.zeros(len(spans), length, dtype=torch.bool)
+    for row, of_phrase in zip(tokens, spans, strict=True):
+        for start, end in of_phrase:
+            first = _token_at(encoding, range(start, start + _TOLERANCE))
+            last = _token_at(encoding, range(end - 1, end - 1 - _TOLERANCE, -1))
+            if first is not None and last is not None:
+                row[first : last + 1] = True
+    return tokens
+
+
+def _token_at(encoding: Encoding, places: Sequence[int]) -> int | None:
+    """The token of the first of some characters that has one."""
+    tokens = (encoding.char_to_token(place) for place in places if place >= 0)
+    return next((token for token in tokens if token is not None), None)

@@ -1,13 +1,14 @@
-"""The two image transforms of the coarse stage, as torchvision v2 transforms.
+"""The image transforms of both stages, as torchvision v2 transforms: squares for the coarse, any size for the fine.
 
 They take what v2 takes: a picture alone (PIL or uint8 tensor), or a dict such as ``{"image": ..., "text":
-...}`` whose pictures are transformed (boxes would follow) and whose other entries pass through. Randomness
-comes from torch's global generator, as everywhere in v2; `fiber_data.CaptionDataset` seeds it per sample.
+...}`` whose pictures are transformed, whose boxes (`torchvision.tv_tensors.BoundingBoxes`) follow, and whose
+other entries pass through. Randomness comes from torch's global generator, as everywhere in v2; the data sets of
+this package seed it per sample.
 """
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +74,107 @@ def build_training_transform(
     )
     augment = [FlipUnlessSided(flip_probability), RandAugment(num_operations, magnitude)]
     return v2.Compose([v2.ToImage(), crop, *augment, *_normalization(mean, std)])
+
+
+def build_detection_evaluation_transform(
+    shorter: int = 800,
+    longest: int = 1333,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> v2.Compose:
+    """The whole picture at its own aspect ratio, for boxes.
+
+    Channels stay red, green, blue. The original's detector reads them as BGR on 0..255, normalised by (103.53, 116.28,
+    123.675) and (57.375, 57.12, 58.395): ImageNet's numbers on another scale, in another order. A loader of its
+    weights has to reverse the input channels of the patch embedding, as fiber-backbone's does.
+
+    Args:
+        shorter: Length of the shorter side in pixels.
+        longest: Bound of the longer side in pixels, which shrinks the shorter where it binds.
+        mean: Mean of each colour channel (R, G, B), on the scale [0, 1].
+        std: Standard deviation of each colour channel, on the same scale.
+
+    Returns:
+        A transform from pictures of any size to float32 (3, H, W), H and W by `fit_size`; antialiased bilinear
+        resize, [0, 1], normalised.
+    """
+    return v2.Compose([v2.ToImage(), ResizeShorterSide(shorter, longest), *_normalization(mean, std)])
+
+
+def build_detection_training_transform(
+    shorter: int | Sequence[int] = (480, 560, 640, 720, 800),
+    longest: int = 1333,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    *,
+    flip_probability: float = 0.5,
+) -> v2.Compose:
+    """The augmentation of the fine stage: one of several sizes, and a flip that keeps texts true.
+
+    Args:
+        shorter: Lengths of the shorter side in pixels, of which one is drawn.
+        longest: As of `build_detection_evaluation_transform`.
+        mean: Mean of each colour channel (R, G, B), on the scale [0, 1].
+        std: Standard deviation of each colour channel, on the same scale.
+        flip_probability: Chance of a horizontal flip; a text that names a side is never flipped.
+
+    Returns:
+        A random transform from pictures of any size, with their boxes, to float32 (3, H, W).
+    """
+    augment = [ResizeShorterSide(shorter, longest), FlipUnlessSided(flip_probability)]
+    return v2.Compose([v2.ToImage(), *augment, *_normalization(mean, std)])
+
+
+def fit_size(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
+    """The size to which a picture is scaled for detection, rounded as the original does.
+
+    Args:
+        height: Of the picture, in pixels.
+        width: Of the picture, in pixels.
+        shorter: Length that the shorter side gets, unless the longer would exceed `longest`.
+        longest: Bound of the longer side.
+
+    Returns:
+        (height, width).
+
+    Example:
+        >>> fit_size(480, 640, 800, 1333), fit_size(1080, 1920, 800, 1333)
+        ((800, 1066), (750, 1333))
+    """
+    short, long = sorted((height, width))
+    if long / short * shorter > longest:
+        shorter = max(1, round(longest * short / long))
+    other = min(longest, int(shorter * long / short))
+    return (shorter, other) if height <= width else (other, shorter)
+
+
+class ResizeShorterSide(v2.Transform):
+    """Scales a picture with its boxes so that the shorter side has a length, drawn from several if wanted.
+
+    Args:
+        shorter: The length in pixels, or several, of which each is as likely.
+        longest: Bound of the longer side, see `fit_size`.
+
+    Raises:
+        ValueError: A length is not positive.
+    """
+
+    def __init__(self, shorter: int | Sequence[int], longest: int) -> None:
+        super().__init__()
+        self.shorter = (shorter,) if isinstance(shorter, int) else tuple(shorter)
+        self.longest = longest
+        if not self.shorter or min(*self.shorter, longest) < 1:
+            raise ValueError(f"sides must have a positive length, not shorter={shorter}, longest={longest}")
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws the length and finds the size (torchvision's hook)."""
+        height, width = F.get_size(flat_inputs[0])
+        shorter = self.shorter[int(torch.randint(len(self.shorter), ()))]
+        return {"size": list(fit_size(height, width, shorter, self.longest))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Scales one picture or its boxes (torchvision's hook)."""
+        return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
 
 
 def _normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> list[v2.Transform]:

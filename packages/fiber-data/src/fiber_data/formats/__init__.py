@@ -2,6 +2,8 @@
 
 from fiber_data.formats.caption_folder import read_caption_folder
 from fiber_data.formats.coco_captions import read_coco_captions
+from fiber_data.formats.detection import DetectionData, DetectionSample, read_detection
+from fiber_data.formats.grounding import GroundingSample, read_grounding
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
@@ -10,6 +12,9 @@ from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
 __all__ = [
     "CaptionSample",
+    "DetectionData",
+    "DetectionSample",
+    "GroundingSample",
     "QuestionSample",
     "ReasoningSample",
     "SplitNotFoundError",
@@ -17,6 +22,8 @@ __all__ = [
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",
+    "read_detection",
+    "read_grounding",
     "read_karpathy",
     "read_nlvr2",
     "read_vqav2",

@@ -1,0 +1,314 @@
+"""Category lists to captions, so that detection is grounding: "person. hot dog. traffic light".
+
+After GLIP (Li et al., CVPR 2022), whose converters the original FIBER uses. What differs: parentheses are removed one
+by one, and all double blanks; only real categories are drawn as negatives, never the background; and tokens are
+counted in the caption as it will be, so that none is cut.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fiber_data.text import positive_map
+
+SEPARATOR = ". "
+
+
+class Wording(NamedTuple):
+    """How to put a category into a prompt in one's own words; only the name counts as its span."""
+
+    name: str
+    prefix: str = ""
+    suffix: str = ""
+
+
+Categories = Mapping[int, str | Wording]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption that names categories.
+
+    Attributes:
+        text: The caption.
+        spans: By category id the [start, end) of its name in characters of the text, in the order of the text.
+    """
+
+    text: str
+    spans: dict[int, tuple[int, int]]
+
+
+def clean_name(name: str, *, original: bool = False) -> str:
+    """A category's name as one would write it: "traffic_light" is "traffic light", "bow_(weapon)" is "bow".
+
+    A name that stands wholly in parentheses keeps its words.
+
+    Args:
+        name: As the annotation file has it.
+        original: Whether to do as the original does: remove everything from the first "(" to the last ")", and
+            halve double blanks once.
+    """
+    if original:
+        return re.sub("  ", " ", re.sub("_", " ", re.sub(r"\(.*\)", "", name)))
+    bare = re.sub(r"\([^()]*\)", " ", name)
+    while re.search(r"\([^()]*\)", bare):  # nested ones
+        bare = re.sub(r"\([^()]*\)", " ", bare)
+    bare = " ".join(bare.replace("_", " ").split())
+    return bare or " ".join(re.sub(r"[()_]", " ", name).split())
+
+
+def make_prompt(
+    categories: Categories,
+    ids: Iterable[int] | None = None,
+    *,
+    separator: str = SEPARATOR,
+    original: bool = False,
+) -> Prompt:
+    """Joins categories to a caption.
+
+    Args:
+        categories: Names by id, which are cleaned, or `Wording`s, which stay as they are.
+        ids: Which categories, in which order; None takes all, sorted by id.
+        separator: What stands between two categories; none follows the last.
+        original: Whether names are cleaned as the original does, see `clean_name`.
+
+    Raises:
+        ValueError: A name is empty.
+
+    Example:
+        >>> make_prompt({1: "person", 2: "hot_dog"})
+        Prompt(text='person. hot dog', spans={1: (0, 6), 2: (8, 15)})
+    """
+    text = ""
+    spans: dict[int, tuple[int, int]] = {}
+    for number in sorted(categories) if ids is None else ids:
+        name, prefix, suffix = wording = _wording(categories[number], original)
+        if not name.strip() and not original:
+            raise ValueError(f"category {number} has no name ({categories[number]!r}): give it one, or leave it out")
+        start = len(text) + len(separator if spans else "") + len(prefix)
+        text += (separator if spans else "") + prefix + name + suffix
+        spans[number] = (start, start + len(wording.name))
+    return Prompt(text, spans)
+
+
+def _wording(category: str | Wording, original: bool) -> Wording:
+    return category if isinstance(category, Wording) else Wording(clean_name(category, original=original))
+
+
+def chunk_categories(
+    categories: Categories,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int = 254,
+    max_categories: int | None = None,
+    *,
+    separator: str = SEPARATOR,
+    original: bool = False,
+) -> list[Prompt]:
+    """Splits categories, sorted by id, into as few prompts as fit, for an evaluation prompt by prompt.
+
+    Args:
+        categories: As of `make_prompt`.
+        tokenizer: That of the model.
+        max_tokens: Most tokens of a prompt, without the special ones.
+        max_categories: Most categories of a prompt, or None.
+        separator: As of `make_prompt`.
+        original: As of `make_prompt`.
+
+    Raises:
+        ValueError: There are no categories, `max_categories` is not positive, or one name alone does not fit; the
+            message names it.
+    """
+    if not categories or (max_categories is not None and max_categories < 1):
+        raise ValueError(f"expected categories, and max_categories >= 1, not {len(categories)} and {max_categories}")
+
+    def prompt_of(ids: list[int]) -> Prompt:
+        return make_prompt(categories, ids, separator=separator, original=original)
+
+    prompts: list[Prompt] = []
+    waiting = sorted(categories)
+    lengths = _piece_lengths(categories, tokenizer, separator, original)
+    while waiting:
+        taken, budget = 0, max_tokens
+        while taken < min(len(waiting), max_categories or len(waiting)) and lengths[waiting[taken]] <= budget:
+            budget -= lengths[waiting[taken]]
+            taken += 1
+        taken = max(taken, 1)  # the first piece is counted with a separator that it does not have
+        while (count := _count(tokenizer, prompt_of(waiting[:taken]).text)) > max_tokens:
+            if taken == 1:
+                raise ValueError(
+                    f"category {waiting[0]} ({categories[waiting[0]]!r}) alone has {count} tokens, more than the "
+                    f"{max_tokens} of a prompt: shorten its name"
+                )
+            taken -= 1
+        prompts.append(prompt_of(waiting[:taken]))
+        waiting = waiting[taken:]
+    return prompts
+
+
+def _count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _piece_lengths(
+    categories: Categories, tokenizer: PreTrainedTokenizerBase, separator: str, original: bool
+) -> dict[int, int]:
+    """Tokens of each category with the separator before it. Their sum is an estimate: only the caption is sure."""
+    if not categories:
+        return {}
+    texts = [
+        separator + "".join((each.prefix, each.name, each.suffix))
+        for each in (_wording(category, original) for category in categories.values())
+    ]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return dict(zip(categories, map(len, encoded), strict=True))
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_length: int = 256
+) -> dict[str, Any]:
+    """Tokens of prompts, and which of them stand for which category, to ask a model without a data set.
+
+    Args:
+        prompts: N prompts, such as `chunk_categories` makes.
+        tokenizer: That of the model.
+        max_length: Most tokens of a prompt, special ones included.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` (N, L) int64, and as lists (N) ``phrase_labels`` (P,) int64, the category
+        ids, and ``phrase_maps`` (P, L) bool, the tokens of each.
+
+    Raises:
+        ValueError: A prompt is too long.
+    """
+    encoded = tokenizer(
+        [prompt.text for prompt in prompts], padding=True, padding_side="right", return_tensors="pt", verbose=False
+    )
+    length = encoded["input_ids"].shape[1]
+    if length > max_length:
+        raise ValueError(
+            f"a prompt has {length} tokens, more than the {max_length} that the model reads: split the categories "
+            "with chunk_categories"
+        )
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "phrase_labels": [torch.tensor(list(prompt.spans), dtype=torch.int64) for prompt in prompts],
+        "phrase_maps": [
+            positive_map(encoding, [[span] for span in prompt.spans.values()], length)
+            for prompt, encoding in zip(prompts, encoded.encodings or (), strict=True)
+        ],
+    }
+
+
+class PromptSampler:
+    """Draws prompts for training on many categories: those that a picture holds, and some that it does not.
+
+    One draw decides how many negatives: one, none, all (that is `max_negatives`, or as many as there are), or any
+    number from one to that, each as likely. Positives come first into the budget of tokens, then negatives while
+    they fit, all in random order; then the caption is shuffled. Random numbers come from torch's global generator,
+    which `fiber_data.DetectionDataset` seeds for each item.
+
+    Args:
+        categories: As of `make_prompt`. An entry "__background__" is never drawn.
+        tokenizer: That of the model.
+        max_negatives: Most negatives of a prompt.
+        one_negative: Chance of exactly one negative.
+        no_negatives: Chance of none.
+        all_negatives: Chance of all.
+        drop_positives: Chance, in the remaining cases, that only a random number of the positives are named; the
+            objects of the others are then no objects of the item.
+        max_tokens: Most tokens of a prompt, without the special ones.
+        max_categories: Most categories of a prompt, or None; positives go first.
+        shuffle: Whether the caption is shuffled; else it runs by category id.
+        separator: As of `make_prompt`.
+
+    Raises:
+        ValueError: There are no categories, or the chances are none.
+    """
+
+    def __init__(
+        self,
+        categories: Categories,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_negatives: int = 85,
+        one_negative: float = 0.05,
+        no_negatives: float = 0.05,
+        all_negatives: float = 0.5,
+        drop_positives: float = 0.0,
+        max_tokens: int = 254,
+        max_categories: int | None = None,
+        shuffle: bool = True,
+        separator: str = SEPARATOR,
+    ) -> None:
+        chances = (one_negative, no_negatives, all_negatives, drop_positives)
+        if not all(0 <= chance <= 1 for chance in chances) or sum(chances[:3]) > 1 + 1e-9:
+            raise ValueError(
+                f"one_negative, no_negatives, all_negatives and drop_positives are chances in [0, 1], the first three "
+                f"at most 1 together, not {chances}"
+            )
+        self.categories = {number: name for number, name in categories.items() if name != "__background__"}
+        if not self.categories:
+            raise ValueError("expected at least one category to make prompts of, found none")
+        self.tokenizer = tokenizer
+        self.max_negatives = max_negatives
+        self.chances = chances
+        self.max_tokens = max_tokens
+        self.max_categories = max_categories
+        self.shuffle = shuffle
+        self.separator = separator
+        self._lengths = _piece_lengths(self.categories, tokenizer, separator, original=False)
+
+    def __call__(self, present: Collection[int]) -> Prompt:
+        """Draws a prompt for a picture.
+
+        Args:
+            present: Ids of the categories that it holds, repetitions allowed.
+
+        Returns:
+            The prompt. Categories of the picture that do not fit are left out. The text is empty if nothing was
+            present and nothing was drawn.
+        """
+        positives = [number for number in dict.fromkeys(present) if number in self.categories]
+        negatives = [number for number in self.categories if number not in set(positives)]
+        num_positives, num_negatives = self.draw_counts(len(positives), len(negatives))
+        chosen = _drawn(positives, num_positives) + _drawn(negatives, num_negatives)
+        kept: list[int] = []
+        budget = self.max_tokens
+        for number in chosen[: self.max_categories]:
+            if self._lengths[number] <= budget:
+                kept.append(number)
+                budget -= self._lengths[number]
+        while _count(self.tokenizer, (prompt := self._prompt(kept)).text) > self.max_tokens:
+            kept.pop()
+        return prompt
+
+    def _prompt(self, kept: list[int]) -> Prompt:
+        order = _drawn(kept, len(kept)) if self.shuffle else sorted(kept)
+        return make_prompt(self.categories, order, separator=self.separator)
+
+    def draw_counts(self, num_present: int, num_absent: int) -> tuple[int, int]:
+        """Draws how many positives and negatives a prompt names, before the budget is looked at.
+
+        Args:
+            num_present: Categories that the picture holds.
+            num_absent: Categories that it does not.
+        """
+        full = min(self.max_negatives, num_absent)
+        one, none, every, drop = self.chances
+        draw = float(torch.rand(()))
+        if full == 0:
+            return num_present, 0
+        if draw < one + none + every:
+            return num_present, 1 if draw < one else 0 if draw < one + none else full
+        if num_present and float(torch.rand(())) < drop:
+            num_present = 1 + int(torch.randint(num_present, ()))
+        return num_present, 1 + int(torch.randint(full, ()))
+
+
+def _drawn(ids: list[int], count: int) -> list[int]:
+    return [ids[place] for place in torch.randperm(len(ids))[:count].tolist()]
