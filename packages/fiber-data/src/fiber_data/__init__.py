@@ -24,6 +24,7 @@ from fiber_data.formats import (
     read_vqav2,
 )
 from fiber_data.grounding import DetectionDataset, GroundingDataset
+from fiber_data.grounding_processor import GroundingProcessor
 from fiber_data.images import BrokenImageError, load_image
 from fiber_data.inspection import Inspection, find_shared, inspect_samples
 from fiber_data.packed import PackedRecords
@@ -66,6 +67,7 @@ __all__ = [
     "FiberProcessor",
     "FlipUnlessSided",
     "GroundingDataset",
+    "GroundingProcessor",
     "GroundingSample",
     "ImageTextCollator",
     "Inspection",

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from fiber_data.images import ImageSource, load_image
 from fiber_data.text import load_tokenizer
 from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_evaluation_transform
 
-_FILE = "preprocessor_config.json"
+SETTINGS_FILE = "preprocessor_config.json"
 _KEYS = ("image_size", "max_length", "mean", "std")
 
 
@@ -70,7 +70,7 @@ class FiberProcessor:
             raise ValueError("give images, text or both")
         batch: dict[str, Tensor] = {}
         if images is not None:
-            several = _as_list(images)
+            several = as_list(images)
             if not several:
                 raise ValueError("images is empty; give at least one picture")
             batch["pixel_values"] = torch.stack([self._prepare(image) for image in several])
@@ -90,7 +90,7 @@ class FiberProcessor:
         target.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(target))
         settings = {key: getattr(self, key) for key in _KEYS}
-        (target / _FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (target / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "FiberProcessor":
@@ -100,21 +100,23 @@ class FiberProcessor:
             FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
             KeyError: The file lacks a setting.
         """
-        path = Path(folder) / _FILE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no such file; expected a folder written by FiberProcessor.save_pretrained"
-            )
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in _KEYS if key not in settings]
-        if missing:
-            raise KeyError(
-                f"{path}: no {', '.join(missing)}; expected a file written by FiberProcessor.save_pretrained"
-            )
-        return cls(load_tokenizer(folder), **{key: settings[key] for key in _KEYS})
+        settings = read_settings(folder, _KEYS, cls.__name__)
+        return cls(load_tokenizer(folder), **settings)
 
 
-def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+def read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[str, Any]:
+    """The settings of a processor of some kind that a folder holds; raises as `FiberProcessor.from_pretrained`."""
+    path = Path(folder) / SETTINGS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a folder written by {kind}.save_pretrained")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in keys if key not in settings]:
+        raise KeyError(f"{path}: no {', '.join(missing)}; expected a file written by {kind}.save_pretrained")
+    return {key: settings[key] for key in keys}
+
+
+def as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    """One picture or several as a list; a batched array or tensor counts as several."""
     if isinstance(images, list | tuple):
         return list(images)
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:

@@ -1,0 +1,64 @@
+"""Pictures, categories and sentences as people hold them, prepared for grounding."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fiber_data import GroundingProcessor, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def processor() -> GroundingProcessor:
+    tokenizer = train_tokenizer(["a dog and a red car on the road", "traffic light"], 400)
+    return GroundingProcessor(tokenizer, shorter=64, longest=100, max_length=24)
+
+
+def test_pictures_keep_their_shape(processor: GroundingProcessor) -> None:
+    pictures = [np.zeros((100, 200, 3), np.uint8), np.full((128, 64, 3), 255, np.uint8)]
+    batch = processor(images=pictures)
+    assert batch["original_sizes"].tolist() == [[100, 200], [128, 64]]
+    assert batch["image_sizes"].tolist() == [[50, 100], [100, 50]]  # the longer side binds
+    assert batch["pixel_values"].shape == (2, 3, 128, 128)
+    assert not batch["pixel_values"][0, :, 50:].any()
+    assert batch["pixel_values"][1, :, :100, :50].min() > 2  # white, normalised
+
+
+def test_categories_that_do_not_fit_one_prompt_get_several(processor: GroundingProcessor) -> None:
+    names = ["dog", "red car", "traffic_light", "road", "dog and car"]
+    whole, apart = processor.category_prompts(names[:2]), processor.category_prompts(names, chunk_size=2)
+    assert len(whole["input_ids"]) == 1
+    assert [labels.tolist() for labels in apart["phrase_labels"]] == [[0, 1], [2, 3], [4]]
+    for ids, maps, labels in zip(apart["input_ids"], apart["phrase_maps"], apart["phrase_labels"], strict=True):
+        for row, label in zip(maps, labels.tolist(), strict=True):
+            words = processor.tokenizer.decode(ids[row]).strip()
+            assert words == names[label].replace("_", " ")
+
+
+def test_phrases_are_given_or_found(processor: GroundingProcessor) -> None:
+    text = "a dog and a red car"
+    given = processor.phrase_prompts([text], [[(2, 5), (10, 19)]])
+    found = processor.phrase_prompts([text])
+    assert given["phrase_texts"] == [["dog", "a red car"]]
+    assert found["phrase_texts"] == [["a dog", "a red car"]]
+    row = given["phrase_maps"][0][1]
+    assert processor.tokenizer.decode(given["input_ids"][0][row]).strip() == "a red car"
+
+
+def test_saved_and_loaded(processor: GroundingProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    again = GroundingProcessor.from_pretrained(tmp_path)
+    picture = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
+    for name, value in processor(images=picture, text="a dog").items():
+        assert torch.equal(again(images=picture, text="a dog")[name], value)
+
+
+def test_messages(processor: GroundingProcessor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the span \(3, 99\) is none of the 5 characters of 'a dog'"):
+        processor.phrase_prompts(["a dog"], [[(3, 99)]])
+    with pytest.raises(ValueError, match="2 sentences came with spans of 1"):
+        processor.phrase_prompts(["a dog", "a car"], [[]])
+    with pytest.raises(ValueError, match="images is empty"):
+        processor(images=[])
+    with pytest.raises(FileNotFoundError, match=r"written by GroundingProcessor.save_pretrained"):
+        GroundingProcessor.from_pretrained(tmp_path)
