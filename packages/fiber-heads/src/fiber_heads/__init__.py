@@ -8,6 +8,9 @@ from fiber_heads.checkpoints import TaskLoadReport
 from fiber_heads.classification import ClassificationHead
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
 from fiber_heads.generation import Caption, GenerationConfig, generate
+from fiber_heads.grounding.config import GroundingConfig
+from fiber_heads.grounding.model import FiberForGrounding, GroundingOutput
+from fiber_heads.grounding.postprocess import DetectionSettings
 from fiber_heads.masked_lm import WordHead
 from fiber_heads.matching import MatchingHead
 from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
@@ -23,13 +26,17 @@ __all__ = [
     "ClassificationHead",
     "Contrast",
     "ContrastiveHead",
+    "DetectionSettings",
     "FeatureQueue",
     "FiberForCaptioning",
+    "FiberForGrounding",
     "FiberForPretraining",
     "FiberForQuestionAnswering",
     "FiberForRetrieval",
     "FiberForVisualReasoning",
     "GenerationConfig",
+    "GroundingConfig",
+    "GroundingOutput",
     "MatchingHead",
     "Negatives",
     "PretrainingConfig",

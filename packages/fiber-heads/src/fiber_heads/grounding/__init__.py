@@ -1,0 +1,1 @@
+"""Grounding and detection: boxes for the words of a text."""

@@ -1,0 +1,41 @@
+"""The boxes that the head corrects: one square for each cell of each level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def level_anchors(
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    scale: float = 8.0,
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
+    """Anchors of every level, row after row.
+
+    Pixels count as cells of side 1 whose width is x2 - x1 + 1, as everywhere in this head: a level's first anchor is
+    centred on the middle of its first cell, at (stride - 1) / 2.
+
+    Args:
+        shapes: Rows and columns of each level.
+        strides: Pixels per cell of each level.
+        scale: Side of an anchor over the stride of its level.
+        device: Where the anchors shall live.
+
+    Returns:
+        For each level (H W, 4) float32 xyxy in pixels of the padded picture.
+
+    Example:
+        >>> level_anchors([(1, 2)], [8])[0].tolist()
+        [[-28.0, -28.0, 35.0, 35.0], [-20.0, -28.0, 43.0, 35.0]]
+    """
+    levels = []
+    for (height, width), stride in zip(shapes, strides, strict=True):
+        half = (scale * stride - 1) / 2
+        rows, columns = (torch.arange(side, device=device) * stride + (stride - 1) / 2 for side in (height, width))
+        y, x = (place.flatten() for place in torch.meshgrid(rows, columns, indexing="ij"))
+        levels.append(torch.stack([x - half, y - half, x + half, y + half], dim=1).float())
+    return levels

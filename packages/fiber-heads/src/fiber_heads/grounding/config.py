@@ -1,0 +1,91 @@
+"""The settings of the grounding head: its sizes, its losses, and where it keeps to the original's habits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+DeformablePath = Literal["auto", "operator", "plain"]
+
+
+@dataclass
+class GroundingConfig:
+    """Settings of `GroundingHead`, its losses and its assignment; the defaults are those of FIBER-Base, mended.
+
+    Args:
+        channels: Width of the pyramid and of the dynamic head (C).
+        num_blocks: Blocks of the dynamic head.
+        norm_groups: Groups of its group norms; divides `channels`.
+        strides: Pixels per cell of each level, fine to coarse; each doubles the one before.
+        anchor_scale: Side of a level's square anchor over its stride.
+        max_tokens: Most tokens of a text (positive maps are at most this wide).
+        flat_offsets: Whether the branch of the next coarser level reads the offsets' memory as if it had the coarser
+            map's size, as the original's kernel does. Weights trained with it need it. False takes every second row
+            and column, which are the cells that a convolution of stride 2 is centred on.
+        padding_aware: Whether a picture's results are kept apart from the padding of its batch. False counts padding
+            in every average, as the original does.
+        no_object_column: Whether the token loss asks anchors without a box for a 1 in column `max_tokens - 1`, as the
+            original does. It matters only where a text fills all positions.
+        deformable: How deformable convolutions are computed: `"operator"` is torchvision's, `"plain"` is equal and made
+            of ordinary PyTorch, `"auto"` takes the faster: the operator on CUDA, the plain path elsewhere.
+        drop_block: Share of the cells that DropBlock drops from the inputs of the two finest levels, in training.
+        drop_block_size: Side of a dropped block in cells, odd.
+        prior: Probability of a word at a fresh model's anchors.
+        token_loss_weight: Weight of the token loss.
+        box_loss_weight: Weight of the box loss.
+        centerness_loss_weight: Weight of the centerness loss.
+        focal_alpha: Weight of the positives in the focal loss, in [0, 1].
+        focal_gamma: Focus of the focal loss.
+        top_k: Anchors per level and box that the assignment considers.
+
+    Raises:
+        ValueError: If two settings do not fit together; the sentence names both.
+    """
+
+    channels: int = 256
+    num_blocks: int = 6
+    norm_groups: int = 16
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    anchor_scale: float = 8.0
+    max_tokens: int = 256
+    flat_offsets: bool = False
+    padding_aware: bool = True
+    no_object_column: bool = False
+    deformable: DeformablePath = "auto"
+    drop_block: float = 0.3
+    drop_block_size: int = 3
+    prior: float = 0.01
+    token_loss_weight: float = 1.0
+    box_loss_weight: float = 2.0
+    centerness_loss_weight: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    top_k: int = 9
+
+    def __post_init__(self) -> None:
+        self.strides = tuple(self.strides)  # lists, as JSON gives them
+        if self.channels % self.norm_groups:
+            raise ValueError(f"norm_groups ({self.norm_groups}) must divide channels ({self.channels})")
+        if len(self.strides) != 5 or any(2 * a != b for a, b in zip(self.strides, self.strides[1:], strict=False)):
+            raise ValueError(f"strides must be five numbers that double each time, got {self.strides}")
+        if self.deformable not in get_args(DeformablePath):
+            raise ValueError(f"deformable must be one of {get_args(DeformablePath)}, got {self.deformable!r}")
+        if self.drop_block_size % 2 == 0 or not 0 <= self.drop_block < 1:
+            raise ValueError(
+                f"drop_block must be in [0, 1) and drop_block_size odd, got {self.drop_block}, {self.drop_block_size}"
+            )
+
+    @classmethod
+    def as_original(cls, **overrides: Any) -> GroundingConfig:
+        """The settings under which original weights give the original's numbers.
+
+        Args:
+            **overrides: Fields that differ.
+
+        Raises:
+            ValueError: If there is no field of such a name.
+        """
+        unknown = overrides.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"GroundingConfig has no field {sorted(unknown)[0]!r}")
+        return cls(**{"flat_offsets": True, "padding_aware": False, "no_object_column": True, **overrides})

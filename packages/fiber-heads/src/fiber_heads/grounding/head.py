@@ -1,0 +1,127 @@
+"""The network from the backbone's maps and text to a box, a centerness and word logits at every anchor.
+
+Source: FIBER section 3.3 on GLIP's head (Li et al. 2022): feature pyramid, dynamic head, one-layer predictions.
+
+What differs from the original: the class logits that it multiplies by zero do not exist; results do not depend on how
+far the batch was padded, nor are texts padded beyond its longest (`GroundingConfig.as_original` restores the former).
+
+Shapes: B batch, C channels, A anchors over all levels (fine to coarse, rows before columns), L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fiber_heads.grounding.alignment import Alignment
+from fiber_heads.grounding.anchors import level_anchors
+from fiber_heads.grounding.checkpoints import GroundingLoadReport, load_original_grounding
+from fiber_heads.grounding.config import GroundingConfig
+from fiber_heads.grounding.dyhead import DynamicHead
+from fiber_heads.grounding.extents import level_extents
+from fiber_heads.grounding.pyramid import FeaturePyramid
+
+
+@dataclass
+class GroundingPredictions:
+    """What the head says at every anchor.
+
+    Attributes:
+        deltas: (B, A, 4) from anchor to box, in the box coder's units.
+        centerness: (B, A) logits.
+        token_logits: (B, A, L).
+        anchors: (A, 4) xyxy in pixels of the padded picture.
+        anchors_per_level: The levels' shares of A.
+        valid: (B, A) bool, False where an anchor belongs to the batch's padding and not to the picture's own canvas.
+            Neither the losses nor the results may count these anchors.
+    """
+
+    deltas: Tensor
+    centerness: Tensor
+    token_logits: Tensor
+    anchors: Tensor
+    anchors_per_level: tuple[int, ...]
+    valid: Tensor
+
+
+class GroundingHead(nn.Module):
+    """Pyramid, dynamic head and predictions.
+
+    Args:
+        in_channels: Widths of the backbone's maps at strides 8, 16 and 32.
+        hidden_size: Width of the text (D).
+        config: Settings; the defaults if None.
+    """
+
+    def __init__(
+        self, in_channels: tuple[int, int, int], hidden_size: int, config: GroundingConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config = GroundingConfig() if config is None else config
+        self.pyramid = FeaturePyramid(in_channels, config)
+        self.tower = DynamicHead(config)
+        self.box = nn.Linear(config.channels, 4)
+        self.box_scales = nn.Parameter(torch.ones(len(config.strides)))
+        self.centerness = nn.Linear(config.channels, 1)
+        self.alignment = Alignment(config.channels, hidden_size, config.prior)
+        for linear in (self.box, self.centerness):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, maps: Sequence[Tensor], text: Tensor, attention_mask: Tensor, image_sizes: Tensor | None = None
+    ) -> GroundingPredictions:
+        """Predictions at every anchor.
+
+        Args:
+            maps: C3, C4, C5 of the backbone: (B, C_i, H / s, W / s) for strides s of 8, 16, 32.
+            text: (B, L, D), the backbone's fused text.
+            attention_mask: (B, L), 1 = real token.
+            image_sizes: (B, 2) true height and width in pixels; None: no picture is padded beyond its own canvas.
+                Keep them on the CPU with a model on the CPU: then equal pictures cost no masks.
+
+        Raises:
+            ValueError: If the maps are not three that halve exactly.
+        """
+        sides = [tuple(x.shape[2:]) for x in maps]
+        if len(maps) != 3 or any(a != 2 * b for i in (0, 1) for a, b in zip(sides[i], sides[i + 1], strict=True)):
+            raise ValueError(
+                f"maps must be the backbone's three of strides 8, 16 and 32, got sizes {sides}; pad pictures to "
+                f"multiples of {self.config.strides[2]}"
+            )
+        levels, valid = self._features(maps, image_sizes)
+        shapes = [(x.shape[2], x.shape[3]) for x in levels]
+        x = torch.cat([level.flatten(2).mT for level in levels], dim=1)
+        counts = tuple(height * width for height, width in shapes)
+        scales = torch.cat([scale.expand(count) for scale, count in zip(self.box_scales, counts, strict=True)])
+        return GroundingPredictions(
+            deltas=self.box(x) * scales[:, None],
+            centerness=self.centerness(x)[..., 0],
+            token_logits=self.alignment(x, text, attention_mask),
+            anchors=torch.cat(level_anchors(shapes, self.config.strides, self.config.anchor_scale, x.device)),
+            anchors_per_level=counts,
+            valid=valid,
+        )
+
+    def _features(self, maps: Sequence[Tensor], image_sizes: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        """The dynamic head's maps, and which anchors belong to their picture, (B, A)."""
+        (height, width), last = maps[-1].shape[2:], self.config.strides[2]
+        shapes = [(_shrink(height, last, stride), _shrink(width, last, stride)) for stride in self.config.strides]
+        owned = image_sizes if self.config.padding_aware else None
+        extents = level_extents(shapes, self.config.strides, owned, maps[0], self.config.strides[2])
+        levels = self.tower(self.pyramid(list(maps), extents), extents)
+        valid = torch.cat([extent.weights > 0 for extent in extents], dim=1).expand(len(maps[0]), -1)
+        return levels, valid
+
+    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> GroundingLoadReport:
+        """Load the head of an original detector; see `checkpoints.load_original_grounding`."""
+        return load_original_grounding(self, source)
+
+
+def _shrink(side: int, last: int, stride: int) -> int:
+    """Cells of a level whose canvas has so many cells of the backbone's last stride."""
+    return -(-side * last // stride)

@@ -1,0 +1,358 @@
+"""Detection by name, phrase grounding and referring expressions: the fine stage's model (FIBER, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from fiber_backbone import FiberBackbone, FiberConfig, ImageState, TextState, read_original_state_dict
+from torch import Tensor
+
+from fiber_heads.checkpoints import TaskLoadReport
+from fiber_heads.grounding.assignment import assign_anchors
+from fiber_heads.grounding.checkpoints import HEAD, load_original_grounding
+from fiber_heads.grounding.config import GroundingConfig
+from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
+from fiber_heads.grounding.losses import GroundingLoss
+from fiber_heads.grounding.postprocess import DetectionSettings, detect_boxes, merge_chunks
+from fiber_heads.task import TaskModel, TaskOutput, check_batch
+
+REFERRING = DetectionSettings(score_threshold=0.0, candidates_per_level=3000)  # the original's for RefCOCO
+Detections = dict[str, Any]
+
+
+class GroundingProcessor(Protocol):
+    """Pictures and categories or phrases to tensors, as `fiber_data.GroundingProcessor` does."""
+
+    def __call__(self, images: Any = None, text: Any = None) -> Mapping[str, Tensor]:
+        """`pixel_values` (B, 3, H, W), padded, `image_sizes` and `original_sizes` (B, 2) of pictures."""
+
+    def category_prompts(self, categories: Sequence[str], chunk_size: int | None = None) -> Mapping[str, Any]:
+        """N prompts that name all categories.
+
+        `input_ids` and `attention_mask` (N, L), and for each prompt `phrase_maps` (P, L) bool, the tokens of each of
+        its categories, and `phrase_labels` (P,) int64, their places.
+        """
+
+    def phrase_prompts(
+        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None
+    ) -> Mapping[str, Any]:
+        """The same of sentences and the phrases at `spans` of their characters, by default their noun phrases.
+
+        Beside them `phrase_texts`, for each sentence the phrases.
+        """
+
+
+@dataclass
+class GroundingOutput(TaskOutput):
+    """One step.
+
+    Attributes:
+        predictions: At every anchor.
+        matched: (B, A) int64, the row of each anchor's box, or -1; None without targets.
+    """
+
+    predictions: GroundingPredictions | None = None
+    matched: Tensor | None = None
+
+
+class FiberForGrounding(TaskModel):
+    """Finds what a text names.
+
+    Args:
+        backbone: Built with `FiberConfig.fine_stage()`.
+        config: Sizes and losses of the head.
+
+    Raises:
+        ValueError: If the backbone is not one of the fine stage, or its strides are not the head's.
+    """
+
+    def __init__(self, backbone: FiberBackbone, config: GroundingConfig | None = None) -> None:
+        super().__init__()
+        sizes = backbone.config
+        if sizes.window_policy != "pad" or not sizes.pyramid_norms or not sizes.fused_text_norm:
+            raise ValueError("grounding needs a backbone of the fine stage: FiberBackbone(config.fine_stage())")
+        self.backbone = backbone
+        self.config = config = config or GroundingConfig()
+        if tuple(sizes.strides[-3:]) != config.strides[:3]:
+            raise ValueError(
+                f"the backbone's last maps have strides {tuple(sizes.strides[-3:])}, but the head reads "
+                f"{config.strides[:3]}; set GroundingConfig.strides"
+            )
+        widths = sizes.stage_dims[-3:]
+        self.grounding_head = GroundingHead((widths[0], widths[1], widths[2]), sizes.hidden_size, config)
+        self.loss = GroundingLoss(
+            config.focal_alpha,
+            config.focal_gamma,
+            config.box_loss_weight,
+            config.centerness_loss_weight,
+            config.token_loss_weight,
+            config.max_tokens - 1 if config.no_object_column else None,
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Sizes of the backbone and the head."""
+        return {"backbone": asdict(self.backbone.config), "grounding": asdict(self.config)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FiberForGrounding:
+        """A fresh model from `to_config`'s dictionary."""
+        return cls(FiberBackbone(FiberConfig(**config["backbone"])), GroundingConfig(**config["grounding"]))
+
+    def forward(self, batch: Mapping[str, Any]) -> GroundingOutput:
+        """Predictions, and with targets their losses.
+
+        Args:
+            batch: `pixel_values` (B, 3, H, W), `image_sizes` (B, 2) true height and width, `input_ids` and
+                `attention_mask` (B, L); for losses `targets`, for each picture `boxes` (n, 4) xyxy in pixels and
+                `positive_map` (n, L) bool, the tokens that speak of each box.
+
+        Raises:
+            KeyError: If the batch lacks a key.
+            ValueError: If a positive map does not fit.
+        """
+        check_batch(batch, ("pixel_values", "image_sizes", "input_ids", "attention_mask"))
+        mask, image_sizes = batch["attention_mask"], batch["image_sizes"]
+        image = self._begin(batch["pixel_values"], image_sizes)
+        predictions = self._predict(image, self.backbone.begin_text(batch["input_ids"], mask), image_sizes)
+        output = GroundingOutput(mask.new_zeros(()), predictions=predictions, logits=predictions.token_logits)
+        if "targets" in batch:
+            boxes = [target["boxes"] for target in batch["targets"]]
+            output.matched = assign_anchors(
+                predictions.anchors, predictions.anchors_per_level, boxes, predictions.valid, self.config.top_k
+            )
+            output.losses = self.loss(
+                predictions.token_logits,
+                predictions.deltas,
+                predictions.centerness,
+                anchors=predictions.anchors,
+                matched=output.matched,
+                boxes=boxes,
+                positive_maps=[target["positive_map"] for target in batch["targets"]],
+                text_mask=mask,
+                valid=predictions.valid,
+            )
+            output.loss = torch.stack(list(output.losses.values())).sum()
+        return output
+
+    def detect(
+        self,
+        images: Any,
+        categories: Sequence[str],
+        *,
+        threshold: float = 0.05,
+        chunk_size: int | None = None,
+        settings: DetectionSettings | None = None,
+    ) -> list[Detections]:
+        """Objects of named categories (open-vocabulary detection).
+
+        Pictures are computed once below the cut for all prompts.
+
+        Args:
+            images: One picture or several, as the processor takes them.
+            categories: Their names.
+            threshold: A category must be more probable than this.
+            chunk_size: Categories of a prompt; as many as fit by default.
+            settings: Further settings; `threshold` goes before theirs.
+
+        Returns:
+            For each picture `boxes` (K, 4) xyxy in its own pixels, `scores` (K,) descending, `labels` (K,) places in
+            `categories`, and `text_labels`, their names.
+
+        Raises:
+            ValueError: If there is no category, one is empty or does not fit a prompt, or the model has no processor.
+        """
+        settings = replace(settings or DetectionSettings(), score_threshold=threshold)
+        if not categories or any(not name.strip() for name in categories):
+            raise ValueError(f"categories must be names, at least one and none empty; they are {list(categories)}")
+        prompts = self._processor().category_prompts(list(categories), chunk_size)
+        found = self.find_categories(self.prepare(images), prompts, settings)
+        return [{**each, "text_labels": [categories[label] for label in each["labels"].tolist()]} for each in found]
+
+    def ground(
+        self,
+        images: Any,
+        captions: str | Sequence[str],
+        spans: Sequence[Sequence[tuple[int, int]]] | None = None,
+        *,
+        threshold: float = 0.05,
+        settings: DetectionSettings | None = None,
+    ) -> list[Detections]:
+        """What the phrases of a sentence speak of (phrase grounding).
+
+        Args:
+            images: One picture or several.
+            captions: A sentence for each.
+            spans: For each sentence the [start, end) characters of its phrases; by default its noun phrases.
+            threshold: A phrase must be more probable than this.
+            settings: Further settings; `threshold` goes before theirs.
+
+        Returns:
+            As `detect`; `labels` are places in the sentence's phrases, `text_labels` the phrases.
+
+        Raises:
+            ValueError: If there are not as many sentences as pictures, or one is empty.
+        """
+        settings = replace(settings or DetectionSettings(), score_threshold=threshold)
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        inputs = self.prepare(images, texts)
+        if len(inputs["pixel_values"]) != len(texts):
+            raise ValueError(f"{len(inputs['pixel_values'])} pictures and {len(texts)} sentences came; give one each")
+        prompts = self._processor().phrase_prompts(texts, spans)
+        found = self.find({**inputs, **prompts}, settings)
+        return [
+            {**each, "text_labels": [names[label] for label in each["labels"].tolist()]}
+            for each, names in zip(found, prompts["phrase_texts"], strict=True)
+        ]
+
+    def refer(self, images: Any, expressions: str | Sequence[str]) -> list[Detections]:
+        """The one thing that an expression describes (referring expressions).
+
+        Args:
+            images: One picture or several.
+            expressions: One for each.
+
+        Returns:
+            As `ground`, with the best box of each picture.
+        """
+        texts = [expressions] if isinstance(expressions, str) else list(expressions)
+        whole = [[(0, len(text))] for text in texts]
+        found = self.ground(images, texts, whole, threshold=0.0, settings=REFERRING)
+        return [{name: value[:1] for name, value in each.items()} for each in found]
+
+    @torch.no_grad()
+    def find(self, batch: Mapping[str, Any], settings: DetectionSettings | None = None) -> list[dict[str, Tensor]]:
+        """Boxes for the phrases of each picture's text: what `ground`, `refer` and evaluations do with tensors.
+
+        Args:
+            batch: `pixel_values` (B, 3, H, W), `image_sizes` (B, 2), `input_ids` and `attention_mask` (B, L), and for
+                each picture `phrase_maps` (P, L) bool and `phrase_labels` (P,) int64; optionally `original_sizes`
+                (B, 2), (height, width) to scale the boxes to; without them they stay in the prepared pictures' pixels.
+            settings: Thresholds and counts.
+
+        Returns:
+            For each picture `boxes`, `scores` and `labels`, see `detect_boxes`.
+
+        Raises:
+            KeyError: If the batch lacks a key.
+        """
+        check_batch(
+            batch, ("pixel_values", "image_sizes", "input_ids", "attention_mask", "phrase_maps", "phrase_labels")
+        )
+        image = self._begin(batch["pixel_values"], batch["image_sizes"])
+        text = self.backbone.begin_text(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+        return self._find(batch, image, text, batch["phrase_maps"], batch["phrase_labels"], settings)
+
+    @torch.no_grad()
+    def find_categories(
+        self, batch: Mapping[str, Any], prompts: Mapping[str, Any], settings: DetectionSettings | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Boxes for the categories of N prompts, all asked of every picture, each computed once below the cut.
+
+        Args:
+            batch: `pixel_values`, `image_sizes` and optionally `original_sizes`, as of `find`.
+            prompts: As `GroundingProcessor.category_prompts` gives them.
+            settings: Thresholds and counts; `max_detections` holds for each prompt and for all together.
+
+        Returns:
+            As `find`.
+        """
+        check_batch(batch, ("pixel_values", "image_sizes"))
+        settings = settings or DetectionSettings()
+        image = self._begin(batch["pixel_values"], batch["image_sizes"])
+        texts = self.backbone.begin_text(
+            prompts["input_ids"].to(self.device), prompts["attention_mask"].to(self.device)
+        )
+        chunks = []
+        for number, (maps, labels) in enumerate(zip(prompts["phrase_maps"], prompts["phrase_labels"], strict=True)):
+            text = texts[[number] * len(image)]
+            chunks.append(self._find(batch, image, text, [maps] * len(image), [labels] * len(image), settings))
+        return [merge_chunks(of_picture, settings.max_detections) for of_picture in zip(*chunks, strict=True)]
+
+    def _find(
+        self,
+        batch: Mapping[str, Any],
+        image: ImageState,
+        text: TextState,
+        phrase_maps: Sequence[Tensor],
+        phrase_labels: Sequence[Tensor],
+        settings: DetectionSettings | None,
+    ) -> list[dict[str, Tensor]]:
+        sizes = batch["image_sizes"]
+        predictions = self._predict(image, text, sizes)
+        found = detect_boxes(
+            predictions.token_logits,
+            predictions.deltas,
+            predictions.centerness,
+            anchors=predictions.anchors,
+            anchors_per_level=predictions.anchors_per_level,
+            image_sizes=sizes,
+            class_tokens=phrase_maps,
+            labels=phrase_labels,
+            valid=predictions.valid,
+            settings=settings,
+        )
+        return _to_original(found, sizes, batch.get("original_sizes"))
+
+    def _begin(self, pixel_values: Tensor, image_sizes: Tensor) -> ImageState:
+        own = image_sizes if self.config.padding_aware and self._differ(pixel_values, image_sizes) else None
+        return self.backbone.begin_image(pixel_values, return_pyramid=True, image_sizes=own)
+
+    def _predict(self, image: ImageState, text: TextState, image_sizes: Tensor) -> GroundingPredictions:
+        fused = self.backbone.fuse(image, text)
+        return self.grounding_head(fused.pyramid[-3:], fused.text_hidden_state, fused.attention_mask, image_sizes)
+
+    def _differ(self, pixel_values: Tensor, image_sizes: Tensor) -> bool:
+        """Whether pictures may be smaller than the batch; sizes on a device are not asked, which would stall it."""
+        if image_sizes.is_cuda:
+            return len(pixel_values) > 1
+        stride, shape = self.config.strides[2], torch.tensor(pixel_values.shape[2:])
+        return bool((-(-image_sizes // stride) * stride != shape).any())
+
+    def _processor(self) -> GroundingProcessor:
+        if self.processor is None or not hasattr(self.processor, "category_prompts"):
+            raise ValueError(
+                "this model has no processor for categories and phrases; set model.processor, for instance to "
+                "fiber_data.GroundingProcessor.from_pretrained(folder)"
+            )
+        return self.processor  # type: ignore[return-value]
+
+    def load_original_checkpoint(
+        self, source: str | Path | Mapping[str, Tensor], partial: bool = False
+    ) -> TaskLoadReport:
+        """Loads a checkpoint of the original's detector, or, if `partial`, what a coarse one has for the backbone.
+
+        The original's weights were trained with `GroundingConfig.flat_offsets`; without it a warning says so.
+
+        Args:
+            source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
+            partial: Whether the head may keep its own values where the checkpoint has none.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the checkpoint does not fit the model; the message names the keys.
+        """
+        tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
+        report = TaskLoadReport(self.backbone.load_original_checkpoint(tensors))
+        if partial and not any(HEAD.match(name) for name in tensors):
+            report.fresh = [name for name, _ in self.named_parameters() if name.startswith("grounding_head.")]
+        else:
+            head = load_original_grounding(self.grounding_head, tensors)
+            report.used, report.dropped = head.used, head.dead
+        report.left = sorted(set(report.backbone.left) - {*report.used, *report.dropped})
+        return report
+
+
+def _to_original(
+    found: list[dict[str, Tensor]], sizes: Tensor, original_sizes: Tensor | None
+) -> list[dict[str, Tensor]]:
+    """Boxes in the pixels of the pictures as they came."""
+    if original_sizes is None:
+        return found
+    ratios = (original_sizes / sizes).flip(1).repeat(1, 2)  # width, height, width, height
+    return [
+        {**each, "boxes": each["boxes"] * ratio.to(each["boxes"])} for each, ratio in zip(found, ratios, strict=True)
+    ]
