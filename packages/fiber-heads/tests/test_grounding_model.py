@@ -187,7 +187,7 @@ def make_batch(sizes: list[tuple[int, int]]) -> dict:
         {
             "boxes": torch.tensor([[4.0, 4, 30, 30], [10, 20, 40, 44]], dtype=torch.float64),
             "positive_map": torch.eye(2, 6).bool(),
-        },  # fmt: skip
+        },
         {"boxes": torch.zeros(0, 4, dtype=torch.float64), "positive_map": torch.zeros(0, 6).bool()},
     ]
     return {

@@ -30,8 +30,8 @@ FINE_TO_COARSE = {
     "fusion_backbone.language_backbone.body.model.": "text_transformer.",
 }
 
-# The original's detector reads pictures with the colours in the order blue, green, red. The map of its patches is turned
-# round on loading, so that every model here reads red, green, blue.
+# The original's detector reads pictures with the colours in the order blue, green, red. The map of its patches is
+# turned round on loading, so that every model here reads red, green, blue.
 DETECTOR_PATCHES = "fusion_backbone.backbone.body.patch_embed.proj.weight"
 
 # Tensors that the original stores and never reads, or derives from the sizes.

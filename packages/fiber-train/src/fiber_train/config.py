@@ -119,17 +119,35 @@ class OptimConfig:
     """For the heads that start from nothing."""
     gate_multiplier: float = 5.0
     """For the fusion gates, which start at zero. The original counts them among the cross-modal parameters."""
+    language_multiplier: float = 1.0
+    """For the text stream, its cross-attention included, on top of the others."""
+    bias_multiplier: float = 1.0
+    """For biases and the bias tables of the windows, on top of the others."""
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     original_decay: bool = False
-    """Whether to decay gates, the temperature and the query norms, as the original does by oversight."""
+    """Whether to decay gates, the temperature and the query norms, as the original does by oversight.
+
+    Its detector, and with this ours, decays everything but biases: all norms and scales too."""
+    frozen: list[str] = field(default_factory=list)
+    """Parts that are not trained, such as "backbone.image_stream.patch_embed"."""
     schedule: str = "linear"
-    """After the warm-up: "linear" or "cosine" to zero, or "constant"."""
+    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), or "constant"."""
+    milestones: list[float] = field(default_factory=lambda: [0.67, 0.89])
+    """Shares of all steps after which the rate falls ("step")."""
+    milestone_factor: float = 0.1
+    """What the rate is multiplied by at each milestone ("step")."""
+    decay_milestone_ratio: float | None = None
+    """The weight decay falls like the rate, once this share of the way to a milestone is done; none to keep it."""
     warmup: float = 0.1
     """Steps of linear warm-up: a share of all steps below 1, else a number of steps."""
+    warmup_start: float = 0.0
+    """Where the warm-up starts, as a share of the rate."""
     max_norm: float | None = None
     """Largest norm of all gradients together; none for no clipping."""
+    ema_decay: float | None = None
+    """Evaluate and keep an average of the weights over the steps, that at each keeps this share of itself (0.999)."""
 
 
 @dataclass
@@ -264,13 +282,23 @@ def _check_values(config: TrainConfig) -> None:
         )
     if config.task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, is {config.task!r}")
-    if optim.schedule not in ("linear", "cosine", "constant"):
-        raise ValueError(f"optim.schedule must be 'linear', 'cosine' or 'constant', is {optim.schedule!r}")
+    _check_optim(optim)
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
         if getattr(trainer, key) < 1:
             raise ValueError(f"trainer.{key} must be at least 1, is {getattr(trainer, key)}")
     if bool(config.model.image_weights) != bool(config.model.text_weights):
         raise ValueError("model.image_weights and model.text_weights go together; set both or none")
+
+
+def _check_optim(optim: OptimConfig) -> None:
+    if optim.schedule not in ("linear", "cosine", "step", "constant"):
+        raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r}")
+    if not all(0 < share < 1 for share in optim.milestones):
+        raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones}")
+    if optim.decay_milestone_ratio is not None and optim.schedule != "step":
+        raise ValueError("optim.decay_milestone_ratio needs optim.schedule=step, whose milestones it refers to")
+    if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:
+        raise ValueError(f"optim.ema_decay must be between 0 and 1, is {optim.ema_decay}; null for no average")
 
 
 def to_yaml(config: TrainConfig) -> str:

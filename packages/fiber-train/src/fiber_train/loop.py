@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fiber_train.config import TrainerConfig
+from fiber_train.ema import WeightAverage
 from fiber_train.tracking import Tracker
 
 
@@ -65,6 +67,7 @@ class Loop:
         sampler: Where in the data the run is.
         config: Steps, intervals, accumulation.
         max_norm: Largest gradient norm, or None.
+        average: Of the weights over the steps, to evaluate and keep in their place, or None.
         step: Optimiser steps done.
     """
 
@@ -75,6 +78,7 @@ class Loop:
     sampler: EpochSampler
     config: TrainerConfig
     max_norm: float | None = None
+    average: WeightAverage | None = None
     step: int = 0
 
     def run(
@@ -148,6 +152,8 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
+        if self.average is not None:
+            self.average.update()
         self.step += 1
         return values, ids
 
@@ -174,14 +180,20 @@ class Loop:
         asked = torch.tensor(float(stop.asked), device=self.fabric.device)
         return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # type: ignore[operator]
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model has the averaged weights inside, if the run keeps an average."""
+        return nullcontext() if self.average is None else self.average.applied()
+
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser, schedule, position in the data, step, and what the model keeps beside its weights."""
+        """Optimiser, schedule, position in the data, step, and what is kept beside the model's weights."""
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "sampler": self.sampler.state_dict(),
             "model": self.model.module.training_state(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -191,6 +203,10 @@ class Loop:
         self.scheduler.load_state_dict(state["scheduler"])
         self.sampler.load_state_dict(state["sampler"])
         self.model.module.load_training_state(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if state.get("precision"):  # the scale of losses in float16
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
 
 
 def _is_finite(value: float) -> bool:

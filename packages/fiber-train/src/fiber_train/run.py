@@ -20,6 +20,7 @@ from fiber_train.build import build_model
 from fiber_train.checkpoint import find_checkpoints, load_training_state, replace_folder, save_checkpoint
 from fiber_train.config import TrainConfig, TrainerConfig, to_yaml
 from fiber_train.data import TrainingData, build_processor, build_training_data, endless
+from fiber_train.ema import WeightAverage
 from fiber_train.loop import Loop
 from fiber_train.optim import build_optimizer, build_scheduler
 from fiber_train.tasks import make_task
@@ -116,7 +117,9 @@ def _build(config: TrainConfig, fabric: Fabric, checkpoint: Path | None) -> _Run
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, max_norm=config.optim.max_norm)
+    optim = config.optim
+    average = None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay)
+    loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, optim.max_norm, average)
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
     return _Run(task, model, processor, data, held_out, loop)
@@ -139,9 +142,10 @@ def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
         fabric.barrier()
 
     def evaluate() -> dict[str, float]:
-        found = run.task.measure(loop.model, run.held_out, run.processor, fabric)
-        if fabric.is_global_zero:
-            keep_best(out, run.task, run.model, found, loop.step)
+        with loop.averaged():
+            found = run.task.measure(loop.model, run.held_out, run.processor, fabric)
+            if fabric.is_global_zero:
+                keep_best(out, run.task, run.model, found, loop.step)
         fabric.barrier()
         return found.numbers
 
@@ -155,7 +159,8 @@ def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
         results = evaluate()
         tracker.log(loop.step, {f"eval/{name}": value for name, value in results.items()})
     if fabric.is_global_zero:
-        replace_folder(out / "model", write_model)
+        with loop.averaged():
+            replace_folder(out / "model", write_model)
         write_json(out / "evaluation.json", results)
     fabric.barrier()
     return results
