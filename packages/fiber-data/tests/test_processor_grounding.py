@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fiber_data import GroundingProcessor, train_tokenizer
+from fiber_data import FiberProcessor, GroundingProcessor, load_processor, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,17 @@ def test_saved_and_loaded(processor: GroundingProcessor, tmp_path: Path) -> None
     picture = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
     for name, value in processor(images=picture, text="a dog").items():
         assert torch.equal(again(images=picture, text="a dog")[name], value)
+
+
+def test_a_folder_says_which_processor_it_holds(processor: GroundingProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path / "grounding")
+    FiberProcessor(processor.tokenizer, 32, 24).save_pretrained(tmp_path / "whole")
+    assert load_processor(tmp_path / "grounding").shorter == 64
+    assert load_processor(tmp_path / "whole").image_size == 32
+    settings = tmp_path / "whole" / "preprocessor_config.json"
+    settings.write_text(settings.read_text().replace("FiberProcessor", "ViltProcessor"))
+    with pytest.raises(ValueError, match=r"expected one of FiberProcessor, GroundingProcessor .* 'ViltProcessor'"):
+        load_processor(tmp_path / "whole")
 
 
 def test_messages(processor: GroundingProcessor, tmp_path: Path) -> None:

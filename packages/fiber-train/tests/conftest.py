@@ -10,6 +10,7 @@ import pytest
 import torch
 from fiber_data.scenes import generate_scenes
 from fiber_train.config import TrainConfig, load_config
+from fiber_train.run import train
 
 ROOT = Path(__file__).resolve().parents[3].parent
 
@@ -30,6 +31,11 @@ SMALL = [
     "trainer.tensorboard=false",
     "optim.warmup=2",
 ]
+
+
+FEW = ["data.num_workers=0", "trainer.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1", "optim.warmup=1"]
+FEW += ["trainer.tensorboard=false", "trainer.eval_every=2", "answering.min_count=2"]
+FEW += ["captioning.generated_length=8", "captioning.num_beams=2"]
 
 
 def _given(variable: str, default: str) -> Path:
@@ -58,6 +64,14 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_scenes(tmp_path_factory.mktemp("data") / "scenes", {"train": 60, "val": 30})
+
+
+@pytest.fixture(scope="session")
+def coarse(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coarse run of two steps, to start from."""
+    out = tmp_path_factory.mktemp("coarse") / "run"
+    train(load_config("quickstart", [f"data.root={scenes}", f"out={out}", *SMALL, "trainer.max_steps=2"]))
+    return out
 
 
 @pytest.fixture

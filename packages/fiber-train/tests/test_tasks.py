@@ -18,20 +18,10 @@ from fiber_train.run import train
 from fiber_train.tasks.captioning import CiderReward
 from fiber_train.tracking import read_metrics
 
-from .conftest import SMALL
+from .conftest import FEW
 from .test_run import asked_to_stop, assert_same
 
-FEW = ["data.num_workers=0", "trainer.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1", "optim.warmup=1"]
-FEW += ["trainer.tensorboard=false", "trainer.eval_every=2", "answering.min_count=2"]
-FEW += ["captioning.generated_length=8", "captioning.num_beams=2"]
 RECIPES = ("vqa", "nlvr2", "retrieval_itc", "retrieval_itm", "caption_mle", "caption_gold", "caption_cider")
-
-
-@pytest.fixture(scope="module")
-def coarse(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("coarse") / "run"
-    train(load_config("quickstart", [f"data.root={scenes}", f"out={out}", *SMALL, "trainer.max_steps=2"]))
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from fiber_data.answers import AnswerVocabulary, normalise_answer, soft_scores
 from fiber_data.collate import ImageTextCollator, pad_images
 from fiber_data.dataset import BrokenSample, CaptionDataset
+from fiber_data.few_shot import take_shots
 from fiber_data.formats import (
     CaptionSample,
     DetectionData,
@@ -24,7 +25,7 @@ from fiber_data.formats import (
     read_vqav2,
 )
 from fiber_data.grounding import DetectionDataset, GroundingDataset
-from fiber_data.grounding_processor import GroundingProcessor
+from fiber_data.grounding_processor import GroundingProcessor, load_processor
 from fiber_data.images import BrokenImageError, load_image
 from fiber_data.inspection import Inspection, find_shared, inspect_samples
 from fiber_data.packed import PackedRecords
@@ -96,6 +97,7 @@ __all__ = [
     "fit_size",
     "inspect_samples",
     "load_image",
+    "load_processor",
     "load_tokenizer",
     "make_prompt",
     "mask_tokens",
@@ -113,5 +115,6 @@ __all__ = [
     "read_nlvr2",
     "read_vqav2",
     "soft_scores",
+    "take_shots",
     "train_tokenizer",
 ]

@@ -1,6 +1,5 @@
 """Pictures of any shape, and categories or phrases, to the tensors that a grounding model takes."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from fiber_data.collate import ImageTextCollator, pad_images
 from fiber_data.images import ImageSource, load_image
 from fiber_data.phrases import noun_phrases
-from fiber_data.processor import SETTINGS_FILE, as_list, read_settings
+from fiber_data.processor import FiberProcessor, as_list, read_settings, write_settings
 from fiber_data.prompts import chunk_categories, encode_prompts
 from fiber_data.text import load_tokenizer, positive_map
 from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_detection_evaluation_transform
@@ -150,8 +149,7 @@ class GroundingProcessor:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(target))
-        settings = {key: getattr(self, key) for key in _KEYS}
-        (target / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_settings(target, self, _KEYS)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "GroundingProcessor":
@@ -163,3 +161,18 @@ class GroundingProcessor:
         """
         settings = read_settings(folder, _KEYS, cls.__name__)
         return cls(load_tokenizer(folder), **settings)
+
+
+def load_processor(folder: str | Path) -> FiberProcessor | GroundingProcessor:
+    """The processor that a folder holds, of whichever kind.
+
+    Raises:
+        FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
+        KeyError: The file lacks a setting.
+        ValueError: It is of a kind that is not known here.
+    """
+    kinds = {kind.__name__: kind for kind in (FiberProcessor, GroundingProcessor)}
+    name = read_settings(folder, ("processor_class",), "FiberProcessor")["processor_class"]
+    if name not in kinds:
+        raise ValueError(f"{folder}: expected one of {', '.join(kinds)} in preprocessor_config.json, found {name!r}")
+    return kinds[name].from_pretrained(folder)

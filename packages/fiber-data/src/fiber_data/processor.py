@@ -89,8 +89,7 @@ class FiberProcessor:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(target))
-        settings = {key: getattr(self, key) for key in _KEYS}
-        (target / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_settings(target, self, _KEYS)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "FiberProcessor":
@@ -102,6 +101,12 @@ class FiberProcessor:
         """
         settings = read_settings(folder, _KEYS, cls.__name__)
         return cls(load_tokenizer(folder), **settings)
+
+
+def write_settings(folder: Path, processor: Any, keys: Sequence[str]) -> None:
+    """Writes a processor's class and settings to ``preprocessor_config.json``."""
+    settings = {"processor_class": type(processor).__name__, **{key: getattr(processor, key) for key in keys}}
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[str, Any]:

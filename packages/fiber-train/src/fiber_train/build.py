@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fiber_backbone import FiberBackbone, FiberConfig, from_unimodal
-from fiber_data import FiberProcessor
 from fiber_heads import TaskModel
 
 from fiber_train.checkpoint import load_task_model
 from fiber_train.config import TrainConfig
-from fiber_train.data import image_overrides, tokenizer_source
+from fiber_train.data import Processor, image_overrides, tokenizer_source
 from fiber_train.tasks.base import Task
 
 
-def build_model(task: Task, samples: list[Any], processor: FiberProcessor) -> TaskModel:
+def build_model(task: Task, samples: Any, processor: Processor) -> TaskModel:
     """The task's model, fresh or from weights, sized to the tokenizer.
 
     Args:
@@ -46,9 +45,9 @@ def build_model(task: Task, samples: list[Any], processor: FiberProcessor) -> Ta
             f"the tokenizer has {len(tokenizer)} tokens but the model {sizes.vocab_size}; "
             "use the tokenizer that the weights were trained with, or set model.overrides.vocab_size"
         )
-    if processor.image_size != sizes.image_size:
+    if (image_size := getattr(processor, "image_size", sizes.image_size)) != sizes.image_size:
         raise ValueError(
-            f"pictures are prepared at {processor.image_size} px but the model is one for {sizes.image_size} px; "
+            f"pictures are prepared at {image_size} px but the model is one for {sizes.image_size} px; "
             "set model.preset or model.overrides.image_size to agree with model.image_weights"
         )
     made.backbone.set_gradient_checkpointing(model.gradient_checkpointing)
@@ -67,6 +66,7 @@ def _like(source: TaskModel, overrides: dict[str, Any], origin: str) -> FiberCon
     own = source.backbone.config
     given = _grown(own, overrides)
     changeable: tuple[str, ...] = ("image_size", "window_size", "joint_projection", "decoder_projections")
+    changeable += ("normalize_image_query", "fused_text_norm", "window_policy", "pyramid_norms")
     changeable += ("hidden_dropout", "attention_dropout", "drop_path_rate")
     for item in fields(FiberConfig):
         old, new = getattr(own, item.name), getattr(given, item.name)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from fiber_heads import (
     FiberForCaptioning,
+    FiberForGrounding,
     FiberForPretraining,
     FiberForQuestionAnswering,
     FiberForRetrieval,
@@ -33,6 +34,7 @@ MODEL_CLASSES: dict[str, type[TaskModel]] = {
         FiberForQuestionAnswering,
         FiberForVisualReasoning,
         FiberForCaptioning,
+        FiberForGrounding,
     )
 }
 

@@ -1,4 +1,4 @@
-"""The `fiber` command: train, evaluate, retrieve, answer, caption, quickstart."""
+"""The `fiber` command: train, evaluate, retrieve, answer, caption, detect, ground, refer, quickstart."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fiber_heads import FiberForCaptioning, FiberForPretraining, FiberForQuestionAnswering
+from fiber_heads import FiberForCaptioning, FiberForGrounding, FiberForPretraining, FiberForQuestionAnswering
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from fiber_train.config import load_config, to_yaml
+from fiber_train.drawing import draw_detections
 from fiber_train.loop import NonFiniteLossError
 from fiber_train.predict import find_images, load_model, retrieve
 from fiber_train.quickstart import quickstart
@@ -40,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, required=True, help="folder of a data set of the task")
     evaluate.add_argument("--split", default="val", help="split to measure on (%(default)s)")
     evaluate.add_argument("--out", type=Path, help="JSON file for the numbers")
-    evaluate.add_argument("--predictions", type=Path, help="file for what the benchmark's server or tool takes")
+    evaluate.add_argument(
+        "--predictions", type=Path, help="file (of several, folder) for what the benchmark's tool takes"
+    )
     evaluate.add_argument("overrides", nargs="*", help="settings, such as data.num_workers=8 retrieval.rerank=0")
 
     retrieve = _with_checkpoint(commands, "retrieve", "rank the pictures of a folder by a text")
@@ -58,15 +61,33 @@ def build_parser() -> argparse.ArgumentParser:
     caption.add_argument("images", type=Path, nargs="+", help="the pictures")
     caption.add_argument("--top", type=int, default=1, help="captions of each picture (%(default)s)")
 
-    quickstart = commands.add_parser("quickstart", help="generate pictures, pre-train on them, report what was learned")
+    detect = _with_picture(commands, "detect", "find objects by name")
+    detect.add_argument("--categories", required=True, help="what to find, such as 'person, dog'")
+    ground = _with_picture(commands, "ground", "find what the phrases of a sentence speak of")
+    ground.add_argument("sentence", help="such as 'a man throws a ball to a dog'")
+    for command in (detect, ground):
+        command.add_argument("--threshold", type=float, default=0.3, help="least score (%(default)s)")
+    refer = _with_picture(commands, "refer", "find the one thing that an expression describes")
+    refer.add_argument("expression", help="such as 'the man on the left'")
+
+    quickstart = commands.add_parser(
+        "quickstart", help="generate pictures, train both stages on them, report what was learned"
+    )
     quickstart.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
-    quickstart.add_argument("overrides", nargs="*", help="settings of the quickstart recipe to change")
+    quickstart.add_argument("overrides", nargs="*", help="settings of its runs to change")
     return parser
 
 
 def _with_checkpoint(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text)
     command.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
+    return command
+
+
+def _with_picture(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command = _with_checkpoint(commands, name, f"{text}, and draw boxes")
+    command.add_argument("image", type=Path, help="the picture")
+    command.add_argument("--out", type=Path, help="picture to write; PHOTO.boxes.png by default")
     return command
 
 
@@ -107,11 +128,19 @@ def _evaluate(options: argparse.Namespace) -> int:
     found = task.measure(model.to(fabric.device), task.read(options.split), processor, fabric)
     if options.out:
         write_json(options.out, found.numbers)
-    if options.predictions and found.predictions is None:
-        raise ValueError(f"--predictions: {name} has no file of predictions")
     if options.predictions:
-        options.predictions.write_text(found.predictions or "", encoding="utf-8")
+        _write_predictions(options.predictions, found.predictions, name)
     return _finish(found.numbers, task)
+
+
+def _write_predictions(path: Path, predictions: dict[str, str], task: str) -> None:
+    """One file under the name that was given, several into a folder of this name."""
+    if not predictions:
+        raise ValueError(f"--predictions: {task} has no file of predictions here")
+    if len(predictions) > 1:
+        path.mkdir(parents=True, exist_ok=True)
+    for name, text in predictions.items():
+        (path if len(predictions) == 1 else path / name).write_text(text, encoding="utf-8")
 
 
 def _retrieve(options: argparse.Namespace) -> int:
@@ -137,16 +166,41 @@ def _caption(options: argparse.Namespace) -> int:
     return 0
 
 
+def _box(options: argparse.Namespace) -> int:
+    model, _ = load_model(options.checkpoint, FiberForGrounding)
+    image = options.image
+    if options.command == "refer":
+        found = model.refer(image, options.expression)[0]
+    elif options.command == "ground":
+        found = model.ground(image, options.sentence)[0]
+    else:
+        found = model.detect(image, [name.strip() for name in options.categories.split(",")])[0]
+    if options.command != "refer":
+        kept = int((found["scores"] >= options.threshold).sum())  # they come best first
+        found = {name: value[:kept] for name, value in found.items()}
+    rows = zip(found["scores"].tolist(), found["text_labels"], found["boxes"].tolist(), strict=True)
+    for score, name, box in rows:
+        sys.stdout.write(f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}\n")
+    target = options.out or Path(f"{image.stem}.boxes.png")
+    draw_detections(image, found).save(target)
+    sys.stdout.write(f"{len(found['scores'])} boxes in {target}\n")
+    return 0
+
+
 def _quickstart(options: argparse.Namespace) -> int:
-    task = make_task(load_config("quickstart", ["data.root=.", "out=."]))
-    return _finish(quickstart(options.out, options.overrides), task, f"\nopen {options.out / 'report.html'}")
+    reached = quickstart(options.out, options.overrides)
+    if reached is None:
+        return 3
+    parts = [f"{title}\n{text}\n" for title, text in reached.items()]
+    rank_zero_only(sys.stdout.write)("\n".join([*parts, f"open {options.out / 'report.html'}\n"]))
+    return 0
 
 
-def _finish(results: dict[str, float] | None, task: Task, note: str = "") -> int:
+def _finish(results: dict[str, float] | None, task: Task) -> int:
     """Prints what a run reached, once for all processes; a run that was asked to stop reached nothing yet."""
     if results is None:
         return 3
-    rank_zero_only(sys.stdout.write)(f"{task.describe(results)}\n" + (f"{note}\n" if note else ""))
+    rank_zero_only(sys.stdout.write)(f"{task.describe(results)}\n")
     return 0
 
 
@@ -156,6 +210,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "retrieve": _retrieve,
     "answer": _answer,
     "caption": _caption,
+    "detect": _box,
+    "ground": _box,
+    "refer": _box,
     "quickstart": _quickstart,
 }
 

@@ -109,6 +109,63 @@ class CaptioningConfig:
 
 
 @dataclass
+class BoxFilesConfig:
+    """Which annotation files of `data.root` boxes come from."""
+
+    detection: bool = False
+    """Boxes by category: COCO, LVIS, Objects365, ODinW; measured by COCO's AP, of LVIS by its fixed AP."""
+    captions: list[str] = field(default_factory=list)
+    """Names of MDETR's files of captions, `final_<name>_<split>.json`, such as mixed; measured by recall of phrases."""
+    expressions: list[str] = field(default_factory=list)
+    """Names of its files of expressions, `finetune_<name>_<split>.json`, such as refcoco+; measured by accuracy."""
+
+
+@dataclass
+class PromptsConfig:
+    """How categories are put into prompts; see `fiber_data.PromptSampler`."""
+
+    max_negatives: int = 85
+    one_negative: float = 0.05
+    no_negatives: float = 0.05
+    all_negatives: float = 0.5
+    separator: str = ". "
+    wording: dict[str, str] = field(default_factory=dict)
+    """Other words for a category, its name in braces: `{pothole: "there are {holes} in the road"}`."""
+    chunk_size: int | None = None
+    """Categories that an evaluation asks for at once; as many as fit by default."""
+
+
+@dataclass
+class GroundingConfig:
+    """Grounding and detection, the fine stage."""
+
+    train: BoxFilesConfig = field(default_factory=BoxFilesConfig)
+    evaluate: BoxFilesConfig = field(default_factory=BoxFilesConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    shots: int | None = None
+    """Few-shot: learn from so many pictures of each category; which ones, `trainer.seed` decides."""
+    entities: str | None = None
+    """Flickr30k Entities' own folder (Annotations, Sentences): recall then comes by types of phrases too."""
+    shorter: list[int] = field(default_factory=lambda: [480, 560, 640, 720, 800])
+    """Pixels of a training picture's shorter side, of which one is drawn."""
+    longest: int = 1333
+    """Bound of the longer side."""
+    shorter_in_evaluation: int = 800
+    flip: float = 0.5
+    """Chance of a mirrored picture; never where the text names a side."""
+    head: dict[str, Any] = field(default_factory=dict)
+    """Fields of `fiber_heads.GroundingConfig` that differ from its defaults."""
+    original: bool = False
+    """Whether the head computes as the original does, which the original's own detectors need."""
+    score_threshold: float = 0.05
+    """What a category or phrase must be more probable than, in evaluations; expressions take the best box anyway."""
+    max_detections: int = 100
+    """Detections of a picture in evaluations, with several prompts of each prompt."""
+    empty_expressions: bool = False
+    """Whether an evaluation also asks with empty expressions: what is right without reading."""
+
+
+@dataclass
 class OptimConfig:
     """AdamW in three groups of learning rates, each with and without weight decay."""
 
@@ -186,18 +243,19 @@ class TrainConfig:
     out: str = MISSING
     """Folder of the run: checkpoints, logs, the finished model and the best one."""
     task: str = "pretraining"
-    """What to train for: pretraining, answering, reasoning, retrieval or captioning."""
+    """What to train for: pretraining, answering, reasoning, retrieval, captioning or grounding."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     answering: AnsweringConfig = field(default_factory=AnsweringConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     captioning: CaptioningConfig = field(default_factory=CaptioningConfig)
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-TASKS = ("pretraining", "answering", "reasoning", "retrieval", "captioning")
+TASKS = ("pretraining", "answering", "reasoning", "retrieval", "captioning", "grounding")
 RECIPES = resources.files("fiber_train") / "recipes"
 
 

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from fiber_backbone import FiberConfig
-from fiber_data import (
-    EpochSampler,
-    FiberProcessor,
-    ImageTextCollator,
-    build_evaluation_transform,
-    build_training_transform,
-    load_tokenizer,
-    train_tokenizer,
-)
+from fiber_data import EpochSampler, ImageTextCollator, load_processor, load_tokenizer, train_tokenizer
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,7 +16,20 @@ from torch.utils.data import DataLoader
 from fiber_train.checkpoint import find_model, replace_folder
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
 
-MakeDataset = Callable[[Any], Any]  # from a transform
+
+class Processor(Protocol):
+    """The processors of fiber-data: pictures and texts to tensors."""
+
+    tokenizer: Any
+    max_length: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes it to a folder."""
+
+
+MakeProcessor = Callable[[Any, Any], Any]  # from a tokenizer and the processor of the weights to start from, if any
 
 
 @dataclass
@@ -54,54 +58,47 @@ def image_overrides(model: ModelConfig) -> dict[str, Any]:
     return model.overrides if model.image_size is None else {"image_size": model.image_size, **model.overrides}
 
 
-def build_processor(config: TrainConfig, texts: Iterable[str], fabric: Fabric) -> FiberProcessor:
+def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[str], fabric: Fabric) -> Any:
     """Tokenizer and image settings of a run: those of its start weights, else of its configuration.
 
     A tokenizer is trained once on `texts`, by the first process, and kept in the run's folder.
     """
-    checkpoint, overrides = config.model.checkpoint, image_overrides(config.model)
+    checkpoint = config.model.checkpoint
     if checkpoint and Path(checkpoint).is_dir() and config.data.tokenizer is None:
-        own = FiberProcessor.from_pretrained(find_model(checkpoint))
-        size = overrides.get("image_size", own.image_size)
-        return FiberProcessor(own.tokenizer, size, config.data.max_length, own.mean, own.std)
-    size = FiberConfig.from_preset(config.model.preset, **overrides).image_size
+        start = load_processor(find_model(checkpoint))
+        return make(start.tokenizer, start)
     if source := tokenizer_source(config):
-        return FiberProcessor(load_tokenizer(source), size, config.data.max_length)
+        return make(load_tokenizer(source), None)
     folder = Path(config.out) / "processor"
     if fabric.is_global_zero and not folder.is_dir():
-        made = FiberProcessor(train_tokenizer(texts, config.data.vocab_size), size, config.data.max_length)
-        replace_folder(folder, made.save_pretrained)
+        replace_folder(folder, make(train_tokenizer(texts, config.data.vocab_size), None).save_pretrained)
     fabric.barrier()
-    return FiberProcessor.from_pretrained(folder)
+    return load_processor(folder)
 
 
 def build_training_data(
     config: TrainConfig,
-    make_dataset: MakeDataset,
-    processor: FiberProcessor,
+    dataset: Any,
     fabric: Fabric,
     collate: ImageTextCollator,
-    unique_groups: Callable[[Any], Tensor | None],
+    groups: dict[str, Tensor],
 ) -> TrainingData:
-    """Shuffled batches of a data set."""
-    data, trainer = config.data, config.trainer
-    build = build_training_transform if data.augment else build_evaluation_transform
-    dataset = make_dataset(build(processor.image_size, processor.mean, processor.std))
+    """Shuffled batches of a data set; `groups` are those of `EpochSampler`."""
+    trainer = config.trainer
     sampler = EpochSampler(
         len(dataset),
         trainer.batch_size // trainer.accumulate,
         seed=trainer.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        unique_groups=unique_groups(dataset),
+        **groups,
     )
-    return TrainingData(_loader(dataset, sampler, collate, data), sampler)
+    return TrainingData(_loader(dataset, sampler, collate, config.data), sampler)
 
 
 def build_evaluation_loader(
     data: DataConfig,
-    make_dataset: MakeDataset,
-    processor: FiberProcessor,
+    dataset: Any,
     fabric: Fabric,
     collate: ImageTextCollator,
     batch_size: int = 50,
@@ -113,7 +110,6 @@ def build_evaluation_loader(
 
     With `share` false every process gets all samples, each once.
     """
-    dataset = make_dataset(build_evaluation_transform(processor.image_size, processor.mean, processor.std))
     sampler = EpochSampler(
         len(dataset),
         batch_size * (fabric.world_size if share else 1),

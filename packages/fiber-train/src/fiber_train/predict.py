@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fiber_data import BrokenImageError, FiberProcessor
+from fiber_data import BrokenImageError, FiberProcessor, load_processor
 from fiber_heads import FiberForPretraining, TaskModel
 from torch import Tensor
 from tqdm import tqdm
@@ -32,7 +32,7 @@ class Match:
     score: float
 
 
-def load_model(checkpoint: str | Path, kind: type[TaskModel] = TaskModel) -> tuple[Any, FiberProcessor]:
+def load_model(checkpoint: str | Path, kind: type[TaskModel] = TaskModel) -> tuple[Any, Any]:
     """The model, in eval mode on the best device, and the processor of a run, checkpoint or model folder.
 
     Args:
@@ -47,7 +47,7 @@ def load_model(checkpoint: str | Path, kind: type[TaskModel] = TaskModel) -> tup
     model = load_task_model(folder)
     if not isinstance(model, kind):
         raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
-    model.processor = processor = FiberProcessor.from_pretrained(folder)
+    model.processor = processor = load_processor(folder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,16 +12,26 @@ from typing import Any
 
 import jinja2
 import torch
-from fiber_data import CaptionSample, load_image
+from fiber_data import CaptionSample, GroundingSample, load_image
 from fiber_heads import FiberForPretraining
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torchvision.transforms.v2.functional import to_pil_image
 
 from fiber_train.predict import load_model
+from fiber_train.report_boxes import ground_examples, read_numbers
 from fiber_train.tracking import read_metrics
 
 _LOSSES = {"itc": "contrast", "itm": "matching", "mlm": "masked words"}
+_BOX_LOSSES = {"token": "words of a place", "box": "its box", "centerness": "how central it is"}
+_MEASURES = {
+    "AP50": "AP at IoU 0.5, categories by name",
+    "AP": "AP, IoU 0.5 to 0.95",
+    "recall@1": "phrases of captions found, {}",
+    "P@1": "expressions found, {}",
+    "P@1_empty": "the same of empty expressions, {}",
+}
+_COLORS = ("#2458c5", "#e07a2d", "#2f8f5b")
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, small, and in the reader's font
     "svg.hashsalt": "fiber",  # the same run gives the same page
@@ -50,31 +60,45 @@ class Example:
     found: list[Retrieved]
 
 
-def write_report(run: str | Path, samples: list[CaptionSample], out: str | Path, num_examples: int = 12) -> Path:
-    """Writes the page of a finished run.
+@dataclass(frozen=True)
+class FineRuns:
+    """Finished runs of the fine stage, to be set beside each other.
+
+    Attributes:
+        runs: Their folders by title; of the first one pictures are shown.
+        samples: Held-out captions with boxes.
+    """
+
+    runs: Mapping[str, Path]
+    samples: list[GroundingSample]
+
+
+def write_report(
+    run: str | Path, samples: list[CaptionSample], out: str | Path, fine: FineRuns | None = None, num_examples: int = 12
+) -> Path:
+    """Writes the page of a finished run of the coarse stage, and of runs of the fine stage after it.
 
     Args:
         run: The run's folder, with `metrics.csv`, `evaluation.json`, `config.yaml` and `model/`.
         samples: The held-out pictures that it was evaluated on.
         out: The HTML file to write.
-        num_examples: Pictures shown, spread evenly over the samples.
+        fine: Runs of the fine stage.
+        num_examples: Pictures shown of each stage, spread evenly over the samples.
 
     Returns:
         `out`.
 
     Raises:
-        FileNotFoundError: The run is not finished.
+        FileNotFoundError: A run is not finished.
     """
     folder, target = Path(run), Path(out)
-    evaluation = folder / "evaluation.json"
-    if not evaluation.is_file():
-        raise FileNotFoundError(f"{evaluation}: no such file; a report needs a finished run")
-    results = json.loads(evaluation.read_text(encoding="utf-8"))
+    results = read_numbers(folder)
     template = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     html = page.render(
         results=results,
-        losses=_loss_curves(folder),
+        losses=_loss_curves({"": folder}, _LOSSES),
+        boxes=None if fine is None else _boxes(fine, num_examples),
         recall=_recall_bars(results) if "image_to_text_recall@1" in results else "",
         examples=_examples(folder, samples, num_examples) if "image_to_text_recall@1" in results else [],
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
@@ -93,16 +117,37 @@ def _svg(figure: Figure) -> str:
     return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not have
 
 
-def _loss_curves(run: Path) -> str:
-    rows = read_metrics(run)
+def _loss_curves(runs: Mapping[str, Path], losses: Mapping[str, str]) -> str:
+    """A plot for each loss, a line for each run."""
+    rows = {title: read_metrics(run) for title, run in runs.items()}
     with rc_context(_STYLE):
         figure = Figure(figsize=(9, 2.6), layout="constrained")
-        for axes, (key, title) in zip(figure.subplots(1, len(_LOSSES)), _LOSSES.items(), strict=True):
-            points = [(step, value) for step, name, value in rows if name == f"train/{key}_loss"]
-            if points:
-                axes.plot(*zip(*points, strict=True), color="#2458c5", linewidth=1.5)
-            axes.set(title=title, xlabel="step", ylim=(0, None))
+        for axes, (key, name) in zip(figure.subplots(1, len(losses)), losses.items(), strict=True):
+            for (title, of_run), color in zip(rows.items(), _COLORS, strict=False):
+                points = [(step, value) for step, row, value in of_run if row == f"train/{key}_loss"]
+                if points:
+                    axes.plot(*zip(*points, strict=True), color=color, linewidth=1.5, label=title)
+            axes.set(title=name, xlabel="step", ylim=(0, None))
+        if len(runs) > 1:
+            axes.legend(frameon=False)
         return _svg(figure)
+
+
+def _boxes(fine: FineRuns, num_examples: int) -> dict[str, Any]:
+    """What the template shows of the fine stage."""
+    numbers = {title: read_numbers(run) for title, run in fine.runs.items()}
+    table = []
+    for key in dict.fromkeys(key for found in numbers.values() for key in found):
+        name, _, kind = key.rpartition("/")
+        if kind in _MEASURES:
+            table.append((_MEASURES[kind].format(name), [found.get(key) for found in numbers.values()]))
+    examples = ground_examples(next(iter(fine.runs.values())), fine.samples, num_examples)
+    return {
+        "titles": list(fine.runs),
+        "table": table,
+        "losses": _loss_curves(fine.runs, _BOX_LOSSES),
+        "examples": [(example, _data_uri(example.image)) for example in examples],
+    }
 
 
 def _recall_bars(results: dict[str, float]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fiber_data import FiberProcessor
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from fiber_train.build import build_model
 from fiber_train.checkpoint import find_checkpoints, load_training_state, replace_folder, save_checkpoint
 from fiber_train.config import TrainConfig, TrainerConfig, to_yaml
-from fiber_train.data import TrainingData, build_processor, build_training_data, endless
+from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
 from fiber_train.ema import WeightAverage
 from fiber_train.loop import Loop
 from fiber_train.optim import build_optimizer, build_scheduler
@@ -88,30 +87,25 @@ class _Run:
 
     task: Task
     model: TaskModel
-    processor: FiberProcessor
+    processor: Processor
     data: TrainingData
-    held_out: list[Any]
+    held_out: Any
     loop: Loop
 
 
 def _build(config: TrainConfig, fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
     task = make_task(config)
-    samples, held_out = (task.read(split) for split in (config.data.train_split, config.data.eval_split))
-    processor = build_processor(config, task.texts(samples), fabric)
+    samples, held_out = task.read_training(), task.read(config.data.eval_split)
+    processor = build_processor(config, task.make_processor, task.texts(samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model = build_model(task, samples, processor)
     model.processor = processor
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-    data = build_training_data(
-        config,
-        lambda transform: task.make_dataset(samples, transform, True, model),
-        processor,
-        fabric,
-        task.make_collator(processor, True),
-        task.unique_groups,
-    )
+    dataset = task.make_dataset(samples, task.make_transform(processor, True), True, model)
+    collate = task.make_collator(processor, True)
+    data = build_training_data(config, dataset, fabric, collate, task.sampling_groups(dataset))
     trainer = _with_steps(config.trainer, data)
     optimizer = build_optimizer(model, config.optim)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
@@ -184,8 +178,8 @@ def keep_best(out: Path, task: Task, model: TaskModel, found: Evaluation, step: 
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
-        if found.predictions is not None:
-            (folder / task.predictions_file).write_text(found.predictions, encoding="utf-8")
+        for name, text in found.predictions.items():
+            (folder / name).write_text(text, encoding="utf-8")
         write_json(folder / "evaluation.json", {"step": step, **found.numbers})
 
     replace_folder(out / "best", write)

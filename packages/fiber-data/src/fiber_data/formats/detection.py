@@ -46,11 +46,13 @@ class DetectionData:
         samples: A sample for each picture, in the order of the file; pictures without boxes are among them.
         categories: Names by category id, sorted by id, as the file has them.
         frequencies: LVIS's ``"r"``, ``"c"`` or ``"f"`` by category id; empty for other data.
+        path: The annotation file.
     """
 
     samples: list[DetectionSample]
     categories: dict[int, str]
     frequencies: dict[int, str] = field(default_factory=dict)
+    path: Path | None = None
 
 
 def read_detection(
@@ -95,7 +97,7 @@ def read_detection(
     found = list(samples.values())
     if check_images:
         found = keep_on_disk(found, lambda sample: [sample["image"]], "pictures with boxes", path)
-    return DetectionData(found, categories, frequencies)
+    return DetectionData(found, categories, frequencies, path)
 
 
 def _find_file(folder: Path, split: str | None) -> Path:

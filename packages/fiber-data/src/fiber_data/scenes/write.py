@@ -31,7 +31,7 @@ from fiber_data.scenes.language import Sentence, captions
 from fiber_data.scenes.pairs import pair_up
 from fiber_data.scenes.questions import ask
 
-VERSION = 1  # raised whenever the same seed gives other files
+VERSION = 2  # raised whenever the same seed gives other files
 _ANSWER_TYPES = {"exist": "yes/no", "relation": "yes/no", "count": "number", "total": "number"}  # VQAv2's; else "other"
 _STREAMS = ("scene", "captions", "questions", "expressions", "pairs")
 
@@ -193,9 +193,11 @@ def _write_grounding(root: Path, split: _Split, sentences: list[list[Sentence]])
     rows: list[dict[str, Any]] = []
     for position, own in enumerate(sentences):
         boxes = split.boxes(position)
-        for sentence in own:
+        for number, sentence in enumerate(own):
             entry = {**split.image(position), "id": len(images) + 1, "original_id": split.image_id(position)}
-            images.append({**entry, "caption": sentence.text, "dataset_name": "scenes", "tokens_negative": []})
+            entry |= {"caption": sentence.text, "sentence_id": number, "dataset_name": "scenes", "tokens_negative": []}
+            phrases = [[[start, end]] for start, end, objects in sentence.spans if objects]
+            images.append({**entry, "tokens_positive_eval": phrases})
             for index, box in enumerate(boxes):
                 spans = [[start, end] for start, end, objects in sentence.spans if index in objects]
                 rows.append(_grounding_box(len(rows) + 1, entry["id"], box, spans))

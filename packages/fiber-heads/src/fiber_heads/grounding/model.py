@@ -248,14 +248,20 @@ class FiberForGrounding(TaskModel):
 
     @torch.no_grad()
     def find_categories(
-        self, batch: Mapping[str, Any], prompts: Mapping[str, Any], settings: DetectionSettings | None = None
+        self,
+        batch: Mapping[str, Any],
+        prompts: Mapping[str, Any],
+        settings: DetectionSettings | None = None,
+        *,
+        limit_together: bool = True,
     ) -> list[dict[str, Tensor]]:
         """Boxes for the categories of N prompts, all asked of every picture, each computed once below the cut.
 
         Args:
             batch: `pixel_values`, `image_sizes` and optionally `original_sizes`, as of `find`.
             prompts: As `GroundingProcessor.category_prompts` gives them.
-            settings: Thresholds and counts; `max_detections` holds for each prompt and for all together.
+            settings: Thresholds and counts; `max_detections` holds for each prompt.
+            limit_together: Whether it holds for all prompts together too. LVIS's fixed AP wants it not to.
 
         Returns:
             As `find`.
@@ -270,7 +276,8 @@ class FiberForGrounding(TaskModel):
         for number, (maps, labels) in enumerate(zip(prompts["phrase_maps"], prompts["phrase_labels"], strict=True)):
             text = texts[[number] * len(image)]
             chunks.append(self._find(batch, image, text, [maps] * len(image), [labels] * len(image), settings))
-        return [merge_chunks(of_picture, settings.max_detections) for of_picture in zip(*chunks, strict=True)]
+        limit = settings.max_detections if limit_together else None
+        return [merge_chunks(of_picture, limit) for of_picture in zip(*chunks, strict=True)]
 
     def _find(
         self,

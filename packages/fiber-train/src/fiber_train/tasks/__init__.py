@@ -4,6 +4,7 @@ from fiber_train.config import TrainConfig
 from fiber_train.tasks.answering import Answering
 from fiber_train.tasks.base import Evaluation, Task
 from fiber_train.tasks.captioning import Captioning
+from fiber_train.tasks.grounding import Grounding
 from fiber_train.tasks.pretraining import Pretraining
 from fiber_train.tasks.reasoning import Reasoning
 from fiber_train.tasks.retrieval import Retrieval
@@ -16,6 +17,7 @@ BY_NAME: dict[str, type[Task]] = {
     "reasoning": Reasoning,
     "retrieval": Retrieval,
     "captioning": Captioning,
+    "grounding": Grounding,
 }
 
 

@@ -61,7 +61,7 @@ class Answering(Task):
         answers = self.predict(model, samples, processor, fabric)
         predictions = json.dumps([{"question_id": name, "answer": answer} for name, answer in answers.items()])
         if "answers" not in samples[0]:
-            return Evaluation({"num_questions": len(samples)}, predictions)
+            return Evaluation({"num_questions": len(samples)}, {"predictions.json": predictions})
         annotations = [annotation(sample) for sample in samples]
         metric = VQAAccuracy(annotations)
         metric.update(list(answers), list(answers.values()))
@@ -72,7 +72,7 @@ class Answering(Task):
         numbers |= {f"type/{name}": value for name, value in found["perQuestionType"].items()}
         numbers["constant/overall"] = guessed["overall"]
         numbers |= {f"constant/{name}": value for name, value in guessed["perQuestionType"].items()}
-        return Evaluation(numbers, predictions)
+        return Evaluation(numbers, {"predictions.json": predictions})
 
     def predict(
         self, model: Any, samples: list[QuestionSample], processor: FiberProcessor, fabric: Fabric

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from fiber_backbone import FiberBackbone
-from fiber_data import FiberProcessor, ImageTextCollator
+from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_data import FiberProcessor, ImageTextCollator, build_evaluation_transform, build_training_transform
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from torch import Tensor, distributed
 
 from fiber_train.config import TrainConfig
-from fiber_train.data import build_evaluation_loader, on_device
+from fiber_train.data import build_evaluation_loader, image_overrides, on_device
 
 
 @dataclass
@@ -24,11 +24,11 @@ class Evaluation:
 
     Attributes:
         numbers: By name.
-        predictions: The text of the file that the benchmark's server or tool takes, if the task has one.
+        predictions: By file name the texts of what the benchmark's server or tool takes, if the task has such files.
     """
 
     numbers: dict[str, float]
-    predictions: str | None = None
+    predictions: dict[str, str] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -37,36 +37,38 @@ class Task(ABC):
     Attributes:
         model_class: Its model.
         monitor: The number of an evaluation by which the best weights are kept; higher is better.
-        predictions_file: What the file of its predictions is called.
         evaluation_batch_size: Items looked at together in each process.
     """
 
     model_class: ClassVar[type[TaskModel]]
-    monitor: ClassVar[str]
-    predictions_file: ClassVar[str] = "predictions.json"
+    monitor: str
     evaluation_batch_size: ClassVar[int] = 50
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
     @abstractmethod
-    def read(self, split: str) -> list[Any]:
+    def read(self, split: str) -> Any:
         """The samples of a split of the run's data set."""
 
+    def read_training(self) -> Any:
+        """The samples to learn from."""
+        return self.read(self.config.data.train_split)
+
     @abstractmethod
-    def texts(self, samples: list[Any]) -> Iterator[str]:
+    def texts(self, samples: Any) -> Iterator[str]:
         """The texts of samples, from which a tokenizer can be trained."""
 
     @abstractmethod
-    def make_model(self, backbone: FiberBackbone, samples: list[Any], processor: FiberProcessor) -> TaskModel:
+    def make_model(self, backbone: FiberBackbone, samples: Any, processor: Any) -> TaskModel:
         """A fresh model for training samples."""
 
     @abstractmethod
-    def make_dataset(self, samples: list[Any], transform: Any, training: bool, model: TaskModel) -> Any:
+    def make_dataset(self, samples: Any, transform: Any, training: bool, model: TaskModel) -> Any:
         """The samples as a map-style data set, for training or for evaluation."""
 
     @abstractmethod
-    def evaluate(self, model: Any, samples: list[Any], processor: FiberProcessor, fabric: Fabric) -> Evaluation:
+    def evaluate(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
         """Measures a model on held-out samples.
 
         Args:
@@ -84,16 +86,34 @@ class Task(ABC):
         """Fields of `FiberConfig` that the model needs set."""
         return {}
 
-    def unique_groups(self, dataset: Any) -> Tensor | None:
-        """For every item of the training data a group; no two of a group may meet in a batch."""
-        return None
+    def make_processor(self, tokenizer: Any, start: Any = None) -> Any:
+        """What prepares pictures and texts.
 
-    def make_collator(self, processor: FiberProcessor, training: bool) -> ImageTextCollator:
+        Args:
+            tokenizer: Of the run.
+            start: The processor of the weights that the run starts from, if it starts from any of ours.
+        """
+        overrides = image_overrides(self.config.model)
+        size = overrides.get("image_size") or getattr(start, "image_size", None)
+        size = size or FiberConfig.from_preset(self.config.model.preset, **overrides).image_size
+        normalization = () if start is None else (start.mean, start.std)
+        return FiberProcessor(tokenizer, size, self.config.data.max_length, *normalization)
+
+    def make_transform(self, processor: Any, training: bool) -> Any:
+        """What makes tensors of pictures."""
+        build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
+        return build(processor.image_size, processor.mean, processor.std)
+
+    def sampling_groups(self, dataset: Any) -> dict[str, Tensor]:
+        """What the training data's sampler has to keep apart, or together (`unique_groups` of `EpochSampler`, ...)."""
+        return {}
+
+    def make_collator(self, processor: Any, training: bool) -> ImageTextCollator:
         """What makes batches of items."""
         # Broken pictures are replaced: processes that gather from each other need batches of equal size.
         return ImageTextCollator(processor.tokenizer, processor.max_length, None, fill_broken=True)
 
-    def prepare_training(self, model: Any, samples: list[Any], processor: FiberProcessor) -> None:
+    def prepare_training(self, model: Any, samples: Any, processor: Any) -> None:
         """Gives the model what its objective needs beside batches: for most nothing."""
         return
 
@@ -102,27 +122,19 @@ class Task(ABC):
         return True
 
     def batches(
-        self,
-        model: TaskModel,
-        samples: list[Any],
-        processor: FiberProcessor,
-        fabric: Fabric,
-        **options: Any,
+        self, model: TaskModel, samples: Any, processor: Any, fabric: Fabric, **options: Any
     ) -> Iterable[dict[str, Any]]:
         """Evaluation batches in order on the device; the last repeat samples, so that all processes have as many."""
-        return on_device(
-            build_evaluation_loader(
-                self.config.data,
-                lambda transform: self.make_dataset(samples, transform, False, model),
-                processor,
-                fabric,
-                self.make_collator(processor, False),
-                **{"batch_size": self.evaluation_batch_size, **options},
-            ),
-            fabric,
-        )
+        dataset = self.make_dataset(samples, self.make_transform(processor, False), False, model)
+        return self.batches_of(dataset, processor, fabric, **options)
 
-    def measure(self, model: Any, samples: list[Any], processor: FiberProcessor, fabric: Fabric) -> Evaluation:
+    def batches_of(self, dataset: Any, processor: Any, fabric: Fabric, **options: Any) -> Iterable[dict[str, Any]]:
+        """The same of a data set."""
+        options = {"batch_size": self.evaluation_batch_size, **options}
+        collate = self.make_collator(processor, False)
+        return on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
+
+    def measure(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
         """`evaluate` without gradients, under the run's precision, leaving no trace in random numbers."""
         module = getattr(model, "module", model)
         was_training = module.training

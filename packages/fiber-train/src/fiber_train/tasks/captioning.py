@@ -88,7 +88,7 @@ class Captioning(CaptionTask):
         common = Counter(text for texts in references.values() for text in texts).most_common(1)[0][0]
         guessed = score_captions(dict.fromkeys(references, common), references, metrics=["cider_d"])
         numbers = {"num_images": len(samples), **score_captions(captions, references)}
-        return Evaluation(numbers | {"constant/CIDEr": guessed["CIDEr"]}, predictions)
+        return Evaluation(numbers | {"constant/CIDEr": guessed["CIDEr"]}, {"predictions.json": predictions})
 
     def describe(self, numbers: dict[str, float]) -> str:
         """CIDEr-D beside that of the most frequent caption."""

@@ -40,9 +40,9 @@ class CaptionTask(Task):
         captions = self.config.data.captions if training else "all"
         return CaptionDataset(samples, transform, captions=captions, seed=self.config.trainer.seed)  # type: ignore[arg-type]
 
-    def unique_groups(self, dataset: CaptionDataset) -> Tensor | None:
+    def sampling_groups(self, dataset: CaptionDataset) -> dict[str, Tensor]:
         """No two captions of one picture meet in a batch."""
-        return dataset.image_ids if self.config.data.captions == "each" else None
+        return {"unique_groups": dataset.image_ids} if self.config.data.captions == "each" else {}
 
 
 class Pretraining(CaptionTask):

@@ -19,7 +19,6 @@ class Reasoning(Task):
 
     model_class = FiberForVisualReasoning
     monitor = "accuracy"
-    predictions_file = "predictions.csv"
 
     def read(self, split: str) -> list[ReasoningSample]:
         """Pairs of pictures with statements."""
@@ -53,10 +52,10 @@ class Reasoning(Task):
         predictions = "".join(f"{name},{truth}\n" for name, truth in found.items())
         labels = {sample["id"]: sample["label"] for sample in samples if sample["label"] is not None}
         if len(labels) < len(samples):
-            return Evaluation({"num_statements": len(samples)}, predictions)
+            return Evaluation({"num_statements": len(samples)}, {"predictions.csv": predictions})
         true = sum(labels.values()) / len(labels)
         numbers = {"num_statements": len(samples), **nlvr2_accuracy(labels, found), "constant": max(true, 1 - true)}
-        return Evaluation(numbers, predictions)
+        return Evaluation(numbers, {"predictions.csv": predictions})
 
     def describe(self, numbers: dict[str, float]) -> str:
         """Accuracy beside the more frequent label's share."""

@@ -52,7 +52,7 @@ class Retrieval(CaptionTask):
         scores = self._scores(model, images, texts, fabric)
         recall = {name: float(value) for name, value in retrieval_recall(scores, owners, _KS).items()}
         predictions = json.dumps({"scores": scores.tolist(), "text_image_index": owners})
-        return Evaluation(count(samples) | recall | chance(len(samples), _KS), predictions)
+        return Evaluation(count(samples) | recall | chance(len(samples), _KS), {"predictions.json": predictions})
 
     def _begin(
         self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric

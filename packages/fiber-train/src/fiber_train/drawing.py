@@ -1,0 +1,57 @@
+"""Boxes on pictures."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from fiber_data import load_image
+from matplotlib.font_manager import findfont
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import draw_bounding_boxes
+
+
+def label_colors(count: int) -> list[tuple[int, int, int]]:
+    """So many RGB colours that differ well, each dark enough for white letters; the first ones are the same always."""
+    hues = [(0.6 + place * 0.618034) % 1 for place in range(count)]  # steps of the golden ratio spread evenly
+    channels = (colorsys.hsv_to_rgb(hue, 0.85, 0.75) for hue in hues)
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in channels]
+
+
+def draw_detections(image: Any, detections: Mapping[str, Any]) -> Image.Image:
+    """A picture with the boxes that a model found.
+
+    Args:
+        image: The picture, as `fiber_data.load_image` takes it.
+        detections: As `fiber_heads.FiberForGrounding.detect` gives them: `boxes` (K, 4) xyxy in the picture's pixels,
+            `scores` (K,), `labels` (K,) and `text_labels`.
+
+    Returns:
+        A copy, each label in a colour of its own with its name and score.
+    """
+    picture = load_image(image).as_subclass(Tensor)
+    labels: Sequence[int] = detections["labels"].tolist()
+    if not labels:
+        return to_pil_image(picture)
+    palette = label_colors(max(labels) + 1)
+    colors = [palette[label] for label in labels]
+    scores = detections["scores"].tolist()
+    names = [f"{name} {score:.2f}" for name, score in zip(detections["text_labels"], scores, strict=True)]
+    short = min(picture.shape[1:])
+    drawn = draw_bounding_boxes(
+        picture,
+        torch.as_tensor(detections["boxes"]).cpu(),
+        labels=names,
+        colors=colors,
+        width=max(1, short // 200),
+        font=findfont("DejaVu Sans"),
+        font_size=max(10, short // 32),
+        label_colors=["white"] * len(labels),
+        label_background_colors=colors,
+        fill_labels=True,
+    )
+    return to_pil_image(drawn)

@@ -1,0 +1,107 @@
+"""The part of a report that shows boxes: held-out pictures, their captions, and what a grounding model found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fiber_data import GroundingSample
+from fiber_heads import FiberForGrounding
+
+from fiber_train.drawing import label_colors
+from fiber_train.predict import load_model
+
+_LEAST_SCORE = 0.3  # of a box that is drawn
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box as SVG draws it, in pixels of the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    color: str
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A held-out picture with a caption.
+
+    Attributes:
+        image: The picture's file.
+        width: Of the picture, in pixels.
+        height: Likewise.
+        words: Pieces of the caption, each with the colour of its phrase, or an empty text.
+        found: Boxes found for the phrases.
+        true: Their right boxes.
+    """
+
+    image: Path
+    width: int
+    height: int
+    words: list[tuple[str, str]]
+    found: list[DrawnBox]
+    true: list[DrawnBox]
+
+
+def read_numbers(run: str | Path) -> dict[str, float]:
+    """The final evaluation of a run.
+
+    Raises:
+        FileNotFoundError: The run is not finished.
+    """
+    path = Path(run) / "evaluation.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a report needs a finished run")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@torch.inference_mode()
+def ground_examples(run: str | Path, samples: Sequence[GroundingSample], number: int = 9) -> list[Grounded]:
+    """Looks for the phrases of some captions, spread evenly over the samples.
+
+    Args:
+        run: The folder of a run of the fine stage, or of its model.
+        samples: Held-out captions with boxes.
+        number: How many to show.
+    """
+    model, _ = load_model(run, FiberForGrounding)
+    chosen = [samples[place] for place in range(0, len(samples), max(1, len(samples) // number))][:number]
+    return [_ground(model, sample) for sample in chosen]
+
+
+def _ground(model: Any, sample: GroundingSample) -> Grounded:
+    spans = [phrase[0] for phrase in sample["phrases"]]
+    colors = [f"rgb{color}" for color in label_colors(len(spans))]
+    found = model.ground(sample["image"], sample["caption"], [spans])[0]
+    kept = found["scores"] >= _LEAST_SCORE
+    pairs = zip(found["boxes"][kept].tolist(), found["labels"][kept].tolist(), strict=True)
+    true = [
+        _drawn(box, colors[place])
+        for place, phrase in enumerate(sample["phrases"])
+        for box, own in zip(sample["boxes"], sample["spans"], strict=True)
+        if set(own) & set(phrase)
+    ]
+    height, width = sample["size"]
+    words = _colored(sample["caption"], spans, colors)
+    return Grounded(sample["image"], width, height, words, [_drawn(box, colors[label]) for box, label in pairs], true)
+
+
+def _drawn(box: Sequence[float], color: str) -> DrawnBox:
+    return DrawnBox(box[0], box[1], box[2] - box[0], box[3] - box[1], color)
+
+
+def _colored(caption: str, spans: Sequence[tuple[int, int]], colors: Sequence[str]) -> list[tuple[str, str]]:
+    """The caption in pieces; of spans that overlap the earlier keeps its colour."""
+    pieces, place = [], 0
+    for (start, end), color in sorted(zip(spans, colors, strict=True)):
+        if start >= place:
+            pieces += [(caption[place:start], ""), (caption[start:end], color)]
+            place = end
+    return [*pieces, (caption[place:], "")]

@@ -1,0 +1,282 @@
+"""Every recipe of the fine stage: from a coarse model to numbers, the best weights, files to submit, and boxes drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fiber_data import load_image
+from fiber_eval import detection, lvis, phrase_grounding, referring
+from fiber_train.checkpoint import load_task_model
+from fiber_train.cli import main
+from fiber_train.config import load_config
+from fiber_train.drawing import draw_detections, label_colors
+from fiber_train.predict import load_model
+from fiber_train.run import train
+from fiber_train.tasks import make_task
+from fiber_train.tasks.grounding_measures import describe
+from fiber_train.tracking import read_metrics
+from PIL import Image
+
+from .conftest import FEW
+from .test_run import asked_to_stop, assert_same
+
+LITTLE = ["grounding.head.num_blocks=1", "grounding.head.channels=16", "grounding.score_threshold=0"]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def as_lvis(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures in LVIS's form, circles being rare."""
+    root = tmp_path_factory.mktemp("lvis")
+    for split, name in (("train", "train"), ("val", "val")):
+        content = read(scenes / "annotations" / f"instances_{split}.json")
+        for category in content["categories"]:
+            category["frequency"] = "r" if category["name"] == "circle" else "f"
+        for image in content["images"]:
+            image |= {"neg_category_ids": [1, 2, 3, 4], "not_exhaustive_category_ids": []}
+            image["coco_url"] = f"http://images.example/{split}/{image.pop('file_name')}"
+        write(root / f"lvis_v1_{name}.json", content)
+    (root / "images").symlink_to(scenes / "images")
+    return root
+
+
+@pytest.fixture(scope="module")
+def as_roboflow(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures as a data set of ODinW, with the category 0 that stands for the data set."""
+    root = tmp_path_factory.mktemp("odinw")
+    for split, name in (("train", "train"), ("val", "valid")):
+        content = read(scenes / "annotations" / f"instances_{split}.json")
+        content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
+        write(root / name / "_annotations.coco.json", content)
+        for picture in (scenes / "images" / split).iterdir():
+            os.link(picture, root / name / picture.name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def entities(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The captions of the held-out pictures as Flickr30k Entities writes them."""
+    root = tmp_path_factory.mktemp("entities")
+    (root / "Annotations").mkdir()
+    (root / "Sentences").mkdir()
+    content = read(scenes / "annotations" / "final_scenes_val.json")
+    names = sorted({image["original_id"] for image in content["images"]})
+    (root / "val.txt").write_text("".join(f"{name}\n" for name in names))
+    for name in names:
+        lines, objects, chain = [], [], 0
+        for image in (image for image in content["images"] if image["original_id"] == name):
+            caption, marked, done = image["caption"], "", 0
+            own = [box for box in content["annotations"] if box["image_id"] == image["id"]]
+            for start, end in sorted({tuple(span) for box in own for span in box["tokens_positive"]}):
+                chain += 1
+                for box in (box for box in own if [start, end] in box["tokens_positive"]):
+                    x, y, width, height = box["bbox"]
+                    corners = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
+                    sides = "".join(f"<{side}>{round(value)}</{side}>" for side, value in corners.items())
+                    objects.append(f"<object><name>{chain}</name><bndbox>{sides}</bndbox></object>")
+                end += len(re.match(r"\S*", caption[end:])[0])  # a mark closes after a comma
+                marked += f"{caption[done:start]}[/EN#{chain}/shape {caption[start:end]}]"
+                done = end
+            lines.append(marked + caption[done:])
+        (root / "Sentences" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactory):
+    """`finetune(recipe, *overrides)` gives the folder of a run of three steps."""
+    folder = tmp_path_factory.mktemp("grounding")
+
+    def run(recipe: str, *overrides: str, name: str = "run") -> Path:
+        out = folder / f"{recipe}-{name}"
+        given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={out}", *FEW, *LITTLE, *overrides]
+        train(load_config([recipe, "small"], given))
+        return out
+
+    return run
+
+
+CAPTIONS = ["grounding.train.captions=[scenes]", "grounding.evaluate.captions=[scenes]"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "monitor"),
+    [
+        ("fine", ["grounding.train.captions=[scenes]"], "AP"),
+        ("coco", [], "AP"),
+        ("flickr", CAPTIONS, "scenes/recall@1"),
+        ("refcoco", [], "refcoco/P@1"),
+    ],
+)
+def test_a_recipe_leaves_numbers_and_the_best_weights(recipe: str, overrides, monitor: str, finetune, coarse) -> None:
+    out = finetune(recipe, *overrides)
+    best = read(out / "best" / "evaluation.json")
+    seen = {step: value for step, name, value in read_metrics(out) if name == f"eval/{monitor}"}
+    assert set(seen) == {2, 3}
+    assert best[monitor] == max(seen.values())
+    logged = {name for _, name, _ in read_metrics(out)}
+    assert {"train/box_loss", "train/centerness_loss", "train/token_loss"} <= logged
+    model, start = load_task_model(out), load_task_model(coarse)
+    table, own = (m.backbone.text_stream.embeddings.word_embeddings.weight for m in (start, model))
+    assert 0 < (table - own).abs().max() < 0.05, "it started from the coarse weights, and learned"
+
+
+def test_the_recipes_are_the_published_ones() -> None:
+    fine, coco, refer = (load_config(name, ["data.root=d", "out=o"]) for name in ("fine", "coco", "refcoco"))
+    assert (fine.trainer.max_steps, fine.trainer.batch_size, fine.optim.learning_rate) == (800_000, 64, 1e-4)
+    assert (fine.optim.language_multiplier, fine.optim.max_norm, fine.optim.warmup) == (0.1, 1, 2000)
+    assert (coco.trainer.max_epochs, coco.trainer.batch_size, coco.optim.learning_rate) == (24, 32, 1e-5)
+    assert (refer.trainer.max_epochs, refer.trainer.batch_size, refer.grounding.flip) == (20, 16, 0)
+    assert coco.optim.weight_decay == refer.optim.weight_decay == 1e-4
+    assert coco.grounding.shorter == [480, 560, 640, 720, 800]
+
+
+def test_the_file_of_detections_scores_what_the_run_says(finetune, scenes: Path) -> None:
+    best = finetune("coco") / "best"
+    scored = detection.score_files(scenes / "annotations" / "instances_val.json", best / "detections.json")
+    found = read(best / "evaluation.json")
+    assert read(best / "detections.json"), "a threshold of 0 leaves boxes"
+    assert scored == pytest.approx({name: found[name] for name in scored})
+
+
+def test_lvis_is_measured_by_fixed_ap(finetune, as_lvis: Path) -> None:
+    sizes = ["data.eval_split=val", "grounding.prompts.chunk_size=3", "grounding.max_detections=5"]
+    best = finetune("lvis", f"data.root={as_lvis}", *sizes) / "best"
+    scored = lvis.score_files(as_lvis / "lvis_v1_val.json", best / "detections.json", fixed=True)
+    found = read(best / "evaluation.json")
+    assert scored == pytest.approx({name: found[name] for name in scored})
+    rows = read(best / "detections.json")
+    each = [sum(row["image_id"] == image for row in rows) for image in {row["image_id"] for row in rows}]
+    assert 5 < max(each) <= 10, "five of each of two prompts"
+
+
+def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: Path) -> None:
+    root = [f"data.root={as_roboflow}", "data.eval_split=valid"]
+    out = finetune("odinw", *root)
+    assert {row["category_id"] for row in read(out / "best" / "detections.json")} <= {1, 2, 3, 4}
+    few = finetune("odinw", *root, "grounding.shots=2", "trainer.batch_size=2", name="few")
+    assert len(make_task(load_config(few / "config.yaml")).read_training().detection.samples) <= 8
+    assert "AP" in read(few / "best" / "evaluation.json")
+
+    given = [*root, "out=o", "grounding.prompts.wording={cross: 'two {crossed bars} of a colour'}"]
+    task = make_task(load_config("odinw", given))
+    data = task.read_training().detection
+    assert task.categories(data)[4] == ("crossed bars", "two ", " of a colour")
+    assert task.categories(data)[1] == "circle"
+    for wrong, message in (("{dog: 'a {dog}'}", "'dog' is no category"), ("{cross: 'bars'}", "one name in braces")):
+        other = make_task(load_config("odinw", [*root, "out=o", f"grounding.prompts.wording={wrong}"]))
+        with pytest.raises(ValueError, match=message):
+            other.categories(data)
+
+
+def test_the_file_of_phrases_scores_what_the_run_says(finetune, entities: Path) -> None:
+    best = finetune("flickr", *CAPTIONS, f"grounding.entities={entities}", name="entities") / "best"
+    scored = phrase_grounding.score_files(entities, best / "scenes.json", split="val")
+    found = read(best / "evaluation.json")
+    assert scored == pytest.approx({name: found[f"scenes/{name}"] for name in scored})
+    assert "scenes/shape_recall@1" in found
+
+
+def test_the_file_of_expressions_scores_what_the_run_says(finetune, scenes: Path) -> None:
+    best = finetune("refcoco", "grounding.empty_expressions=true", name="empty") / "best"
+    scored = referring.score_files(scenes / "annotations" / "finetune_refcoco_val.json", best / "refcoco.json")
+    found = read(best / "evaluation.json")
+    (precisions,) = scored.values()
+    assert {f"refcoco/{name}": value for name, value in precisions.items()} == pytest.approx(
+        {f"refcoco/P@{k}": found[f"refcoco/P@{k}"] for k in (1, 5, 10)}
+    )
+    assert f"(empty expression {found['refcoco/P@1_empty']:.3f})" in describe(found)
+
+
+def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path) -> None:
+    """With dropped blocks and paths, an average of the weights, prompts drawn anew and pictures of several sizes."""
+    given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.max_steps=4"]
+    given += ["grounding.train.captions=[scenes]", "grounding.shorter=[48,64,80]", "grounding.head.drop_block=0.3"]
+    given += ["model.overrides.drop_path_rate=0.2", "optim.ema_decay=0.9", "trainer.eval_every=0"]
+    straight, stopped = (load_config(["fine", "small"], [*given, f"out={tmp_path / name}"]) for name in "ab")
+    train(straight)
+    with asked_to_stop(after=2):
+        assert train(stopped) is None
+    assert train(stopped) is not None
+    assert_same(Path(straight.out), Path(stopped.out))
+
+
+def test_a_run_without_files_says_which_settings_name_them() -> None:
+    task = make_task(load_config("refcoco", ["data.root=d", "out=o", "grounding.evaluate.expressions=[]"]))
+    with pytest.raises(ValueError, match=r"grounding.evaluate names no file; set grounding.evaluate.detection=true"):
+        task.read("val")
+
+
+def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_path: Path, capsys) -> None:
+    run, photo = str(finetune("coco")), next((real_photos / "val2017").glob("*.jpg"))
+    out = tmp_path / "found.png"
+    commands = {
+        "detect": ["--categories", "person, dog", "--threshold", "0.05"],
+        "ground": ["a person with a dog", "--threshold", "0.05"],
+        "refer": ["the dog on the left"],
+    }
+    for command, words in commands.items():
+        assert main([command, str(photo), *words, "--checkpoint", run, "--out", str(out)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == f"{len(lines) - 1} boxes in {out}"
+        if command == "refer":
+            assert len(lines) == 2
+        height, width = load_image(photo).shape[1:]
+        for line in lines[:-1]:
+            x1, y1, x2, y2 = map(float, line.split()[-4:])
+            assert 0 <= x1 <= x2 <= width
+            assert 0 <= y1 <= y2 <= height
+        assert Image.open(out).size == (width, height)
+    captioner = str(finetune("coco"))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    for words, message in (
+        ([str(photo), "--categories", " , "], "categories must be names, at least one and none empty"),
+        ([str(tmp_path / "broken.jpg"), "--categories", "dog"], "cannot be read as a picture"),
+    ):
+        assert main(["detect", *words, "--checkpoint", captioner]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_coarse_model_finds_no_boxes(coarse: Path, scenes: Path, capsys) -> None:
+    picture = str(next((scenes / "images" / "val").glob("*.png")))
+    assert main(["detect", picture, "--categories", "circle", "--checkpoint", str(coarse)]) == 1
+    assert "holds a FiberForPretraining, but a FiberForGrounding is needed" in capsys.readouterr().err
+
+
+def test_detections_are_drawn_where_they_are(scenes: Path) -> None:
+    picture = load_image(next((scenes / "images" / "val").glob("*.png")))
+    boxes = torch.tensor([[10.0, 20.0, 40.0, 50.0]])
+    found = {"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "text_labels": ["circle"]}
+    drawn = draw_detections(picture, found)
+    assert drawn.getpixel((40, 40)) == label_colors(2)[1]
+    assert drawn.getpixel((50, 60)) == tuple(picture[:, 60, 50].tolist())
+    nothing = {name: value[:0] for name, value in found.items()}
+    assert torch.equal(load_image(draw_detections(picture, nothing)), picture)
+
+
+def test_the_model_answers_as_its_evaluation_does(finetune, scenes: Path) -> None:
+    """`detect` on one picture gives the boxes of the file of detections."""
+    out = finetune("coco")
+    model, _ = load_model(out)
+    content = read(scenes / "annotations" / "instances_val.json")
+    image = content["images"][3]
+    names = [category["name"] for category in content["categories"]]
+    found = model.detect(scenes / "images" / "val" / image["file_name"], names, threshold=0.0)[0]
+    rows = [row for row in read(out / "best" / "detections.json") if row["image_id"] == image["id"]]
+    assert len(rows) == len(found["scores"])
+    assert [row["score"] for row in rows] == pytest.approx(found["scores"].tolist(), abs=1e-4)
