@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from fiber_data import EpochSampler, ImageTextCollator, load_processor, load_tokenizer, train_tokenizer
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fiber_train.checkpoint import find_model, replace_folder
@@ -81,7 +80,7 @@ def build_training_data(
     dataset: Any,
     fabric: Fabric,
     collate: ImageTextCollator,
-    groups: dict[str, Tensor],
+    groups: dict[str, Any],
 ) -> TrainingData:
     """Shuffled batches of a data set; `groups` are those of `EpochSampler`."""
     trainer = config.trainer

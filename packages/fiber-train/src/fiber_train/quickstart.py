@@ -3,66 +3,103 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from fiber_data import read_grounding
+from fiber_data import read_captions, read_grounding, train_tokenizer
 from fiber_data.scenes import generate_scenes
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from fiber_train.checkpoint import replace_folder
 from fiber_train.config import TrainConfig, load_config
 from fiber_train.report import FineRuns, write_report
+from fiber_train.report_boxes import read_numbers
 from fiber_train.run import train
 from fiber_train.tasks import make_task
 
 SPLITS = {"train": 4000, "val": 500}
-FINE, SCRATCH = "after the coarse stage", "from scratch"
+COARSE, FINE, SCRATCH = "coarse stage", "fine stage after the coarse stage", "fine stage from scratch"
 
 
-def quickstart(out: str | Path, overrides: Sequence[str] = ()) -> dict[str, str] | None:
-    """Runs the coarse stage, the fine stage after it, and for comparison the fine stage alone, on generated scenes.
+def quickstart(
+    out: str | Path, overrides: Sequence[str] = (), splits: Mapping[str, int] = SPLITS
+) -> dict[str, str] | None:
+    """Runs the coarse stage and then the fine stage; beside them, to compare, the fine stage alone.
 
     Args:
-        out: Folder for the scenes (`scenes/`), the runs (`coarse/`, `fine/`, `fine_from_scratch/`) and the page
-            (`report.html`).
+        out: Folder for the scenes (`scenes/`), their tokenizer, the runs (`coarse/`, `fine/`, `fine_from_scratch/`)
+            and the page (`report.html`).
         overrides: Settings of all three runs to change, such as `"trainer.max_steps=50"`.
+        splits: How many scenes to generate.
 
     Returns:
-        What each run reached, in lines for people by its title; or None if one was asked to stop, and the same call
+        What each run reached, in lines for people by its title; or None if it was asked to stop, and the same call
         goes on.
     """
     root = Path(out)
-    if not _has_scenes(root / "scenes"):
-        generate_scenes(root / "scenes", SPLITS)
-    reached = {}
-    for title, config in run_configs(root, overrides).items():
-        results = train(config)
-        if results is None:
+    configs = run_configs(root, overrides)
+    _prepare(root, splits, configs[COARSE].data.vocab_size)
+    with _beside(configs[SCRATCH]):
+        if any(train(configs[title]) is None for title in (COARSE, FINE)):
             return None
-        reached[title] = make_task(config).describe(results)
-    rank_zero_only(_report)(root, overrides)
-    return reached
+    done = (Path(configs[SCRATCH].out) / "evaluation.json").is_file()  # else it failed, which is seen now
+    if not done and train(configs[SCRATCH]) is None:
+        return None
+    held_out = configs[COARSE].data.eval_split
+    captions = make_task(configs[COARSE]).read(held_out)
+    fine = FineRuns(
+        {title: Path(configs[title].out) for title in (FINE, SCRATCH)}, read_grounding(root / "scenes", split=held_out)
+    )
+    write_report(configs[COARSE].out, captions, root / "report.html", fine)
+    return {title: make_task(config).describe(read_numbers(config.out)) for title, config in configs.items()}
 
 
 def run_configs(root: Path, overrides: Sequence[str] = ()) -> dict[str, TrainConfig]:
-    """The three runs by title, in the order in which they have to run."""
-    data, fine = f"data.root={root / 'scenes'}", ["fine", "small", "quickstart_fine"]
+    """The three runs by title."""
+    given, fine = (
+        [f"data.root={root / 'scenes'}", f"data.tokenizer={root / 'tokenizer'}"],
+        ["fine", "small", "quickstart_fine"],
+    )
     start = f"model.checkpoint={root / 'coarse'}"
     return {
-        "coarse stage": load_config("quickstart", [data, f"out={root / 'coarse'}", *overrides]),
-        f"fine stage {FINE}": load_config(fine, [data, f"out={root / 'fine'}", start, *overrides]),
-        f"fine stage {SCRATCH}": load_config(fine, [data, f"out={root / 'fine_from_scratch'}", *overrides]),
+        COARSE: load_config("quickstart", [*given, f"out={root / 'coarse'}", *overrides]),
+        FINE: load_config(fine, [*given, f"out={root / 'fine'}", start, *overrides]),
+        SCRATCH: load_config(fine, [*given, f"out={root / 'fine_from_scratch'}", *overrides]),
     }
 
 
-def _report(root: Path, overrides: Sequence[str]) -> None:
-    config = next(iter(run_configs(root, overrides).values()))
-    captions = read_grounding(config.data.root, split=config.data.eval_split)
-    fine = FineRuns({FINE: root / "fine", SCRATCH: root / "fine_from_scratch"}, captions)
-    write_report(config.out, make_task(config).read(config.data.eval_split), root / "report.html", fine)
+def _prepare(root: Path, splits: Mapping[str, int], vocab_size: int) -> None:
+    """Scenes, and one tokenizer for all runs, so that they differ in their weights alone."""
+    manifest = root / "scenes" / "manifest.json"  # written last
+    if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8"))["splits"] != splits:
+        generate_scenes(root / "scenes", splits)
+    if not (root / "tokenizer").is_dir():
+        texts = (text for sample in read_captions(root / "scenes", "train") for text in sample["captions"])
+        replace_folder(root / "tokenizer", partial(_save_tokenizer, train_tokenizer(texts, vocab_size)))
 
 
-def _has_scenes(folder: Path) -> bool:
-    """Whether the scenes were generated whole; the manifest is written last."""
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8"))["splits"] == SPLITS
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    tokenizer.save_pretrained(str(folder))
+
+
+@contextmanager
+def _beside(config: TrainConfig) -> Iterator[None]:
+    """Trains on another core meanwhile, with a log in place of a progress bar; stops with the block if that fails."""
+    process = multiprocessing.get_context("spawn").Process(target=_train_with_log, args=(config,))
+    process.start()
+    try:
+        yield
+        process.join()
+    finally:
+        process.terminate()  # of a process that runs: it finishes its step and writes a checkpoint
+        process.join()
+
+
+def _train_with_log(config: TrainConfig) -> None:
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
+        train(config)

@@ -25,12 +25,13 @@ class Alignment(nn.Module):
         channels: Width of a place (C).
         hidden_size: Width of the text (D).
         prior: A fresh model's probability of any word anywhere.
+        log_scale: A fresh model's s.
     """
 
-    def __init__(self, channels: int, hidden_size: int, prior: float = 0.01) -> None:
+    def __init__(self, channels: int, hidden_size: int, prior: float = 0.01, log_scale: float = 0.0) -> None:
         super().__init__()
         self.project = nn.Linear(hidden_size, channels)
-        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.log_scale = nn.Parameter(torch.full((1,), float(log_scale)))
         self.text_bias = nn.Parameter(torch.zeros(hidden_size))
         self.bias = nn.Parameter(torch.full((1,), -math.log((1 - prior) / prior)))
 

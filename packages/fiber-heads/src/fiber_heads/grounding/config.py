@@ -31,6 +31,8 @@ class GroundingConfig:
         drop_block: Share of the cells that DropBlock drops from the inputs of the two finest levels, in training.
         drop_block_size: Side of a dropped block in cells, odd.
         prior: Probability of a word at a fresh model's anchors.
+        log_scale: What a fresh model divides the product of a place and a word by, as a logarithm (it is learned). The
+            products of a narrow head are small; from about -2 it learns words far sooner.
         token_loss_weight: Weight of the token loss.
         box_loss_weight: Weight of the box loss.
         centerness_loss_weight: Weight of the centerness loss.
@@ -55,6 +57,7 @@ class GroundingConfig:
     drop_block: float = 0.3
     drop_block_size: int = 3
     prior: float = 0.01
+    log_scale: float = 0.0
     token_loss_weight: float = 1.0
     box_loss_weight: float = 2.0
     centerness_loss_weight: float = 1.0

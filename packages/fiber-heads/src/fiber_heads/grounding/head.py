@@ -67,7 +67,7 @@ class GroundingHead(nn.Module):
         self.box = nn.Linear(config.channels, 4)
         self.box_scales = nn.Parameter(torch.ones(len(config.strides)))
         self.centerness = nn.Linear(config.channels, 1)
-        self.alignment = Alignment(config.channels, hidden_size, config.prior)
+        self.alignment = Alignment(config.channels, hidden_size, config.prior, config.log_scale)
         for linear in (self.box, self.centerness):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)

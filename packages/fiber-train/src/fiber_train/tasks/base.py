@@ -12,7 +12,7 @@ from fiber_backbone import FiberBackbone, FiberConfig
 from fiber_data import FiberProcessor, ImageTextCollator, build_evaluation_transform, build_training_transform
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
-from torch import Tensor, distributed
+from torch import distributed
 
 from fiber_train.config import TrainConfig
 from fiber_train.data import build_evaluation_loader, image_overrides, on_device
@@ -64,7 +64,7 @@ class Task(ABC):
         """A fresh model for training samples."""
 
     @abstractmethod
-    def make_dataset(self, samples: Any, transform: Any, training: bool, model: TaskModel) -> Any:
+    def make_dataset(self, samples: Any, transform: Any, training: bool, model: Any) -> Any:
         """The samples as a map-style data set, for training or for evaluation."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Task(ABC):
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
         return build(processor.image_size, processor.mean, processor.std)
 
-    def sampling_groups(self, dataset: Any) -> dict[str, Tensor]:
+    def sampling_groups(self, dataset: Any) -> dict[str, Any]:
         """What the training data's sampler has to keep apart, or together (`unique_groups` of `EpochSampler`, ...)."""
         return {}
 

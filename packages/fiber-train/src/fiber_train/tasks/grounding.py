@@ -28,7 +28,6 @@ from fiber_data import (
 from fiber_heads import FiberForGrounding
 from fiber_heads import GroundingConfig as HeadConfig
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from fiber_train.config import BoxFilesConfig
@@ -135,7 +134,8 @@ class Grounding(Task):
 
     def make_dataset(self, samples: BoxData, transform: Any, training: bool, model: FiberForGrounding) -> ConcatDataset:
         """All boxes of training; evaluations look at each file for itself."""
-        seed, parts = self.config.trainer.seed, []
+        seed = self.config.trainer.seed
+        parts: list[Any] = []
         if samples.detection is not None:
             parts.append(DetectionDataset(samples.detection, transform, self._sampler(samples, model), seed=seed))
         if samples.texts:
@@ -170,7 +170,7 @@ class Grounding(Task):
             )
         return {number: _worded(wording[name]) if name in wording else name for number, name in data.categories.items()}
 
-    def sampling_groups(self, dataset: ConcatDataset) -> dict[str, Tensor]:
+    def sampling_groups(self, dataset: ConcatDataset) -> dict[str, Any]:
         """Tall pictures meet tall ones."""
         return {"alike_groups": torch.cat([part.aspect_groups for part in dataset.datasets])}  # type: ignore[attr-defined]
 

@@ -18,7 +18,6 @@ from fiber_data import (
 from fiber_eval import RetrievalRecall
 from fiber_heads import FiberForPretraining, PretrainingConfig
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from fiber_train.config import TrainConfig
 from fiber_train.tasks.base import Evaluation, Task
@@ -40,7 +39,7 @@ class CaptionTask(Task):
         captions = self.config.data.captions if training else "all"
         return CaptionDataset(samples, transform, captions=captions, seed=self.config.trainer.seed)  # type: ignore[arg-type]
 
-    def sampling_groups(self, dataset: CaptionDataset) -> dict[str, Tensor]:
+    def sampling_groups(self, dataset: CaptionDataset) -> dict[str, Any]:
         """No two captions of one picture meet in a batch."""
         return {"unique_groups": dataset.image_ids} if self.config.data.captions == "each" else {}
 

@@ -1,0 +1,45 @@
+"""The quickstart: both stages on generated scenes, beside the fine stage alone, and a page that shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from fiber_train.checkpoint import load_task_model
+from fiber_train.config import load_config
+from fiber_train.quickstart import FINE, SCRATCH, quickstart
+
+from .conftest import SMALL
+
+LITTLE = ["grounding.head.channels=16", "trainer.max_steps=2", "grounding.score_threshold=0"]
+
+
+def test_both_stages_and_a_page(tmp_path: Path) -> None:
+    given = [*SMALL, *LITTLE]
+    reached = quickstart(tmp_path, given, {"train": 40, "val": 20})
+    assert reached is not None
+    coarse, fine, scratch = reached.values()
+    assert "20 pictures, 100 captions" in coarse
+    numbers = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("fine", "fine_from_scratch")]
+    for text, found in zip((fine, scratch), numbers, strict=True):
+        assert f"AP50 {found['AP50']:.3f}" in text
+        assert f"(empty expression {found['refcoco+/P@1_empty']:.3f})" in text
+
+    starts = [load_config(tmp_path / name / "config.yaml").model.checkpoint for name in ("fine", "fine_from_scratch")]
+    assert starts == [str(tmp_path / "coarse"), None]
+    sizes = {load_task_model(tmp_path / name).backbone.config.vocab_size for name in ("coarse", "fine_from_scratch")}
+    assert len(sizes) == 1, "one tokenizer serves all"
+
+    html = (tmp_path / "report.html").read_text()
+    assert html.count('class="card grounded"') == 12
+    assert html.count("<image ") == 12
+    assert all(title in html for title in (FINE, SCRATCH))
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html), "nothing is fetched from elsewhere"
+    true = len(re.findall(r'<rect class="true"', html))
+    assert true >= 12, "every caption speaks of something"
+
+    weights = tmp_path / "fine" / "checkpoints" / "step-000002" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert quickstart(tmp_path, given, {"train": 40, "val": 20}) == reached
+    assert weights.stat().st_mtime_ns == written, "the same call trains nothing again"
