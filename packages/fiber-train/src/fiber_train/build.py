@@ -50,7 +50,7 @@ def build_model(task: Task, samples: Any, processor: Processor) -> TaskModel:
             f"pictures are prepared at {image_size} px but the model is one for {sizes.image_size} px; "
             "set model.preset or model.overrides.image_size to agree with model.image_weights"
         )
-    made.backbone.set_gradient_checkpointing(model.gradient_checkpointing)
+    made.set_gradient_checkpointing(model.gradient_checkpointing)
     return made
 
 
