@@ -37,8 +37,8 @@ from fiber_eval._coco_evaluation import (
     evaluate,
     mean,
 )
-from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections, some
-from fiber_eval.files import read_json
+from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections
+from fiber_eval.files import read_json, some
 
 BoxFormat = Literal["xyxy", "xywh"]
 COCO_MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
@@ -162,9 +162,8 @@ class DetectionMetric(Metric):
         ids = [int(i) for i in image_ids]
         if len(ids) != len(predictions):
             raise ValueError(f"update needs a prediction for each image, but got {len(ids)} ids, {len(predictions)}.")
-        for image_id in ids:
-            if image_id not in self.truth.images:
-                raise ValueError(f"image id {image_id} is not among the images of the annotations; give their ids.")
+        if unknown := [image_id for image_id in ids if image_id not in self.truth.images]:
+            raise ValueError(f"{some(unknown)}: no image of the annotations has such an id; give their ids.")
         rows = [self._regions(*pair) for pair in zip(ids, predictions, strict=True)]
         for image_id, regions in zip(ids, rows, strict=True):
             packed = bytearray(pickle.dumps((image_id, regions)))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fiber_eval.files import read_text
+
 Box = tuple[float, float, float, float]
 SentenceKey = tuple[str, int]
 
@@ -70,13 +72,13 @@ def read_flickr30k_entities(root: Path, split: str = "test") -> list[Sentence]:
         FileNotFoundError: A file is missing.
         ValueError: A file is broken; the sentence names it and the place.
     """
-    listing = (root / f"{split}.txt").read_text(encoding="utf-8")
+    listing = read_text(root / f"{split}.txt")
     image_ids = dict.fromkeys(line.strip() for line in listing.splitlines() if line.strip())
     sentences = []
     for image_id in image_ids:
         boxes = _read_boxes(root / "Annotations" / f"{image_id}.xml")
         path = root / "Sentences" / f"{image_id}.txt"
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = [line for line in read_text(path).split("\n") if line]
         for sentence_id, line in enumerate(lines):
             text, phrases = _parse_sentence(line, boxes, f"{path}, line {sentence_id + 1}")
             sentences.append(Sentence(image_id, sentence_id, text, phrases))

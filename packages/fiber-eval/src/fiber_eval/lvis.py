@@ -195,7 +195,7 @@ def read_lvis(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
             ids = image.get(key)
             if not isinstance(ids, list):
                 raise ValueError(f"{source}: image {image_id} must hold a list {key}; give LVIS annotations.")
-            if unknown := [i for i in ids if i not in truth.categories]:
+            if unknown := [i for i in ids if not isinstance(i, int) or i not in truth.categories]:
                 raise ValueError(f"{source}: {key} of image {image_id} holds {unknown[0]!r}, which is no category.")
     for category_id, category in truth.categories.items():
         if category.get("frequency") not in FREQUENCIES:

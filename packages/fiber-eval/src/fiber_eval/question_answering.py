@@ -215,6 +215,9 @@ def _percent_of_groups(scores: Mapping[Id, float], groups: Mapping[Id, str]) -> 
 def _check_annotation(entry: Any, name: str) -> None:
     keys = ("question_id", "question_type", "answer_type", "answers")
     check_entry(entry, keys, name)
+    for kind in ("question_type", "answer_type"):
+        if not isinstance(entry[kind], str):
+            raise ValueError(f"{name}, question {entry['question_id']!r}: {kind} must be text, but is {entry[kind]!r}.")
     answers = entry["answers"]
     if not isinstance(answers, Sequence) or not answers:
         raise ValueError(f"{name}, question {entry['question_id']!r}, must have a list of at least one answer.")

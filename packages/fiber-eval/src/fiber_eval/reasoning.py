@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming
+from fiber_eval.files import Id, check_entry, naming, read_text
 from fiber_eval.samples import PerSampleMetric
 
 
@@ -133,7 +133,7 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
     with naming(annotations):
         metric = NLVR2Accuracy(labels, parts)
     predictions: dict[str, str] = {}
-    for number, line in enumerate(Path(results).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(results).splitlines(), 1):
         if not line.strip():
             continue
         identifier, comma, prediction = line.strip().partition(",")
@@ -149,11 +149,16 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
 
 def _read_labels(path: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         with naming(f"{path}, line {number}"):
-            example = json.loads(line)
+            try:
+                example = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"expected a JSON object with identifier and label, but found {line!r:.80}."
+                ) from error
             check_entry(example, ("identifier", "label"), "the example")
             if example["identifier"] in labels:
                 raise ValueError(f"{example['identifier']!r} came before; keep one line of each.")
