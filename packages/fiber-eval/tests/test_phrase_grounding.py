@@ -270,19 +270,21 @@ def test_broken_results(tmp_path: Path, text: str, message: str):
 
 
 def work(rank: int, folder: str) -> None:
-    """Process 0 saw image 8, process 1 saw image 7, and image 8 again with another box."""
+    """Process 0 saw image 8, process 1 saw image 7, and image 8 again with another box; then process 1 saw nothing."""
     timeout = timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
-    metric = PhraseGroundingRecall(sentences())
+    metric, idle = PhraseGroundingRecall(sentences()), PhraseGroundingRecall(sentences())
     if rank == 0:
         metric.update([("8", 0)], [predictions()["8", 0]])
+        idle.update(list(predictions()), list(predictions().values()))
     else:
         metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], [[MEN[0]]]])
-    torch.save(metric.compute(), f"{folder}/{rank}.pt")
+    torch.save([metric.compute(), idle.compute()], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_equal_one(tmp_path: Path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)
     expected = phrase_grounding_recall(sentences(), predictions())
-    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == expected
+    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == [expected, expected]

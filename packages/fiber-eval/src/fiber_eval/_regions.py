@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_ops
 
-from fiber_eval.files import some
+from fiber_eval.files import read_json, some
 
 IouType = Literal["bbox", "segm"]
 Entries = Sequence[Mapping[str, Any]]
@@ -52,21 +53,30 @@ class GroundTruth:
     categories: dict[int, Mapping[str, Any]]
     regions: Regions
     iou_type: IouType
+    source: str
+    """What errors call them."""
+
+    def without(self, image_ids: Sequence[int]) -> GroundTruth:
+        """The annotations of all other images."""
+        left_out = set(image_ids)
+        images = {image_id: image for image_id, image in self.images.items() if image_id not in left_out}
+        kept = ~np.isin(self.regions.image_ids, np.array(image_ids, dtype=np.int64))
+        return replace(self, images=images, regions=self.regions[kept])
 
 
-def read_annotations(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
-    """Check the contents of an annotation file in COCO's format.
+def read_annotations(given: Any, iou_type: IouType) -> GroundTruth:
+    """Check an annotation file in COCO's format.
 
     Args:
-        contents: What the file holds.
+        given: What the file holds, or its path.
         iou_type: Whether boxes or masks will be compared.
-        source: The file's name in errors.
 
     Raises:
         ValueError: A part or key is missing, an id is given twice or unknown, a number is NaN or a size negative.
     """
     if iou_type not in get_args(IouType):
         raise ValueError(f"iou_type must be one of {', '.join(get_args(IouType))}, but is {iou_type!r}.")
+    contents, source = opened(given, "annotations")
     for part in ("images", "annotations", "categories"):
         if not isinstance(contents, Mapping) or not _is_list(contents.get(part)):
             raise ValueError(f"{source} must hold a list under {part!r}; give an annotation file in COCO's format.")
@@ -80,23 +90,29 @@ def read_annotations(contents: Any, iou_type: IouType, source: str) -> GroundTru
     areas = _numbers(entries, "area", where)
     _refuse(areas < 0, entries, where, "area must not be negative")
     regions = _regions(entries, images, categories, iou_type, where, areas)
-    return GroundTruth(images, categories, regions, iou_type)
+    return GroundTruth(images, categories, regions, iou_type, source)
 
 
-def read_detections(contents: Any, truth: GroundTruth, source: str) -> Regions:
-    """Check the contents of a results file in COCO's format.
+def read_detections(given: Any, truth: GroundTruth, source: str = "detections") -> Regions:
+    """Check a results file in COCO's format.
 
     Args:
-        contents: What the file holds.
+        given: What the file holds, or its path.
         truth: The annotations whose ids count.
-        source: The file's name in errors.
+        source: What errors call detections that come from no file.
 
     Raises:
         ValueError: It is no list, a key is missing, an id is unknown, a number is NaN, or a size negative.
     """
+    contents, source = opened(given, source)
     if not _is_list(contents):
         raise ValueError(f"{source} must hold a list of detections, but holds a {type(contents).__name__}.")
     return _regions(contents, truth.images, truth.categories, truth.iou_type, source)
+
+
+def opened(given: Any, name: str) -> tuple[Any, str]:
+    """The contents of a file and what errors call them: its path, or `name` if the contents were given themselves."""
+    return (read_json(given), str(given)) if isinstance(given, Path | str) else (given, name)
 
 
 def _is_list(contents: Any) -> bool:

@@ -28,6 +28,11 @@ class Phrase:
         first_word: The place of its first word in the sentence, from 0.
         types: Its coarse types, such as "people".
         boxes_xyxy: Its right boxes in pixels, at least one.
+
+    Example:
+        >>> from fiber_eval import Phrase
+        >>> Phrase("a dog", first_word=0, types=("animals",), boxes_xyxy=((0, 0, 10, 10),)).types
+        ('animals',)
     """
 
     text: str
@@ -45,6 +50,11 @@ class Sentence:
         sentence_id: Which of the image's captions, from 0.
         text: The caption without marks.
         phrases: What is to be found.
+
+    Example:
+        >>> from fiber_eval import Sentence
+        >>> Sentence("36979", 0, "a dog runs", ()).key
+        ('36979', 0)
     """
 
     image_id: str
@@ -71,6 +81,21 @@ def read_flickr30k_entities(root: Path, split: str = "test") -> list[Sentence]:
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is broken; the sentence names it and the place.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval import read_flickr30k_entities
+        >>> box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>60</xmax><ymax>60</ymax></bndbox>"
+        >>> files = {"test.txt": "7", "Sentences/7.txt": "[/EN#1/animals A dog] runs ."}
+        >>> files["Annotations/7.xml"] = f"<annotation><object><name>1</name>{box}</object></annotation>"
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for path, text in files.items():
+        ...         Path(name, path).parent.mkdir(exist_ok=True)
+        ...         _ = Path(name, path).write_text(text)
+        ...     [sentence] = read_flickr30k_entities(Path(name))
+        >>> sentence.text, sentence.phrases[0].text, sentence.phrases[0].boxes_xyxy
+        ('A dog runs .', 'A dog', ((10, 10, 60, 60),))
     """
     listing = read_text(root / f"{split}.txt")
     image_ids = dict.fromkeys(line.strip() for line in listing.splitlines() if line.strip())

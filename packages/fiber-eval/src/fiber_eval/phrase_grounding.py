@@ -198,10 +198,32 @@ def score_files(
 
     Raises:
         ValueError: A malformed file; the sentence names it and the entry.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.phrase_grounding import score_files
+        >>> box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>60</xmax><ymax>60</ymax></bndbox>"
+        >>> files = {"test.txt": "7", "Sentences/7.txt": "[/EN#1/animals A dog] runs ."}
+        >>> files["Annotations/7.xml"] = f"<annotation><object><name>1</name>{box}</object></annotation>"
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for path, text in files.items():
+        ...         Path(name, path).parent.mkdir(exist_ok=True)
+        ...         _ = Path(name, path).write_text(text)
+        ...     results = Path(name, "results.json")
+        ...     _ = results.write_text('[{"image_id": "7", "sentence_id": 0, "boxes": [[[10, 10, 60, 50]]]}]')
+        ...     score_files(Path(name), results, ks=[1])["animals_recall@1"]
+        1.0
     """
     sentences = read_flickr30k_entities(Path(annotations), split)
     with naming(annotations):
         metric = PhraseGroundingRecall(sentences, ks, protocol=protocol, iou_threshold=iou_threshold)
+    _add_file(metric, results)
+    with naming(results):
+        return metric.result()
+
+
+def _add_file(metric: PhraseGroundingRecall, results: Path) -> None:
     entries = read_json(results)
     if not isinstance(entries, list):
         raise ValueError(f"{results} must hold a list of predictions, but holds a {type(entries).__name__}.")
@@ -213,8 +235,6 @@ def score_files(
         seen[key] = place
         with naming(f"{results}, entry {place}"):
             metric.update([key], [entry["boxes"]])
-    with naming(results):
-        return metric.result()
 
 
 def _entry_key(entry: Any, place: str) -> SentenceKey:

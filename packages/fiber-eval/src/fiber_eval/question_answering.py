@@ -151,6 +151,18 @@ def score_files(annotations: Path, results: Path, *, per_question: bool = False)
 
     Raises:
         ValueError: A malformed file, an unknown or repeated question, or one without an answer; names the file.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.question_answering import score_files
+        >>> question = {"question_id": 1, "question_type": "how many", "answer_type": "number"}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps({"annotations": [question | {"answers": [{"answer": "2"}] * 4}]}))
+        ...     _ = results.write_text(json.dumps([{"question_id": 1, "answer": "2"}]))
+        ...     score_files(annotations, results)["perAnswerType"]
+        {'number': 100.0}
     """
     content = read_json(annotations)
     with naming(annotations):

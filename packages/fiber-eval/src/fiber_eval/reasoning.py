@@ -127,6 +127,17 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
 
     Raises:
         ValueError: A malformed line, an unknown or repeated identifier, or one without a prediction; names the file.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.reasoning import score_files
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "dev.json"), Path(name, "predictions.csv")
+        ...     _ = annotations.write_text(json.dumps({"identifier": "dev-1-0-0", "label": "True"}))
+        ...     _ = results.write_text("dev-1-0-0,true")
+        ...     score_files(annotations, results)
+        {'accuracy': 1.0, 'consistency': 1.0}
     """
     labels = _read_labels(Path(annotations))
     parts = {name: list(_read_labels(Path(path))) for name, path in (subsets or {}).items()}

@@ -182,6 +182,18 @@ def score_files(
     Raises:
         ValueError: A malformed file, an unknown expression, one without a prediction, a bad box or score; names the
             file.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.referring import score_files
+        >>> right = {"image_id": 4, "bbox": [0, 0, 10, 10]}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps({"images": [{"id": 4}], "annotations": [right]}))
+        ...     _ = results.write_text(json.dumps([right | {"score": 0.9}]))
+        ...     score_files(annotations, results, ks=[1])
+        {'all': {'P@1': 1.0}}
     """
     content = read_json(annotations)
     with naming(annotations):

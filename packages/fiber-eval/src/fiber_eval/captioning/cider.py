@@ -55,6 +55,12 @@ def cider_plain(candidates: Sequence[str], references: Sequence[Sequence[str]]) 
 
     Raises:
         ValueError: The two do not fit, or an image has no reference.
+
+    Example:
+        >>> from fiber_eval.captioning import cider_plain
+        >>> mean, per_image = cider_plain(["a dog runs", "a red car"], [["a dog runs", "the dog"], ["a blue car"]])
+        >>> round(mean, 4), per_image.round(4).tolist()
+        (2.8125, [4.375, 1.25])
     """
     return cider_of(CaptionSet(candidates, references), clipped=False)
 
@@ -209,6 +215,12 @@ def cider_d_reward(
 
     Raises:
         ValueError: Candidates and references do not fit, or an image has no reference.
+
+    Example:
+        >>> from fiber_eval.captioning import DocumentFrequencies, cider_d_reward
+        >>> frequencies = DocumentFrequencies.count([["a dog runs"], ["a blue car"], ["a cat"]])
+        >>> cider_d_reward(["a blue car", "a car"], [["a blue car"]] * 2, frequencies).round(3)
+        array([7.5  , 1.743])
     """
     captions = CaptionSet(candidates, references)
     return _scores(captions, frequencies.look_up(captions), frequencies.num_images, clipped=True)
