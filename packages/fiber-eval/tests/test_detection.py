@@ -221,20 +221,6 @@ def test_batches_order_and_repeats_change_nothing(backend: str):
     assert metric(ids, list(given.values()))["AP"].item() == expected["AP"]
 
 
-def test_forward_scores_the_batch_alone(backend: str):
-    annotations, found = scene()
-    given = predictions(annotations, found)
-    metric, ids = CocoAP(annotations, box_format="xywh", backend=backend), list(given)[:5]
-    part = {
-        "images": [image for image in annotations["images"] if image["id"] in ids],
-        "annotations": [entry for entry in annotations["annotations"] if entry["image_id"] in ids],
-    }
-    expected = coco_ap(annotations | part, [each for each in found if each["image_id"] in ids], backend=backend)
-    assert {name: value.item() for name, value in metric(ids, [given[i] for i in ids]).items()} == expected
-    with pytest.raises(ValueError, match="7 of 12 images of the annotations never came"):
-        metric.compute()
-
-
 def test_boxes_are_corners_unless_told_otherwise(tmp_path: Path):
     annotations, _ = one()
     (tmp_path / "truth.json").write_text(json.dumps(annotations))
