@@ -24,7 +24,9 @@ def a_file(results: Path) -> Path:
 
 def write(path: Path, content: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else json.dumps(content)).encode()
+    path.write_bytes(content)
     return path
 
 
@@ -146,12 +148,16 @@ def test_broken_results(name: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert re.search(message, one_sentence(capsys))
 
 
+@pytest.mark.parametrize("content", ["no result", "", "null", "[" * 100_000, b"\x89PNG\xff"])
+@pytest.mark.parametrize("side", [0, 1], ids=["annotations", "results"])
 @pytest.mark.parametrize("name", NAMES)
-def test_files_of_another_kind(name: str, tmp_path: Path, capsys: pytest.CaptureFixture):
-    annotations, results = CASES[name][0](tmp_path)
-    write(a_file(results), "no result")
-    assert run(name, (annotations, results)) == 1
-    assert a_file(results).name in one_sentence(capsys)
+def test_files_of_another_kind(name: str, side: int, content: object, tmp_path: Path, capsys: pytest.CaptureFixture):
+    files = CASES[name][0](tmp_path)
+    damaged = files[0] / "Sentences" / "7.txt" if (name, side) == ("flickr30k", 0) else a_file(files[side])
+    write(damaged, content)
+    assert run(name, files) == 1
+    said = one_sentence(capsys)
+    assert str(damaged) in said or f"{files[side]}: " in said  # a data set without a phrase is named as a whole
 
 
 @pytest.mark.parametrize("missing", ["annotations", "results"])

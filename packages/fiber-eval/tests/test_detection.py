@@ -244,7 +244,7 @@ def test_images_that_never_came():
 @pytest.mark.parametrize(
     ("ids", "change", "message"),
     [
-        ([8], {}, "image id 8 is not among the images"),
+        ([8], {}, "8: no image of the annotations has such an id"),
         ([7, 7], {}, "got 2 ids, 1"),
         ([7], {"boxes": None}, "prediction of image 7 lacks boxes; give boxes, scores, labels"),
         ([7], {"scores": torch.ones(2)}, "holds boxes 1, scores 2, labels 1"),
@@ -283,6 +283,7 @@ def test_mask_of_another_size():
         ([[1, 2]], "results.json, entry 0: must be a dictionary, but is a list"),
         (one()[1] + [{"image_id": 7}], "results.json, entry 1: category_id is missing; there are image_id"),
         (one(image_id=9)[1], "results.json, entry 0: image_id must be one of the 1 in the annotations, but is 9"),
+        (one(image_id=9)[1] * 2 + one(image_id=8)[1], "but is 9; unknown are 8, 9"),
         (one(image_id="7")[1], "results.json, entry 0: image_id must be an integer, but is '7'"),
         (one(category_id=3)[1], "results.json, entry 0: category_id must be one of the 2 .* but is 3"),
         (one()[1] + one(score=math.nan)[1], "results.json, entry 1: score must be finite, but is nan"),
@@ -315,6 +316,8 @@ def annotated(part: str, **changes: Any) -> dict[str, Any]:
         (one()[0] | {"images": [{"id": 7}, {"id": 7}]}, "truth.json: images: id 7 is given 2 times"),
         (one()[0] | {"annotations": one()[0]["annotations"] * 2}, "truth.json: annotations: id 1 is given 2 times"),
         (annotated("annotations", image_id=3), "truth.json: annotations, entry 0: image_id must be one of the 1"),
+        (one()[0] | {"annotations": ""}, "truth.json must hold a list under 'annotations'"),
+        (annotated("annotations", iscrowd="no"), "entry 0: iscrowd must be 0 or 1, but is 'no'"),
         (annotated("annotations", area=None), "truth.json: annotations, entry 0: area is missing"),
         (annotated("annotations", area=-1), "truth.json: annotations, entry 0: area must not be negative, but is -1"),
     ],

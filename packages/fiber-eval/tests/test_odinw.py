@@ -69,6 +69,14 @@ def test_data_sets_weigh_the_same(tmp_path: Path):
     assert result == pytest.approx({"average": 0.5, "small": 1, "large": 0})
 
 
+def test_nothing_annotated(tmp_path: Path):
+    truth, results = folders(tmp_path)
+    path = truth / "small.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(ValueError, match=r"truth: the AP of small must be 0 or more, but is -1\.0; -1 says that its"):
+        score_files(truth, results, datasets=("small", "large"))
+
+
 def test_absent_file_is_named(tmp_path: Path):
     truth, results = folders(tmp_path)
     (results / "large.json").unlink()

@@ -120,7 +120,9 @@ def test_phrase_without_predicted_boxes_is_missed():
 def test_batches_order_and_repeats_change_nothing():
     metric = PhraseGroundingRecall(sentences())
     metric.update([("8", 0), ("7", 0)], [predictions()["8", 0], []])
-    metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], [[MEN[0]]]])  # the first of image 8 is kept
+    metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], predictions()["8", 0]])
+    with pytest.raises(ValueError, match="'phrase 0 of sentence 0 of image 8' came twice with different predictions"):
+        metric.update([("8", 0)], [[[MEN[0]]]])
     assert metric.compute() == phrase_grounding_recall(sentences(), predictions())
     metric.reset()
     metric.update([("8", 0), ("7", 1)], [[[MEN[0]]], predictions()["7", 1]])
@@ -133,8 +135,9 @@ def test_batches_order_and_repeats_change_nothing():
 def test_sentences_that_never_came():
     metric = PhraseGroundingRecall(sentences())
     metric.update([("7", 1)], [predictions()["7", 1]])
-    with pytest.raises(ValueError, match=r"1 sentences have phrases but no prediction: sentence 0 of image 8;"):
+    with pytest.raises(ValueError, match=r"1 of 3 phrases have no prediction: 'phrase 0 of sentence 0 of image 8';"):
         metric.compute()
+    assert PhraseGroundingRecall(sentences())([("7", 1)], [predictions()["7", 1]])["people_recall@1"] == 1  # of a batch
 
 
 @pytest.mark.parametrize(
@@ -172,9 +175,9 @@ def test_options_refused(options: dict, message: str):
 
 
 def test_annotations_refused():
-    with pytest.raises(ValueError, match="sentence 1 of image 7 came twice"):
+    with pytest.raises(ValueError, match="'phrase 0 of sentence 1 of image 7' is annotated twice"):
         PhraseGroundingRecall([*sentences(), sentences()[1]])
-    with pytest.raises(ValueError, match="none of the 1 sentences has a phrase with boxes"):
+    with pytest.raises(ValueError, match="the annotations hold no phrase"):
         PhraseGroundingRecall(sentences()[:1])
 
 
@@ -244,7 +247,7 @@ def test_scores_a_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", "results.json is not JSON"),
+        ("[", "results.json is no JSON file"),
         ("{}", "results.json must hold a list of predictions, but holds a dict"),
         (json.dumps([GOOD, 3]), "results.json, entry 1 must be an object .* but is a int"),
         (json.dumps([{"image_id": 7, "boxes": []}]), "entry 0 must be an object .* the keys image_id, boxes"),
@@ -254,7 +257,7 @@ def test_scores_a_file(tmp_path: Path):
         (json.dumps([GOOD, GOOD | {"image_id": 8}]), "entry 1: sentence 1 of image 8 is not among"),
         (json.dumps([GOOD | {"boxes": [[MAN], [[0, 0, -1, 5]]]}]), "entry 0: box 0 of phrase 1 of sentence 1"),
         (json.dumps([GOOD | {"boxes": [[MAN], [[0, 0, float("nan"), 5]]]}]), "entry 0: box 0 of phrase 1"),
-        ("[]", "results.json: 1 sentences have phrases but no prediction"),
+        ("[]", "results.json: 2 of 2 phrases have no prediction"),
     ],
 )
 def test_broken_results(tmp_path: Path, text: str, message: str):
@@ -267,19 +270,21 @@ def test_broken_results(tmp_path: Path, text: str, message: str):
 
 
 def work(rank: int, folder: str) -> None:
-    """Process 0 saw image 8, process 1 saw image 7, and image 8 again with another box."""
+    """Process 0 saw image 8, process 1 saw image 7, and image 8 again with another box; then process 1 saw nothing."""
     timeout = timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
-    metric = PhraseGroundingRecall(sentences())
+    metric, idle = PhraseGroundingRecall(sentences()), PhraseGroundingRecall(sentences())
     if rank == 0:
         metric.update([("8", 0)], [predictions()["8", 0]])
+        idle.update(list(predictions()), list(predictions().values()))
     else:
         metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], [[MEN[0]]]])
-    torch.save(metric.compute(), f"{folder}/{rank}.pt")
+    torch.save([metric.compute(), idle.compute()], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_equal_one(tmp_path: Path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)
     expected = phrase_grounding_recall(sentences(), predictions())
-    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == expected
+    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == [expected, expected]

@@ -157,6 +157,8 @@ def test_update_refuses(ids: list, answers: list, message: str):
         ([{"question_id": 1}], "annotation 0 must be an object with question_id, question_type, answer_type, answers"),
         ([question(1, [])], "annotation 0, question 1, must have a list of at least one answer"),
         ([question([1], ["a"])], r"annotation 0: question_id must be a whole number or text, but is \[1\]"),
+        ([question(True, ["a"])], "annotation 0: question_id must be a whole number or text, but is True"),
+        ([{**question(1, ["a"]), "answer_type": ["a"]}], r"annotation 0, question 1: answer_type must be text, but is"),
         ([{**question(1, ["a"]), "answers": ["a"]}], "each of its answers must hold a text 'answer'"),
     ],
 )

@@ -148,7 +148,7 @@ def test_labels_refused(labels: dict, subsets: dict | None, message: str):
     ("labels", "predictions", "message"),
     [
         ("[]\n", "", "labels.json, line 1: the example must be an object with identifier, label"),
-        ('{"identifier"\n', "", "labels.json, line 1: Expecting ':'"),
+        ('{"identifier"\n', "", "labels.json, line 1: expected a JSON object with identifier"),
         (label_lines(LABELS) * 2, "", "labels.json, line 5: 'dev-1-0-0' came before"),
         (label_lines(LABELS), "\ndev-1-0-0 True\n", "predictions.csv, line 2: expected 'identifier,prediction'"),
         (label_lines(LABELS), "dev-1-0-0,True\n" * 2, "predictions.csv, line 2: 'dev-1-0-0' came before"),

@@ -218,7 +218,9 @@ def test_malformed_results(tmp_path: Path, results: object, message: str):
     [
         ({"images": None}, "expected a JSON object with the lists 'images' and 'annotations'"),
         ({"images": [{"name": 1}]}, "image 0 must be an object with id"),
-        ({"annotations": coco()["annotations"][:1]}, "image 2 has no annotation"),
+        ({"annotations": coco()["annotations"][:1]}, "1 images have no annotation: 2;"),
+        ({"images": coco()["images"] * 2}, "image 2: id 1 came before"),
+        ({"images": [{"id": 1, "dataset_name": ["refcoco"]}]}, "image 0: dataset_name must be text, but is"),
         ({"annotations": coco()["annotations"] * 2}, "annotation 2: image 1 must be among the images and have one box"),
         ({"annotations": [{"image_id": 1, "bbox": [0, 0, 0, -2]}]}, "annotation 0: bbox must be finite"),
     ],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_ops
 
+from fiber_eval.files import read_json, some
+
 IouType = Literal["bbox", "segm"]
 Entries = Sequence[Mapping[str, Any]]
-NAMED_AT_MOST = 20  # ids that an error lists
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,32 @@ class GroundTruth:
     categories: dict[int, Mapping[str, Any]]
     regions: Regions
     iou_type: IouType
+    source: str
+    """What errors call them."""
+
+    def without(self, image_ids: Sequence[int]) -> GroundTruth:
+        """The annotations of all other images."""
+        left_out = set(image_ids)
+        images = {image_id: image for image_id, image in self.images.items() if image_id not in left_out}
+        kept = ~np.isin(self.regions.image_ids, np.array(image_ids, dtype=np.int64))
+        return replace(self, images=images, regions=self.regions[kept])
 
 
-def read_annotations(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
-    """Check the contents of an annotation file in COCO's format.
+def read_annotations(given: Any, iou_type: IouType) -> GroundTruth:
+    """Check an annotation file in COCO's format.
 
     Args:
-        contents: What the file holds.
+        given: What the file holds, or its path.
         iou_type: Whether boxes or masks will be compared.
-        source: The file's name in errors.
 
     Raises:
         ValueError: A part or key is missing, an id is given twice or unknown, a number is NaN or a size negative.
     """
     if iou_type not in get_args(IouType):
         raise ValueError(f"iou_type must be one of {', '.join(get_args(IouType))}, but is {iou_type!r}.")
+    contents, source = opened(given, "annotations")
     for part in ("images", "annotations", "categories"):
-        if not isinstance(contents, Mapping) or not isinstance(contents.get(part), Sequence):
+        if not isinstance(contents, Mapping) or not _is_list(contents.get(part)):
             raise ValueError(f"{source} must hold a list under {part!r}; give an annotation file in COCO's format.")
     if not contents["images"]:
         raise ValueError(f"{source} holds no image; give an annotation file with the images that were evaluated.")
@@ -79,29 +90,33 @@ def read_annotations(contents: Any, iou_type: IouType, source: str) -> GroundTru
     areas = _numbers(entries, "area", where)
     _refuse(areas < 0, entries, where, "area must not be negative")
     regions = _regions(entries, images, categories, iou_type, where, areas)
-    return GroundTruth(images, categories, regions, iou_type)
+    return GroundTruth(images, categories, regions, iou_type, source)
 
 
-def read_detections(contents: Any, truth: GroundTruth, source: str) -> Regions:
-    """Check the contents of a results file in COCO's format.
+def read_detections(given: Any, truth: GroundTruth, source: str = "detections") -> Regions:
+    """Check a results file in COCO's format.
 
     Args:
-        contents: What the file holds.
+        given: What the file holds, or its path.
         truth: The annotations whose ids count.
-        source: The file's name in errors.
+        source: What errors call detections that come from no file.
 
     Raises:
         ValueError: It is no list, a key is missing, an id is unknown, a number is NaN, or a size negative.
     """
-    if isinstance(contents, str) or not isinstance(contents, Sequence):
+    contents, source = opened(given, source)
+    if not _is_list(contents):
         raise ValueError(f"{source} must hold a list of detections, but holds a {type(contents).__name__}.")
     return _regions(contents, truth.images, truth.categories, truth.iou_type, source)
 
 
-def some(ids: Iterable[Any]) -> str:
-    """The first ids, for an error."""
-    ids = list(ids)
-    return ", ".join(map(str, ids[:NAMED_AT_MOST])) + (", ..." if len(ids) > NAMED_AT_MOST else "")
+def opened(given: Any, name: str) -> tuple[Any, str]:
+    """The contents of a file and what errors call them: its path, or `name` if the contents were given themselves."""
+    return (read_json(given), str(given)) if isinstance(given, Path | str) else (given, name)
+
+
+def _is_list(contents: Any) -> bool:
+    return isinstance(contents, Sequence) and not isinstance(contents, str)
 
 
 def _regions(
@@ -118,12 +133,20 @@ def _regions(
     category_ids = _ids(entries, "category_id", source)
     for key, ids, known in (("image_id", image_ids, images), ("category_id", category_ids, categories)):
         unknown = ~np.isin(ids, np.fromiter(known, np.int64, len(known)))
-        _refuse(unknown, entries, source, f"{key} must be one of the {len(known)} in the annotations")
+        names = some(np.unique(ids[unknown]).tolist())
+        rule = f"{key} must be one of the {len(known)} in the annotations"
+        _refuse(unknown, entries, source, rule, f"; unknown are {names}")
     zeros = np.zeros(len(entries))
     scores = zeros if annotated else _numbers(entries, "score", source)
     crowds = zeros
     if annotated:
-        crowds = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=float)
+        _refuse(
+            np.array([entry.get("iscrowd", 0) not in (0, 1) for entry in entries], dtype=bool),
+            entries,
+            source,
+            "iscrowd must be 0 or 1",
+        )
+        crowds = np.array([entry.get("iscrowd", 0) for entry in entries], dtype=float)
     rles = np.full(len(entries), None, dtype=object)
     if iou_type == "segm":
         boxes = np.zeros((len(entries), 4))
@@ -202,7 +225,7 @@ def _column(entries: Entries, key: str, source: str, kinds: str, shape: tuple[in
     raise ValueError(f"{source}: {key} must be {expected} in each entry.")
 
 
-def _refuse(bad: NDArray[np.bool_], entries: Entries, source: str, rule: str) -> None:
+def _refuse(bad: NDArray[np.bool_], entries: Entries, source: str, rule: str, more: str = "") -> None:
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"{source}, entry {row}: {rule}, but is {entries[row].get(rule.split()[0])!r:.60}.")
+        raise ValueError(f"{source}, entry {row}: {rule}, but is {entries[row].get(rule.split()[0])!r:.60}{more}.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from pycocotools import mask as rle_ops
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fiber_eval._coco_evaluation import (
     AREAS,
@@ -37,16 +35,17 @@ from fiber_eval._coco_evaluation import (
     evaluate,
     mean,
 )
-from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections, some
-from fiber_eval.files import read_json
+from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections
+from fiber_eval.files import some
+from fiber_eval.samples import RecordMetric
 
 BoxFormat = Literal["xyxy", "xywh"]
 COCO_MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
 
 
 def coco_ap(
-    annotations: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    annotations: Mapping[str, Any] | Path | str,
+    detections: Sequence[Mapping[str, Any]] | Path | str,
     *,
     iou_type: IouType = "bbox",
     backend: Backend = "auto",
@@ -58,9 +57,9 @@ def coco_ap(
     within an image; images go by their ids. At most 100 detections of a category count in an image, the best ones.
 
     Args:
-        annotations: The contents of a COCO annotation file: `images`, `annotations` (each with `area`; `iscrowd` is 0
-            where it is absent) and `categories`. Ids need not be contiguous.
-        detections: The contents of a COCO results file: `image_id`, `category_id`, `score`, and `bbox` or, for masks,
+        annotations: A COCO annotation file (`.json` or `.json.gz`) or its contents: `images`, `annotations` (each with
+            `area`; `iscrowd` is 0 where it is absent) and `categories`. Ids need not be contiguous.
+        detections: A COCO results file or its contents: `image_id`, `category_id`, `score`, and `bbox` or, for masks,
             `segmentation` in run lengths. A detection that comes twice counts twice.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
         backend: The evaluator. "auto" takes faster-coco-eval where it is installed, otherwise pycocotools.
@@ -71,7 +70,8 @@ def coco_ap(
         annotations hold nothing of the kind.
 
     Raises:
-        ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option.
+        ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option; names the
+            file and the entry.
         ModuleNotFoundError: The backend is not installed.
 
     Example:
@@ -82,48 +82,15 @@ def coco_ap(
         >>> round(result["AP50"], 6), round(result["AP"], 6)  # an overlap of 0.8 passes 7 of 10 thresholds
         (1.0, 0.7)
     """
-    truth = read_annotations(annotations, iou_type, "annotations")
-    found = read_detections(detections, truth, "detections")
-    return summarize(truth, found, backend, per_category)
+    truth = read_annotations(annotations, iou_type)
+    return summarize(truth, read_detections(detections, truth), backend, per_category)
 
 
-def score_files(
-    annotations: Path,
-    results: Path,
-    *,
-    iou_type: IouType = "bbox",
-    backend: Backend = "auto",
-    per_category: bool = False,
-) -> dict[str, float]:
-    """`coco_ap` of an annotation file and a results file in COCO's JSON formats; `.json.gz` is read too.
-
-    Args:
-        annotations: As `instances_val2017.json`.
-        results: A list of detections, as submitted to the COCO server.
-        iou_type: As in `coco_ap`, like the two that follow.
-        backend: The evaluator.
-        per_category: Whether to add `AP/<category id>` for each category.
-
-    Returns:
-        As `coco_ap`.
-
-    Raises:
-        ValueError: As `coco_ap`, naming the file and the entry.
-        ModuleNotFoundError: The backend is not installed.
-    """
-    truth = read_annotations(read_json(annotations), iou_type, str(annotations))
-    found = read_detections(read_json(results), truth, str(results))
-    return summarize(truth, found, backend, per_category)
+score_files = coco_ap  # as every benchmark's module calls it
 
 
-class DetectionMetric(Metric):
+class DetectionMetric(RecordMetric):
     """What detection metrics share: predictions by image id, kept once, scored against a whole annotation file."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    predictions: list[Tensor]
 
     def __init__(
         self,
@@ -139,13 +106,8 @@ class DetectionMetric(Metric):
         if box_format not in get_args(BoxFormat):
             raise ValueError(f"box_format must be one of {', '.join(get_args(BoxFormat))}, but is {box_format!r}.")
         choose_backend(backend)
-        if isinstance(annotations, Path | str):
-            self.truth = self._read(read_json(Path(annotations)), iou_type, str(annotations))
-        else:
-            self.truth = self._read(annotations, iou_type, "annotations")
+        self.truth = self._read(annotations, iou_type)
         self.iou_type, self.box_format, self.backend, self.per_category = iou_type, box_format, backend, per_category
-        # Each image's regions, pickled: they gather as one tensor, whatever the images hold.
-        self.add_state("predictions", default=[], dist_reduce_fx=None)
 
     def update(self, image_ids: Tensor | Sequence[int], predictions: Sequence[Mapping[str, Any]]) -> None:
         """Add the detections of some images.
@@ -162,13 +124,11 @@ class DetectionMetric(Metric):
         ids = [int(i) for i in image_ids]
         if len(ids) != len(predictions):
             raise ValueError(f"update needs a prediction for each image, but got {len(ids)} ids, {len(predictions)}.")
-        for image_id in ids:
-            if image_id not in self.truth.images:
-                raise ValueError(f"image id {image_id} is not among the images of the annotations; give their ids.")
+        if unknown := [image_id for image_id in ids if image_id not in self.truth.images]:
+            raise ValueError(f"{some(unknown)}: no image of the annotations has such an id; give their ids.")
         rows = [self._regions(*pair) for pair in zip(ids, predictions, strict=True)]
         for image_id, regions in zip(ids, rows, strict=True):
-            packed = bytearray(pickle.dumps((image_id, regions)))
-            self.predictions.append(torch.frombuffer(packed, dtype=torch.uint8).to(self.device))
+            self.keep(pickle.dumps((image_id, regions)))
 
     def compute(self) -> dict[str, Tensor]:
         """Score all images that came, over all processes.
@@ -180,23 +140,25 @@ class DetectionMetric(Metric):
             ValueError: An image of the annotations never came.
         """
         seen: dict[int, Regions] = {}
-        stream = io.BytesIO(self._whole().cpu().numpy().tobytes())
+        stream = io.BytesIO(b"".join(self.kept()))
         while stream.tell() < len(stream.getbuffer()):
             image_id, regions = pickle.load(stream)
             seen.setdefault(image_id, regions)
-        if missing := [image_id for image_id in self.truth.images if image_id not in seen]:
+        missing = [image_id for image_id in self.truth.images if image_id not in seen]
+        if missing and not self._batch_only:
             raise ValueError(
                 f"{len(missing)} of {len(self.truth.images)} images of the annotations never came: {some(missing)}; "
                 "update with each image, also where nothing was detected."
             )
-        found = Regions.join([seen[image_id] for image_id in self.truth.images])
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score(found).items()}
+        truth = self.truth.without(missing)
+        found = Regions.join([truth.regions[:0], *(seen[image_id] for image_id in truth.images)])
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score(truth, found).items()}
 
     @staticmethod
-    def _read(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
-        return read_annotations(contents, iou_type, source)
+    def _read(annotations: Any, iou_type: IouType) -> GroundTruth:
+        return read_annotations(annotations, iou_type)
 
-    def _score(self, found: Regions) -> dict[str, float]:
+    def _score(self, truth: GroundTruth, found: Regions) -> dict[str, float]:
         raise NotImplementedError
 
     def _regions(self, image_id: int, prediction: Mapping[str, Any]) -> Regions:
@@ -224,14 +186,6 @@ class DetectionMetric(Metric):
             entry[key] = value
         return read_detections(entries, self.truth, f"the prediction of image {image_id}")
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
-        # torchmetrics gathers a list element by element, which hangs where processes hold different numbers of them.
-        self.predictions = [self._whole()]
-        super()._sync_dist(dist_sync_fn, process_group)
-
-    def _whole(self) -> Tensor:
-        return torch.cat([torch.empty(0, dtype=torch.uint8, device=self.device), *self.predictions])
-
 
 class CocoAP(DetectionMetric):
     """COCO average precision of a detector, against a whole annotation file.
@@ -239,8 +193,6 @@ class CocoAP(DetectionMetric):
     Image ids decide what belongs together, so batches, order and the number of processes are free. An image seen again
     counts once (the first is kept, the others are ignored), which undoes the padding of a distributed sampler. Every
     image of the annotations must come, with an empty prediction where nothing was found.
-
-    `forward` (calling the metric) also scores the batch by itself, which needs all images; `update` does not.
 
     Args:
         annotations: A COCO annotation file or its contents.
@@ -266,8 +218,8 @@ class CocoAP(DetectionMetric):
         0.7
     """
 
-    def _score(self, found: Regions) -> dict[str, float]:
-        return summarize(self.truth, found, self.backend, self.per_category)
+    def _score(self, truth: GroundTruth, found: Regions) -> dict[str, float]:
+        return summarize(truth, found, self.backend, self.per_category)
 
 
 def summarize(

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fiber_eval.files import read_text
+
 Box = tuple[float, float, float, float]
 SentenceKey = tuple[str, int]
 
@@ -26,6 +28,11 @@ class Phrase:
         first_word: The place of its first word in the sentence, from 0.
         types: Its coarse types, such as "people".
         boxes_xyxy: Its right boxes in pixels, at least one.
+
+    Example:
+        >>> from fiber_eval import Phrase
+        >>> Phrase("a dog", first_word=0, types=("animals",), boxes_xyxy=((0, 0, 10, 10),)).types
+        ('animals',)
     """
 
     text: str
@@ -43,6 +50,11 @@ class Sentence:
         sentence_id: Which of the image's captions, from 0.
         text: The caption without marks.
         phrases: What is to be found.
+
+    Example:
+        >>> from fiber_eval import Sentence
+        >>> Sentence("36979", 0, "a dog runs", ()).key
+        ('36979', 0)
     """
 
     image_id: str
@@ -69,14 +81,29 @@ def read_flickr30k_entities(root: Path, split: str = "test") -> list[Sentence]:
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is broken; the sentence names it and the place.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval import read_flickr30k_entities
+        >>> box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>60</xmax><ymax>60</ymax></bndbox>"
+        >>> files = {"test.txt": "7", "Sentences/7.txt": "[/EN#1/animals A dog] runs ."}
+        >>> files["Annotations/7.xml"] = f"<annotation><object><name>1</name>{box}</object></annotation>"
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for path, text in files.items():
+        ...         Path(name, path).parent.mkdir(exist_ok=True)
+        ...         _ = Path(name, path).write_text(text)
+        ...     [sentence] = read_flickr30k_entities(Path(name))
+        >>> sentence.text, sentence.phrases[0].text, sentence.phrases[0].boxes_xyxy
+        ('A dog runs .', 'A dog', ((10, 10, 60, 60),))
     """
-    listing = (root / f"{split}.txt").read_text(encoding="utf-8")
+    listing = read_text(root / f"{split}.txt")
     image_ids = dict.fromkeys(line.strip() for line in listing.splitlines() if line.strip())
     sentences = []
     for image_id in image_ids:
         boxes = _read_boxes(root / "Annotations" / f"{image_id}.xml")
         path = root / "Sentences" / f"{image_id}.txt"
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = [line for line in read_text(path).split("\n") if line]
         for sentence_id, line in enumerate(lines):
             text, phrases = _parse_sentence(line, boxes, f"{path}, line {sentence_id + 1}")
             sentences.append(Sentence(image_id, sentence_id, text, phrases))

@@ -24,7 +24,6 @@ from pycocotools import mask as rle_ops
 from fiber_eval._coco_evaluation import AREAS, Backend, average_precisions, categories_ap, evaluate, mean
 from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections
 from fiber_eval.detection import BoxFormat, DetectionMetric
-from fiber_eval.files import read_json
 
 FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
 STANDARD_PER_IMAGE = 300
@@ -33,8 +32,8 @@ EVERYWHERE = (-1e9, -1e9, 3e9, 3e9)  # a box around any other
 
 
 def lvis_ap(
-    annotations: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    annotations: Mapping[str, Any] | Path | str,
+    detections: Sequence[Mapping[str, Any]] | Path | str,
     *,
     iou_type: IouType = "bbox",
     fixed: bool = False,
@@ -46,9 +45,9 @@ def lvis_ap(
     """LVIS average precision and recall of a list of detections.
 
     Args:
-        annotations: The contents of an LVIS annotation file: as COCO's, with `neg_category_ids` and
-            `not_exhaustive_category_ids` in each image and `frequency` ("r", "c" or "f") in each category.
-        detections: The contents of a results file in COCO's format.
+        annotations: An LVIS annotation file (`.json` or `.json.gz`) or its contents: as COCO's, with `neg_category_ids`
+            and `not_exhaustive_category_ids` in each image and `frequency` ("r", "c" or "f") in each category.
+        detections: A results file in COCO's format or its contents.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
         fixed: Fixed AP: no limit an image, but one a category over the whole data set.
         per_image: Detections of all categories that count in an image, the best ones; not of use in fixed AP.
@@ -62,7 +61,8 @@ def lvis_ap(
         nothing of the kind.
 
     Raises:
-        ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option.
+        ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option; names the
+            file and the entry.
         ModuleNotFoundError: The backend is not installed.
 
     Example:
@@ -76,46 +76,13 @@ def lvis_ap(
         >>> round(result["APf"], 6), result["APc"]
         (1.0, -1.0)
     """
-    truth = read_lvis(annotations, iou_type, "annotations")
-    found = read_detections(detections, truth, "detections")
+    truth = read_lvis(annotations, iou_type)
+    found = read_detections(detections, truth)
     limits = {"per_image": per_image, "fixed_per_category": fixed_per_category}
     return summarize_lvis(truth, found, fixed=fixed, backend=backend, per_category=per_category, **limits)
 
 
-def score_files(
-    annotations: Path,
-    results: Path,
-    *,
-    iou_type: IouType = "bbox",
-    fixed: bool = False,
-    per_image: int = STANDARD_PER_IMAGE,
-    fixed_per_category: int = FIXED_PER_CATEGORY,
-    backend: Backend = "auto",
-    per_category: bool = False,
-) -> dict[str, float]:
-    """`lvis_ap` of an annotation file and a results file in JSON; `.json.gz` is read too.
-
-    Args:
-        annotations: As `lvis_v1_val.json` or `lvis_v1_minival.json`.
-        results: A list of detections, as submitted to the LVIS server.
-        iou_type: As in `lvis_ap`, like all that follow.
-        fixed: Fixed AP.
-        per_image: Detections that count in an image.
-        fixed_per_category: Detections that count of a category in fixed AP.
-        backend: The evaluator.
-        per_category: Whether to add `AP/<category id>` for each category.
-
-    Returns:
-        As `lvis_ap`.
-
-    Raises:
-        ValueError: As `lvis_ap`, naming the file and the entry.
-        ModuleNotFoundError: The backend is not installed.
-    """
-    truth = read_lvis(read_json(annotations), iou_type, str(annotations))
-    found = read_detections(read_json(results), truth, str(results))
-    limits = {"per_image": per_image, "fixed_per_category": fixed_per_category}
-    return summarize_lvis(truth, found, fixed=fixed, backend=backend, per_category=per_category, **limits)
+score_files = lvis_ap  # as every benchmark's module calls it
 
 
 class LvisAP(DetectionMetric):
@@ -172,12 +139,12 @@ class LvisAP(DetectionMetric):
         self.fixed, self.per_image, self.fixed_per_category = fixed, per_image, fixed_per_category
 
     @staticmethod
-    def _read(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
-        return read_lvis(contents, iou_type, source)
+    def _read(annotations: Any, iou_type: IouType) -> GroundTruth:
+        return read_lvis(annotations, iou_type)
 
-    def _score(self, found: Regions) -> dict[str, float]:
+    def _score(self, truth: GroundTruth, found: Regions) -> dict[str, float]:
         return summarize_lvis(
-            self.truth,
+            truth,
             found,
             fixed=self.fixed,
             per_image=self.per_image,
@@ -187,15 +154,16 @@ class LvisAP(DetectionMetric):
         )
 
 
-def read_lvis(contents: Any, iou_type: IouType, source: str) -> GroundTruth:
+def read_lvis(given: Any, iou_type: IouType) -> GroundTruth:
     """`read_annotations`, and what LVIS adds to images and categories."""
-    truth = read_annotations(contents, iou_type, source)
+    truth = read_annotations(given, iou_type)
+    source = truth.source
     for image_id, image in truth.images.items():
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
             ids = image.get(key)
             if not isinstance(ids, list):
                 raise ValueError(f"{source}: image {image_id} must hold a list {key}; give LVIS annotations.")
-            if unknown := [i for i in ids if i not in truth.categories]:
+            if unknown := [i for i in ids if not isinstance(i, int) or i not in truth.categories]:
                 raise ValueError(f"{source}: {key} of image {image_id} holds {unknown[0]!r}, which is no category.")
     for category_id, category in truth.categories.items():
         if category.get("frequency") not in FREQUENCIES:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fiber_eval import detection
+from fiber_eval.files import naming
 
 ODINW_13 = (
     "AerialMaritimeDrone",
@@ -62,7 +63,10 @@ def odinw_average(average_precisions: Mapping[str, float], datasets: Collection[
         )
     for name in names:
         if not 0 <= average_precisions[name] < math.inf:
-            raise ValueError(f"the AP of {name} must be 0 or more, but is {average_precisions[name]}.")
+            raise ValueError(
+                f"the AP of {name} must be 0 or more, but is {average_precisions[name]}; -1 says that its annotations "
+                "hold no object."
+            )
     return math.fsum(average_precisions[name] for name in names) / len(names)
 
 
@@ -106,4 +110,5 @@ def score_files(
         name: detection.score_files(Path(annotations) / f"{name}.json", Path(results) / f"{name}.json", **options)["AP"]
         for name in names
     }
-    return {"average": odinw_average(precisions, names), **precisions}
+    with naming(annotations):
+        return {"average": odinw_average(precisions, names), **precisions}

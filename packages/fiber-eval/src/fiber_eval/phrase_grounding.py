@@ -11,7 +11,6 @@ that has none) are errors, and a phrase for which no box is predicted is missed.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,15 +18,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from fiber_eval.flickr30k_entities import Sentence, SentenceKey, read_flickr30k_entities
+from fiber_eval.files import naming, read_json
+from fiber_eval.flickr30k_entities import Phrase, Sentence, SentenceKey, read_flickr30k_entities
+from fiber_eval.samples import PerSampleMetric
 
 Protocol = Literal["separate", "merged"]
 
-_UNSEEN = 0  # a rank starts at 1
-_MISSED = torch.iinfo(torch.int64).max
-_SHOWN = 5  # entries that an error names
+_MISSED = 0  # the outcome of a phrase without a right box; of others, the rank of the first one, from 1
 
 
 def phrase_grounding_recall(
@@ -70,13 +68,11 @@ def phrase_grounding_recall(
     return metric.compute()
 
 
-class PhraseGroundingRecall(Metric):
+class PhraseGroundingRecall(PerSampleMetric):
     """Recall at K of boxes for phrases; the right boxes are given at the start, the predicted ones in batches.
 
-    Every sentence that has phrases must come before `compute`, on whichever process. One that comes again counts once,
-    the first of the lowest process is kept and later ones are ignored, which undoes the padding of a distributed
-    sampler. `forward` (calling the metric) also scores its batch by itself, which needs all sentences in it; `update`
-    does not.
+    Every sentence that has phrases must come before `compute`, on whichever process; how those that come again are
+    counted is told at `PerSampleMetric`, whose samples are here the phrases.
 
     Args:
         sentences: As in `phrase_grounding_recall`, like all that follow.
@@ -99,12 +95,6 @@ class PhraseGroundingRecall(Metric):
         1.0
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    ranks: Tensor  # of each phrase's first right box
-
     def __init__(
         self,
         sentences: Sequence[Sentence],
@@ -114,22 +104,11 @@ class PhraseGroundingRecall(Metric):
         iou_threshold: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         _check_options(ks, protocol, iou_threshold)
         self.ks, self.protocol, self.iou_threshold = tuple(ks), protocol, iou_threshold
-        self._sentences: dict[SentenceKey, Sentence] = {}
-        self._starts: dict[SentenceKey, int] = {}  # the place of each sentence's first phrase among all phrases
-        num_phrases = 0
-        for sentence in sentences:
-            if sentence.key in self._sentences:
-                raise ValueError(f"{_name(sentence.key)} came twice among the sentences; give each once.")
-            self._sentences[sentence.key], self._starts[sentence.key] = sentence, num_phrases
-            num_phrases += len(sentence.phrases)
-        if not num_phrases:
-            raise ValueError(
-                f"none of the {len(sentences)} sentences has a phrase with boxes; there is nothing to find."
-            )
-        self.add_state("ranks", torch.full((num_phrases,), _UNSEEN), dist_reduce_fx=_first_seen)
+        self.sentences = {sentence.key: sentence for sentence in sentences}
+        self.phrases = {name: phrase for sentence in sentences for name, phrase in _named(sentence)}
+        super().__init__([name for sentence in sentences for name, _ in _named(sentence)], "phrase", **kwargs)
 
     def update(
         self,
@@ -143,50 +122,41 @@ class PhraseGroundingRecall(Metric):
             boxes: For each sentence the boxes of its phrases in order, each [N, 4] as x1, y1, x2, y2, the best first.
 
         Raises:
-            ValueError: An unknown sentence, another number of phrases than it has, or boxes that are none.
+            ValueError: An unknown sentence, another number of phrases than it has, boxes that are none, or boxes of
+                another rank for a phrase that came before.
         """
         if len(sentence_ids) != len(boxes):
             raise ValueError(f"update got {len(sentence_ids)} sentence ids, but boxes of {len(boxes)} sentences.")
         keys = [(str(image_id), int(sentence_id)) for image_id, sentence_id in sentence_ids]
-        found = [self._sentence_ranks(*pair) for pair in zip(keys, boxes, strict=True)]  # before anything is kept
-        for key, ranks in zip(keys, found, strict=True):
-            kept = self.ranks[self._starts[key] :][: len(ranks)]
-            if ranks and kept[0] == _UNSEEN:
-                kept.copy_(torch.tensor(ranks))
+        ranks = [rank for pair in zip(keys, boxes, strict=True) for rank in self._sentence_ranks(*pair)]
+        self.record([name for key in keys for name, _ in _named(self.sentences[key])], ranks)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Recalls over all processes.
+    def result(self) -> dict[str, float]:
+        """The official numbers, of the predictions of this process.
 
         Returns:
-            As `phrase_grounding_recall`; the same on every process.
+            As `phrase_grounding_recall`, as floats.
 
         Raises:
             ValueError: Predictions of a sentence that has phrases never came.
         """
-        ranks = self.ranks.cpu()
-        seen = (ranks != _UNSEEN).tolist()
-        absent = [key for key, start in self._starts.items() if self._sentences[key].phrases and not seen[start]]
-        if absent:
-            names = "; ".join(map(_name, absent[:_SHOWN])) + ("; …" if len(absent) > _SHOWN else "")
-            raise ValueError(f"{len(absent)} sentences have phrases but no prediction: {names}; predict all of them.")
-        places = defaultdict(list)
-        phrases = [phrase for sentence in self._sentences.values() for phrase in sentence.phrases]
-        for place, phrase in enumerate(phrases):
-            for name in ("", *(f"{kind}_" for kind in phrase.types)):
-                places[name].append(place)
+        ranks = defaultdict(list)
+        for name, rank in self.seen().items():
+            for group in ("", *(f"{kind}_" for kind in self.phrases[str(name)].types)):
+                ranks[group].append(rank)
         result = {}
-        for name in sorted(places):
-            own = ranks[places[name]]
+        for group in sorted(ranks):
+            own = ranks[group]
             for k in self.ks:
-                result[f"{name}recall@{k}"] = (own <= k).double().mean()
-            result[f"{name}upper_bound"] = (own < _MISSED).double().mean()
+                result[f"{group}recall@{k}"] = sum(_MISSED < rank <= k for rank in own) / len(own)
+            result[f"{group}upper_bound"] = sum(rank > _MISSED for rank in own) / len(own)
         return result
 
     def _sentence_ranks(self, key: SentenceKey, boxes: Sequence[Tensor | Sequence[Sequence[float]]]) -> list[int]:
-        """For each phrase the place, from 1, of its first right box."""
-        if key not in self._sentences:
-            raise ValueError(f"{_name(key)} is not among the {len(self._sentences)} annotated sentences.")
-        phrases = self._sentences[key].phrases
+        """For each phrase the place, from 1, of its first right box; 0 without one."""
+        if key not in self.sentences:
+            raise ValueError(f"{_name(key)} is not among the {len(self.sentences)} annotated sentences.")
+        phrases = self.sentences[key].phrases
         if len(boxes) != len(phrases):
             raise ValueError(
                 f"{_name(key)} has {len(phrases)} phrases with boxes, but predictions of {len(boxes)} came; give one "
@@ -228,14 +198,33 @@ def score_files(
 
     Raises:
         ValueError: A malformed file; the sentence names it and the entry.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.phrase_grounding import score_files
+        >>> box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>60</xmax><ymax>60</ymax></bndbox>"
+        >>> files = {"test.txt": "7", "Sentences/7.txt": "[/EN#1/animals A dog] runs ."}
+        >>> files["Annotations/7.xml"] = f"<annotation><object><name>1</name>{box}</object></annotation>"
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for path, text in files.items():
+        ...         Path(name, path).parent.mkdir(exist_ok=True)
+        ...         _ = Path(name, path).write_text(text)
+        ...     results = Path(name, "results.json")
+        ...     _ = results.write_text('[{"image_id": "7", "sentence_id": 0, "boxes": [[[10, 10, 60, 50]]]}]')
+        ...     score_files(Path(name), results, ks=[1])["animals_recall@1"]
+        1.0
     """
-    metric = PhraseGroundingRecall(
-        read_flickr30k_entities(Path(annotations), split), ks, protocol=protocol, iou_threshold=iou_threshold
-    )
-    try:
-        entries = json.loads(Path(results).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{results} is not JSON: {error}.") from error
+    sentences = read_flickr30k_entities(Path(annotations), split)
+    with naming(annotations):
+        metric = PhraseGroundingRecall(sentences, ks, protocol=protocol, iou_threshold=iou_threshold)
+    _add_file(metric, results)
+    with naming(results):
+        return metric.result()
+
+
+def _add_file(metric: PhraseGroundingRecall, results: Path) -> None:
+    entries = read_json(results)
     if not isinstance(entries, list):
         raise ValueError(f"{results} must hold a list of predictions, but holds a {type(entries).__name__}.")
     seen: dict[SentenceKey, int] = {}
@@ -244,14 +233,8 @@ def score_files(
         if key in seen:
             raise ValueError(f"{results}, entry {place}: {_name(key)} has a prediction already, entry {seen[key]}.")
         seen[key] = place
-        try:
+        with naming(f"{results}, entry {place}"):
             metric.update([key], [entry["boxes"]])
-        except ValueError as error:
-            raise ValueError(f"{results}, entry {place}: {error}") from error
-    try:
-        return {name: value.item() for name, value in metric.compute().items()}
-    except ValueError as error:
-        raise ValueError(f"{results}: {error}") from error
 
 
 def _entry_key(entry: Any, place: str) -> SentenceKey:
@@ -265,9 +248,9 @@ def _entry_key(entry: Any, place: str) -> SentenceKey:
     return str(entry["image_id"]), int(entry["sentence_id"])
 
 
-def _first_seen(ranks: Tensor) -> Tensor:
-    """[phrases] from [processes, phrases]: what the first process that saw a phrase found."""
-    return ranks.gather(0, (ranks != _UNSEEN).int().argmax(dim=0, keepdim=True)).squeeze(0)
+def _named(sentence: Sentence) -> list[tuple[str, Phrase]]:
+    """The phrases of a sentence, each with a name of its own in the data set."""
+    return [(f"phrase {place} of {_name(sentence.key)}", phrase) for place, phrase in enumerate(sentence.phrases)]
 
 
 def _name(key: SentenceKey) -> str:

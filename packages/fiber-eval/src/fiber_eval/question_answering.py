@@ -151,6 +151,18 @@ def score_files(annotations: Path, results: Path, *, per_question: bool = False)
 
     Raises:
         ValueError: A malformed file, an unknown or repeated question, or one without an answer; names the file.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.question_answering import score_files
+        >>> question = {"question_id": 1, "question_type": "how many", "answer_type": "number"}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps({"annotations": [question | {"answers": [{"answer": "2"}] * 4}]}))
+        ...     _ = results.write_text(json.dumps([{"question_id": 1, "answer": "2"}]))
+        ...     score_files(annotations, results)["perAnswerType"]
+        {'number': 100.0}
     """
     content = read_json(annotations)
     with naming(annotations):
@@ -215,6 +227,9 @@ def _percent_of_groups(scores: Mapping[Id, float], groups: Mapping[Id, str]) -> 
 def _check_annotation(entry: Any, name: str) -> None:
     keys = ("question_id", "question_type", "answer_type", "answers")
     check_entry(entry, keys, name)
+    for kind in ("question_type", "answer_type"):
+        if not isinstance(entry[kind], str):
+            raise ValueError(f"{name}, question {entry['question_id']!r}: {kind} must be text, but is {entry[kind]!r}.")
     answers = entry["answers"]
     if not isinstance(answers, Sequence) or not answers:
         raise ValueError(f"{name}, question {entry['question_id']!r}, must have a list of at least one answer.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming
+from fiber_eval.files import Id, check_entry, naming, read_text
 from fiber_eval.samples import PerSampleMetric
 
 
@@ -127,13 +127,24 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
 
     Raises:
         ValueError: A malformed line, an unknown or repeated identifier, or one without a prediction; names the file.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.reasoning import score_files
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "dev.json"), Path(name, "predictions.csv")
+        ...     _ = annotations.write_text(json.dumps({"identifier": "dev-1-0-0", "label": "True"}))
+        ...     _ = results.write_text("dev-1-0-0,true")
+        ...     score_files(annotations, results)
+        {'accuracy': 1.0, 'consistency': 1.0}
     """
     labels = _read_labels(Path(annotations))
     parts = {name: list(_read_labels(Path(path))) for name, path in (subsets or {}).items()}
     with naming(annotations):
         metric = NLVR2Accuracy(labels, parts)
     predictions: dict[str, str] = {}
-    for number, line in enumerate(Path(results).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(results).splitlines(), 1):
         if not line.strip():
             continue
         identifier, comma, prediction = line.strip().partition(",")
@@ -149,11 +160,16 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
 
 def _read_labels(path: Path) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         with naming(f"{path}, line {number}"):
-            example = json.loads(line)
+            try:
+                example = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"expected a JSON object with identifier and label, but found {line!r:.80}."
+                ) from error
             check_entry(example, ("identifier", "label"), "the example")
             if example["identifier"] in labels:
                 raise ValueError(f"{example['identifier']!r} came before; keep one line of each.")

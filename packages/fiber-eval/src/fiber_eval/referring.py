@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming, read_json
+from fiber_eval.files import Id, check_entry, naming, read_json, some
 from fiber_eval.samples import PerSampleMetric
 
 Criterion = Literal["iou", "giou", "inclusive_iou"]
@@ -182,6 +182,18 @@ def score_files(
     Raises:
         ValueError: A malformed file, an unknown expression, one without a prediction, a bad box or score; names the
             file.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.referring import score_files
+        >>> right = {"image_id": 4, "bbox": [0, 0, 10, 10]}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps({"images": [{"id": 4}], "annotations": [right]}))
+        ...     _ = results.write_text(json.dumps([right | {"score": 0.9}]))
+        ...     score_files(annotations, results, ks=[1])
+        {'all': {'P@1': 1.0}}
     """
     content = read_json(annotations)
     with naming(annotations):
@@ -273,7 +285,12 @@ def _targets(content: Any) -> tuple[dict[Id, Box], dict[Id, str]]:
     datasets: dict[Id, str] = {}
     for place, image in enumerate(content["images"]):
         check_entry(image, ("id",), f"image {place}")
-        datasets[image["id"]] = image.get("dataset_name", UNNAMED)
+        dataset = image.get("dataset_name", UNNAMED)
+        if image["id"] in datasets:
+            raise ValueError(f"image {place}: id {image['id']!r} came before; give each image its own.")
+        if not isinstance(dataset, str):
+            raise ValueError(f"image {place}: dataset_name must be text, but is {dataset!r}.")
+        datasets[image["id"]] = dataset
     targets: dict[Id, Box] = {}
     for place, entry in enumerate(content["annotations"]):
         box = _corners(entry, ("image_id", "bbox"), f"annotation {place}")
@@ -283,7 +300,7 @@ def _targets(content: Any) -> tuple[dict[Id, Box], dict[Id, str]]:
             )
         targets[entry["image_id"]] = box
     if bare := [image for image in datasets if image not in targets]:
-        raise ValueError(f"image {bare[0]!r} has no annotation; give each expression its box.")
+        raise ValueError(f"{len(bare)} images have no annotation: {some(bare)}; give each expression its box.")
     return targets, datasets
 
 

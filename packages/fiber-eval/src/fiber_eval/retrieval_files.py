@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fiber_eval.files import read_json
 from fiber_eval.retrieval import Ties, retrieval_recall
 
 
@@ -57,9 +57,10 @@ def score_files(
 def _read_array(path: Path, key: str) -> Any:
     """A numeric array of a file."""
     try:
-        contents = np.load(path) if path.suffix == ".npz" else json.loads(path.read_bytes())
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:  # JSONDecodeError is a ValueError
-        raise ValueError(f"{path} is not {'npz' if path.suffix == '.npz' else 'JSON'}: {error}.") from error
+        contents = np.load(path) if path.suffix == ".npz" else None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not npz; write it anew with numpy.savez(path, {key}=...).") from error
+    contents = read_json(path) if contents is None else contents
     if not (isinstance(contents, dict) or hasattr(contents, "files")) or key not in contents:
         raise ValueError(f"{path} must hold {key!r}; write an object with that key, or numpy.savez(path, {key}=...).")
     try:

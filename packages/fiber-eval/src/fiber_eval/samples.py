@@ -1,20 +1,67 @@
-"""What the metrics over samples with one right answer each have in common."""
+"""What metrics over samples whose annotations are known from the start have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fiber_eval.files import Id, some
 
 UNSEEN = -1
 
 
-class PerSampleMetric(Metric):
+class AnnotatedMetric(Metric):
+    """A metric whose `compute` wants all samples, but whose `forward` (calling it) scores the batch by itself."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    _batch_only = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch, as `update` does, and return the result of that batch alone."""
+        self._batch_only = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._batch_only = False
+
+
+class RecordMetric(AnnotatedMetric):
+    """A metric that keeps predictions as bytes, which gather as one tensor, whatever they hold."""
+
+    records: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("records", default=[], dist_reduce_fx=None)
+
+    def keep(self, record: bytes) -> None:
+        """Add to what this process keeps; records follow each other without a gap."""
+        if record:
+            self.records.append(torch.frombuffer(bytearray(record), dtype=torch.uint8).to(self.device))
+
+    def kept(self) -> list[bytes]:
+        """The records of each process while they are synchronised, the lowest rank's first; else only its own."""
+        parts = self.records if self._is_synced else [self._whole()]
+        return [part.cpu().numpy().tobytes() for part in parts]
+
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+        # torchmetrics gathers a list element by element, which hangs where processes hold different numbers of them.
+        self.records = [self._whole()]
+        super()._sync_dist(dist_sync_fn, process_group)
+
+    def _whole(self) -> Tensor:
+        return torch.cat([torch.empty(0, dtype=torch.uint8, device=self.device), *self.records])
+
+
+class PerSampleMetric(AnnotatedMetric):
     """One whole number, the outcome, for each sample of a data set whose annotations are known from the start.
 
     The state has a place for every annotated sample, so batches, order and the number of processes are free: a process
@@ -22,7 +69,7 @@ class PerSampleMetric(Metric):
     that of the lowest rank), which undoes the padding of a distributed sampler. Within a process, an id that comes
     again with another outcome is an error: ids that are places in the batch, or a `reset` forgotten.
 
-    `compute` needs every annotated sample. `forward` (calling the metric) scores the batch by itself.
+    `compute` needs every annotated sample.
 
     Args:
         ids: The id of each annotated sample, all different.
@@ -32,10 +79,6 @@ class PerSampleMetric(Metric):
     Raises:
         ValueError: No annotation, or two of one id.
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
 
     outcomes: Tensor
 
@@ -48,17 +91,8 @@ class PerSampleMetric(Metric):
         if len(self.rows) < len(ids):
             repeated = next(sample for row, sample in enumerate(ids) if self.rows[sample] != row)
             raise ValueError(f"{noun} {repeated!r} is annotated twice; give each {noun} one annotation.")
-        self._batch_only = False
         empty = torch.full((len(ids),), UNSEEN, dtype=torch.int32)
         self.add_state("outcomes", default=empty, dist_reduce_fx=_first_seen)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch, as `update` does, and return the result of that batch alone."""
-        self._batch_only = True
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            self._batch_only = False
 
     def result(self) -> dict[str, Any]:
         """The official numbers of the samples of this process, as floats."""

@@ -47,6 +47,12 @@ def meteor(
         FileNotFoundError: The jar, its data or Java is missing; the text says where they were looked for.
         ValueError: Candidates and references do not fit, or an image has no reference.
         RuntimeError: The Java program failed; the text holds its last words.
+
+    Example:
+        >>> from fiber_eval.captioning import meteor
+        >>> value, per_image = meteor(["a dog runs", "a car"], [["a dog is running", "the dog"], ["a blue car"]])
+        >>> round(value, 4), per_image.round(4).tolist()
+        (0.2776, [0.3124, 0.2443])
     """
     check_texts(candidates, references)
     path = find_meteor(jar)

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fiber_eval.captioning.bleu import bleu_of
 from fiber_eval.captioning.cider import cider_of
@@ -24,6 +22,7 @@ from fiber_eval.captioning.rouge import rouge_l
 from fiber_eval.captioning.spice import NativeSpice, OfficialSpice
 from fiber_eval.captioning.tokenization import ptb_tokenize
 from fiber_eval.files import Id, check_entry, naming, read_json, some
+from fiber_eval.samples import RecordMetric
 
 # Of tokenised candidates and references: the value of the corpus, and [images] the value of each.
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], tuple[float, Floats]]
@@ -81,7 +80,7 @@ def score_captions(
     return result
 
 
-class CaptionScores(Metric):
+class CaptionScores(RecordMetric):
     """The caption suite over the captions of a data set whose references are known from the start.
 
     Batches, order and the number of processes are free: a process may hold any number of captions, none included. An
@@ -109,12 +108,6 @@ class CaptionScores(Metric):
         2.8082
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    records: list[Tensor]
-
     def __init__(
         self,
         references: Mapping[Any, Sequence[str]],
@@ -130,9 +123,6 @@ class CaptionScores(Metric):
             raise ValueError("there is nothing to score: no image has a reference.")
         self.references = dict(references)
         self.options: dict[str, Any] = {"metrics": tuple(metrics), "extra": dict(extra or {}), "tokenize": tokenize}
-        self._batch_only = False
-        # Lines of JSON, [id, caption], as bytes: a tensor is what torchmetrics can gather over processes.
-        self.add_state("records", default=[], dist_reduce_fx=None)
 
     def update(self, ids: Tensor | Sequence[Id], captions: Sequence[str]) -> None:
         """Add captions.
@@ -153,16 +143,7 @@ class CaptionScores(Metric):
         for image, caption in zip(images, captions, strict=True):
             if not isinstance(caption, str):
                 raise ValueError(f"the caption of image {image!r} must be text, but is {caption!r}.")
-        lines = "".join(f"{json.dumps(pair)}\n" for pair in zip(images, captions, strict=True))
-        self.records.append(torch.tensor(list(lines.encode()), dtype=torch.uint8, device=self.device))
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a batch, as `update` does, and return the result of that batch alone."""
-        self._batch_only = True
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            self._batch_only = False
+        self.keep("".join(f"{json.dumps(pair)}\n" for pair in zip(images, captions, strict=True)).encode())
 
     def compute(self) -> dict[str, Tensor]:
         """Score all captions that came, over all processes.
@@ -189,9 +170,9 @@ class CaptionScores(Metric):
 
     def _captions(self) -> dict[Id, str]:
         captions: dict[Id, str] = {}
-        for part in self.records if self._is_synced else [self._whole()]:  # one for each process
+        for lines in self.kept():
             own: dict[Id, str] = {}
-            for line in bytes(part.cpu().numpy()).decode().splitlines():
+            for line in lines.splitlines():
                 image, caption = json.loads(line)
                 if own.setdefault(image, caption) != caption:
                     raise ValueError(
@@ -200,15 +181,6 @@ class CaptionScores(Metric):
                     )
             captions = own | captions  # the lowest rank's stays
         return captions
-
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
-        # torchmetrics gathers a list element by element, which hangs where processes hold different numbers of them.
-        self.records = [self._whole()]
-        super()._sync_dist(dist_sync_fn, process_group)
-
-    def _whole(self) -> Tensor:
-        """All records as one tensor."""
-        return torch.cat(self.records) if self.records else torch.empty(0, dtype=torch.uint8, device=self.device)
 
 
 def score_files(
@@ -237,24 +209,26 @@ def score_files(
     Raises:
         ValueError: A malformed file, an unknown or repeated image, or one without a caption; names the file.
         FileNotFoundError: METEOR or SPICE was asked for, and files that it needs are missing; the text says which.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.captioning import score_files
+        >>> dog, car = ({"image_id": place, "caption": text} for place, text in enumerate(["A dog.", "A car."]))
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps({"annotations": [dog, car]}))
+        ...     _ = results.write_text(json.dumps([car, dog]))
+        ...     score_files(annotations, results, metrics=["rouge_l"])
+        {'ROUGE_L': 1.0}
     """
     check_metrics(metrics)
     content = read_json(annotations)
-    references: dict[Id, list[str]] = {}
     with naming(annotations):
-        if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-            raise ValueError("expected a JSON object with a list 'annotations'.")
-        for image, caption in _pairs(content["annotations"], "annotation"):
-            references.setdefault(image, []).append(caption)
+        references = _references(content)
     content = read_json(results)
-    captions: dict[Id, str] = {}
     with naming(results):
-        if not isinstance(content, list):
-            raise ValueError(f"expected a JSON list of captions, but found {type(content).__name__}.")
-        for place, (image, caption) in enumerate(_pairs(content, "entry")):
-            if image in captions:
-                raise ValueError(f"entry {place}: image {image!r} came before; keep one caption of each.")
-            captions[image] = caption
+        captions = _captions(content)
         if subset:
             references = {image: texts for image, texts in references.items() if image in captions}
         _check_ids(captions, references)
@@ -279,6 +253,26 @@ def _check_ids(captions: Mapping[Id, Any], references: Mapping[Id, Any]) -> None
             f"{len(absent)} of {len(references)} images have no caption: {some(absent)}; caption each one, or leave "
             "its references out."
         )
+
+
+def _references(content: Any) -> dict[Id, list[str]]:
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise ValueError("expected a JSON object with a list 'annotations'.")
+    references: dict[Id, list[str]] = {}
+    for image, caption in _pairs(content["annotations"], "annotation"):
+        references.setdefault(image, []).append(caption)
+    return references
+
+
+def _captions(content: Any) -> dict[Id, str]:
+    if not isinstance(content, list):
+        raise ValueError(f"expected a JSON list of captions, but found {type(content).__name__}.")
+    captions: dict[Id, str] = {}
+    for place, (image, caption) in enumerate(_pairs(content, "entry")):
+        if image in captions:
+            raise ValueError(f"entry {place}: image {image!r} came before; keep one caption of each.")
+        captions[image] = caption
+    return captions
 
 
 def _pairs(entries: Sequence[Any], kind: str) -> list[tuple[Id, str]]:

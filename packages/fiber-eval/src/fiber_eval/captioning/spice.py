@@ -55,6 +55,12 @@ class OfficialSpice(_Spice):
         home: The folder of the jars; None takes FIBER_SPICE_HOME, else an installed `pycocoevalcap`.
         java: The `java` program; None takes FIBER_SPICE_JAVA, else JAVA_HOME's, else that on the PATH.
         memory: The most that Java may take.
+
+    Example:
+        >>> from fiber_eval.captioning import OfficialSpice
+        >>> OfficialSpice("nowhere")(["a dog"], [["the dog"]])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: official SPICE needs spice-1.0.jar, lib/stanford-corenlp-3.6.0.jar, ...
     """
 
     home: Path | str | None = None
