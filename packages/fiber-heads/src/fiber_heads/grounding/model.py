@@ -102,6 +102,11 @@ class FiberForGrounding(TaskModel):
         """A fresh model from `to_config`'s dictionary."""
         return cls(FiberBackbone(FiberConfig(**config["backbone"])), GroundingConfig(**config["grounding"]))
 
+    def set_gradient_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks of the backbone and of the dynamic head in the backward pass."""
+        super().set_gradient_checkpointing(enable)
+        self.grounding_head.tower.gradient_checkpointing = enable
+
     def forward(self, batch: Mapping[str, Any]) -> GroundingOutput:
         """Predictions, and with targets their losses.
 
