@@ -53,6 +53,7 @@ def model(case: Path, tensors: dict[str, Tensor]) -> FiberForGrounding:
     model = FiberForGrounding(FiberBackbone(config), head)
     report = model.load_original_checkpoint(tensors)
     assert report.left == []
+    assert model.to_config()["grounding"]["flat_offsets"]  # so that a saved copy reads the offsets alike
     return model.eval()
 
 

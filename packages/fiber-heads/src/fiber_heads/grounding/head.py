@@ -11,7 +11,7 @@ Shapes: B batch, C channels, A anchors over all levels (fine to coarse, rows bef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -106,6 +106,12 @@ class GroundingHead(nn.Module):
             anchors_per_level=counts,
             valid=valid,
         )
+
+    def set_flat_offsets(self, enable: bool = True) -> None:
+        """Switches `GroundingConfig.flat_offsets`: weights go with the reading that they were trained with."""
+        self.config = replace(self.config, flat_offsets=enable)
+        for block in self.tower.blocks:
+            block.flat_offsets = enable  # type: ignore[assignment]
 
     def _features(self, maps: Sequence[Tensor], image_sizes: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """The dynamic head's maps, and which anchors belong to their picture, (B, A)."""
