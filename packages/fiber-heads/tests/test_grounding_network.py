@@ -146,16 +146,20 @@ def on_grid(predictions: GroundingPredictions, image: int) -> Tensor:
     return torch.cat(parts, dim=2)[image][predictions.valid[image]]
 
 
+UNEVEN = ([(100, 290), (160, 130), (33, 64)], (256, 352))  # none a multiple of 128, one a single cell at the coarsest
+NEARLY_ALIKE = ([(128, 128), (128, 96)], (128, 128))  # both own all of the two coarsest levels
+
+
 @pytest.mark.parametrize("flat_offsets", [False, True])
 @pytest.mark.parametrize("path", ["operator", "plain"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("sizes", "canvas"), [UNEVEN, NEARLY_ALIKE])
 def test_padding_of_the_batch_changes_nothing(
-    flat_offsets: bool, path: str, dtype: torch.dtype, tolerance: float
+    flat_offsets: bool, path: str, dtype: torch.dtype, tolerance: float, sizes: list, canvas: tuple
 ) -> None:
-    sizes = [(100, 290), (160, 130), (33, 64)]  # none a multiple of 128, one a single cell at the coarsest level
     head = random_head(flat_offsets=flat_offsets, deformable=path).to(dtype)
-    *alone, together = batch_of(sizes, (256, 352), dtype)
-    text, mask = torch.randn(3, 6, 10, dtype=dtype), torch.ones(3, 6)
+    *alone, together = batch_of(sizes, canvas, dtype)
+    text, mask = torch.randn(len(sizes), 6, 10, dtype=dtype), torch.ones(len(sizes), 6)
     with torch.no_grad():
         batched = head(together, text, mask, torch.tensor(sizes))
         for image, maps in enumerate(alone):

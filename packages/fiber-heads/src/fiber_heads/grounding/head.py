@@ -120,8 +120,8 @@ class GroundingHead(nn.Module):
         owned = image_sizes if self.config.padding_aware else None
         extents = level_extents(shapes, self.config.strides, owned, maps[0], self.config.strides[2])
         levels = self.tower(self.pyramid(list(maps), extents), extents)
-        valid = torch.cat([extent.weights > 0 for extent in extents], dim=1).expand(len(maps[0]), -1)
-        return levels, valid
+        valid = [(extent.weights > 0).expand(len(maps[0]), -1) for extent in extents]
+        return levels, torch.cat(valid, dim=1)
 
     def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> GroundingLoadReport:
         """Load the head of an original detector; see `checkpoints.load_original_grounding`."""
