@@ -23,7 +23,7 @@ import torch
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.dyhead import Branch, DynamicBlock, DynamicHead
 from fiber_heads.grounding.extents import level_extents
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import group_norm, hardsigmoid, interpolate
 from torchvision.ops import deform_conv2d
 
@@ -60,6 +60,14 @@ def original_block(block: DynamicBlock, levels: list[Tensor]) -> list[Tensor]:
     return results
 
 
+def open_offsets(head: nn.Module) -> None:
+    """Offsets as far as a trained head's: a fresh one reads the regular grid, a trained one about a cell beside it."""
+    for block in head.modules():
+        if isinstance(block, DynamicBlock):
+            for parameter in block.offset.parameters():
+                nn.init.normal_(parameter, std=0.5 / (9 * block.offset.in_channels) ** 0.5)
+
+
 class Race:
     """Heads of the same random weights, and a pyramid to run them on.
 
@@ -75,9 +83,7 @@ class Race:
         for path in ("operator", "plain"):
             config = GroundingConfig.as_original(channels=options.channels, deformable=path)
             self.heads[path] = DynamicHead(config).to(options.device)
-        for name, parameter in self.heads["operator"].named_parameters():
-            if "offset" in name:  # a fresh head reads the regular grid, a trained one about a cell beside it
-                torch.nn.init.normal_(parameter, std=0.5 / (9 * options.channels) ** 0.5)
+        open_offsets(self.heads["operator"])
         self.heads["plain"].load_state_dict(self.heads["operator"].state_dict())
         self.levels = [torch.randn(1, options.channels, *shape, device=options.device) for shape in shapes]
         self.levels = [x.contiguous(memory_format=torch.channels_last) for x in self.levels]  # as the backbone's are

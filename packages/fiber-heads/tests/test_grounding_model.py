@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,7 @@ def model(case: Path, tensors: dict[str, Tensor]) -> FiberForGrounding:
     model = FiberForGrounding(FiberBackbone(config), head)
     report = model.load_original_checkpoint(tensors)
     assert report.left == []
+    assert model.to_config()["grounding"]["flat_offsets"]  # so that a saved copy reads the offsets alike
     return model.eval()
 
 
@@ -236,6 +238,30 @@ def test_chunks_share_the_picture_and_change_nothing(small: FiberForGrounding) -
         torch.testing.assert_close(found[row]["scores"], scores, rtol=1e-5, atol=1e-6)
         assert set(found[row]["labels"].tolist()) <= {0, 1, 2, 3, 4}
         assert (found[row]["labels"] > 2).any()
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(small: FiberForGrounding) -> None:
+    """Of the backbone and of the dynamic head; regularisation drops the same again."""
+    batch, model, found = make_batch([(64, 96), (112, 160)]), copy.deepcopy(small).train(), []
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for enable in (False, True):
+        model.set_gradient_checkpointing(enable)
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            output = model(batch)
+        gradients = torch.autograd.grad(output.loss, list(model.parameters()), allow_unused=True)
+        found.append((sum(kept.values()), output.losses, gradients))
+    (plain, losses, gradients), (less, again, others) = found
+    assert less < plain / 2
+    assert losses == again
+    for name, one, two in zip(names, gradients, others, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_it_learns_two_boxes_by_their_words(small: FiberForGrounding) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
-from fiber_heads.grounding.alignment import Alignment, token_focal_loss
+from fiber_heads.grounding.alignment import Alignment
 from fiber_heads.grounding.anchors import level_anchors
 from fiber_heads.grounding.checkpoints import original_grounding_map
 from fiber_heads.grounding.config import GroundingConfig
@@ -22,7 +22,6 @@ from fiber_heads.grounding.pyramid import drop_blocks
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, pad
-from torchvision.ops import sigmoid_focal_loss
 
 from .conftest import REFERENCE
 
@@ -110,24 +109,6 @@ def test_texts_need_no_padding_beyond_the_longest(case: tuple) -> None:
     torch.testing.assert_close(short, whole[..., :longest], rtol=1e-12, atol=1e-12)
 
 
-def test_the_token_loss_of_the_reference(case: tuple) -> None:
-    settings, numbers, weights = case
-    folder = reference(settings["version"])
-    targets, losses = load_file(folder / "loss.safetensors"), json.loads((folder / "loss.json").read_text())
-    predictions = run(original_head(settings, weights), numbers)
-    mask, count, rows, num_positive = numbers["lang_masks"], predictions.token_logits.shape[2], [], 0
-    for image in range(2):
-        matched = targets[f"train.matched_gt{image}"] >= 0
-        wanted = torch.zeros(len(matched), count, dtype=torch.bool)
-        wanted[:, -1] = True  # the original's column for anchors without a box
-        wanted[matched] = targets[f"train.token_labels_pos{image}"].bool()
-        rows.append(wanted)
-        num_positive += int(matched.sum())
-    loss = token_focal_loss(predictions.token_logits, torch.stack(rows), mask) / num_positive
-    expected = losses.get("train", losses)["loss_dot_product_token"]
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
 def random_head(**overrides: Any) -> GroundingHead:
     """A small head whose every parameter is random and whose offsets reach about two cells."""
     torch.manual_seed(0)
@@ -165,16 +146,20 @@ def on_grid(predictions: GroundingPredictions, image: int) -> Tensor:
     return torch.cat(parts, dim=2)[image][predictions.valid[image]]
 
 
+UNEVEN = ([(100, 290), (160, 130), (33, 64)], (256, 352))  # none a multiple of 128, one a single cell at the coarsest
+NEARLY_ALIKE = ([(128, 128), (128, 96)], (128, 128))  # both own all of the two coarsest levels
+
+
 @pytest.mark.parametrize("flat_offsets", [False, True])
 @pytest.mark.parametrize("path", ["operator", "plain"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("sizes", "canvas"), [UNEVEN, NEARLY_ALIKE])
 def test_padding_of_the_batch_changes_nothing(
-    flat_offsets: bool, path: str, dtype: torch.dtype, tolerance: float
+    flat_offsets: bool, path: str, dtype: torch.dtype, tolerance: float, sizes: list, canvas: tuple
 ) -> None:
-    sizes = [(100, 290), (160, 130), (33, 64)]  # none a multiple of 128, one a single cell at the coarsest level
     head = random_head(flat_offsets=flat_offsets, deformable=path).to(dtype)
-    *alone, together = batch_of(sizes, (256, 352), dtype)
-    text, mask = torch.randn(3, 6, 10, dtype=dtype), torch.ones(3, 6)
+    *alone, together = batch_of(sizes, canvas, dtype)
+    text, mask = torch.randn(len(sizes), 6, 10, dtype=dtype), torch.ones(len(sizes), 6)
     with torch.no_grad():
         batched = head(together, text, mask, torch.tensor(sizes))
         for image, maps in enumerate(alone):
@@ -301,20 +286,6 @@ def test_drop_block_acts_in_training_only() -> None:
     assert equal == [False, False, True, True, True]
 
 
-def test_focal_loss_is_the_known_one_where_it_counts() -> None:
-    torch.manual_seed(0)
-    logits, targets = 5 * torch.randn(2, 7, 4, dtype=torch.float64), torch.rand(2, 7, 4) < 0.3
-    mask, valid = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]), torch.rand(2, 7) < 0.7
-    every = sigmoid_focal_loss(logits, targets.double(), alpha=0.25, gamma=2.0)
-    expected = (every * mask[:, None, :] * valid[:, :, None]).sum()
-    torch.testing.assert_close(token_focal_loss(logits, targets, mask, valid), expected)
-    saturated = torch.full((1, 1, 1), 300.0, requires_grad=True)
-    loss = token_focal_loss(saturated, torch.zeros(1, 1, 1), torch.ones(1, 1))
-    loss.backward()
-    assert loss.item() == pytest.approx(225.0)
-    assert saturated.grad is not None and saturated.grad.isfinite().all()
-
-
 def test_a_fresh_head_expects_no_word() -> None:
     logits = Alignment(8, 10, prior=0.01)(torch.zeros(1, 3, 8), torch.randn(1, 4, 10), torch.ones(1, 4))
     torch.testing.assert_close(logits.sigmoid(), torch.full((1, 3, 4), 0.01))
@@ -350,8 +321,16 @@ def test_checkpoints_that_do_not_fit_are_refused(case: tuple) -> None:
         original_head(settings, weights | {name: torch.zeros(4, 7, 1, 1)})
     with pytest.raises(ValueError, match=r"has unknown 1 tensors .*rpn.head.new"):
         original_head(settings, weights | {"rpn.head.new": torch.zeros(1)})
-    with pytest.warns(UserWarning, match="flat_offsets=True"):
-        original_head(settings, weights, flat_offsets=False)
+
+
+def test_original_weights_bring_the_reading_of_offsets_that_they_were_trained_with(case: tuple) -> None:
+    settings, numbers, weights = case
+    expected = run(original_head(settings, weights), numbers).token_logits
+    head = original_head(settings, weights, flat_offsets=False)
+    assert head.config.flat_offsets
+    assert torch.equal(run(head, numbers).token_logits, expected)
+    head.set_flat_offsets(False)
+    assert (run(head, numbers).token_logits - expected).abs().max() > 0.1
 
 
 def test_maps_that_do_not_halve_are_refused() -> None:

@@ -127,13 +127,17 @@ def window_attention(attention: WindowAttention, x: Tensor, plan: WindowPlan, si
     heads, tokens = attention.num_heads, plan.window[0] * plan.window[1]
     if sizes is not None:
         x = x * within((height, width), sizes)[..., None]
-    x = pad(x, (0, 0, 0, plan.padded[1] - width, 0, plan.padded[0] - height))
+    # Padding is zero, its projection the bias. To project much of it takes longer than to move three times the channels
+    project_first = 4 * plan.padded[0] * plan.padded[1] > 5 * height * width
+    if project_first:
+        x = _pad(attention.qkv(x), plan.padded, attention.qkv.bias)
+    else:
+        x = pad(x, (0, 0, 0, plan.padded[1] - width, 0, plan.padded[0] - height))
     if any(plan.shift):
         x = torch.roll(x, (-plan.shift[0], -plan.shift[1]), dims=(1, 2))
     x = partition(x, plan.window)
-    query, key, value = (
-        split_heads(part, heads) for part in attention.qkv(x).chunk(3, dim=-1)
-    )  # (B, V, heads, T, C/heads)
+    x = x if project_first else attention.qkv(x)
+    query, key, value = (split_heads(part, heads) for part in x.chunk(3, dim=-1))  # (B, V, heads, T, C/heads)
 
     bias = attention.relative_position_bias_table[plan.bias_index].view(tokens, tokens, heads).permute(2, 0, 1)
     if plan.region is None:  # one bias for every window, which lies inside or outside a picture: windows join the batch
@@ -149,12 +153,19 @@ def window_attention(attention: WindowAttention, x: Tensor, plan: WindowPlan, si
             apart = apart | (own != own.transpose(2, 3))  # (B, V, T, T)
         bias = (bias - 100.0 * apart[:, :, None]).flatten(1, 2)
     x = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-    x = attention.proj(merge_heads(x.reshape(batch, -1, heads, tokens, x.shape[-1])))
+    x = merge_heads(x.reshape(batch, -1, heads, tokens, x.shape[-1]))
 
     x = unpartition(x, plan.window, plan.padded)
     if any(plan.shift):
         x = torch.roll(x, plan.shift, dims=(1, 2))
-    return x[:, :height, :width]
+    return attention.proj(x[:, :height, :width])
+
+
+def _pad(x: Tensor, size: Size, value: Tensor) -> Tensor:
+    """(B, H, W, C) with a value (C,) to the right and below, up to a size."""
+    batch, height, width, channels = x.shape
+    x = torch.cat([x, value.to(x.dtype).expand(batch, height, size[1] - width, channels)], dim=2)
+    return torch.cat([x, value.to(x.dtype).expand(batch, size[0] - height, size[1], channels)], dim=1)
 
 
 class ImageStream(nn.Module):

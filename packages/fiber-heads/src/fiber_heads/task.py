@@ -83,6 +83,10 @@ class TaskModel(PretrainedModel):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def set_gradient_checkpointing(self, enable: bool = True) -> None:
+        """Recompute in the backward pass instead of keeping activations: slower training in less memory."""
+        self.backbone.set_gradient_checkpointing(enable)
+
     def cross_modal_parameter_names(self) -> set[str]:
         """Parameters that bring the streams together: they learn faster than the backbones (spec: times 5)."""
         names = {f"backbone.{name}" for name in self.backbone.cross_modal_parameter_names()}

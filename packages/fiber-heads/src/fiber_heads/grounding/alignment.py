@@ -1,4 +1,4 @@
-"""How well each place of a picture fits each word: logits, and the focal loss that trains them.
+"""How well each place of a picture fits each word.
 
 Source: GLIP (Li et al. 2022), section 3.1, with a bias for each word:
 
@@ -13,7 +13,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, normalize
+from torch.nn.functional import normalize
 
 LIMIT = 50000.0  # so that a logit stays finite in half precision
 
@@ -50,38 +50,3 @@ class Alignment(nn.Module):
         keys = self.project(words / 2) * torch.exp(-self.log_scale)
         offset = words @ self.text_bias + self.bias
         return torch.baddbmm(offset[:, None], x.to(keys.dtype), keys.mT).clamp(-LIMIT, LIMIT)
-
-
-def token_focal_loss(
-    logits: Tensor,
-    targets: Tensor,
-    attention_mask: Tensor,
-    valid: Tensor | None = None,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-) -> Tensor:
-    """The sum of the binary focal losses of all anchors and real tokens (Lin et al. 2017, equation 5).
-
-    Args:
-        logits: (B, A, L).
-        targets: (B, A, L) bool, or 0 and 1: whether the anchor's box is what the token speaks of.
-        attention_mask: (B, L), 1 = real token; the others do not count.
-        valid: (B, A) bool, the anchors that count; all if None.
-        alpha: Weight of the ones, in [0, 1]; the zeros have 1 - alpha.
-        gamma: How little a logit counts that is right already.
-
-    Returns:
-        A scalar, to be divided by the number of anchors that have a box.
-
-    Example:
-        >>> token_focal_loss(torch.zeros(1, 1, 2), torch.tensor([[[1, 0]]]), torch.tensor([[1, 0]])).item()
-        0.04332169...
-    """
-    targets = targets.bool()
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    wrong = torch.where(targets, -logits, logits)  # the larger, the more the logit errs
-    loss = wrong.sigmoid().pow(gamma) * -logsigmoid(-wrong) * torch.where(targets, alpha, 1 - alpha)
-    counts = attention_mask.bool()[:, None, :]
-    if valid is not None:
-        counts = counts & valid[:, :, None]
-    return loss.masked_fill(~counts, 0).sum()

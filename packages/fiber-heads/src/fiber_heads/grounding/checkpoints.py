@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,8 +74,7 @@ def load_original_grounding(head: GroundingHead, source: str | Path | Mapping[st
     """Load the head of an original detector; the backbone's tensors in the checkpoint are left to the backbone.
 
     Args:
-        head: To be filled. Its configuration should have `flat_offsets`, which the original trained with; without
-            it the results are other ones, and a warning says so.
+        head: To be filled; `GroundingConfig.flat_offsets`, which the original trained with, is switched on.
         source: A file, or the state dict already read.
 
     Returns:
@@ -111,11 +109,6 @@ def load_original_grounding(head: GroundingHead, source: str | Path | Mapping[st
                 f"{origin} {kind} {len(names)} tensors of the grounding head (first: {names[0]}); choose the sizes in "
                 "GroundingConfig that the checkpoint was trained with"
             )
-    if not head.config.flat_offsets:
-        warnings.warn(
-            f"{origin} was trained with the original's layout of offsets, which this head does not have; build it with "
-            "GroundingConfig(flat_offsets=True), or train it further",
-            stacklevel=3,
-        )
     head.load_state_dict(loaded)
+    head.set_flat_offsets()
     return report

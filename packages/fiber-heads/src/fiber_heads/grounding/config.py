@@ -20,8 +20,9 @@ class GroundingConfig:
         anchor_scale: Side of a level's square anchor over its stride.
         max_tokens: Most tokens of a text (positive maps are at most this wide).
         flat_offsets: Whether the branch of the next coarser level reads the offsets' memory as if it had the coarser
-            map's size, as the original's kernel does. Weights trained with it need it. False takes every second row
-            and column, which are the cells that a convolution of stride 2 is centred on.
+            map's size, as the original's kernel does. Weights trained with it need it: loading the original's switches
+            it on. False takes every second row and column, which are the cells that a convolution of stride 2 is
+            centred on.
         padding_aware: Whether a picture's results are kept apart from the padding of its batch. False counts padding
             in every average, as the original does.
         no_object_column: Whether the token loss asks anchors without a box for a 1 in column `max_tokens - 1`, as the

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid
+from torch.utils.checkpoint import checkpoint
 
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.deformable import TAPS, DeformableConv
@@ -38,13 +39,17 @@ class DynamicHead(nn.Module):
     def __init__(self, config: GroundingConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(DynamicBlock(config) for _ in range(config.num_blocks))
+        self.gradient_checkpointing = False
 
     def forward(self, levels: list[Tensor], extents: list[Extent]) -> list[Tensor]:
         """Maps (B, C, H_l, W_l) of all levels, zero outside what each picture owns, to maps of the same kind."""
         with torch.autocast(levels[0].device.type, enabled=False):
             levels = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in levels]
             for block in self.blocks:
-                levels = block(levels, extents)
+                if self.gradient_checkpointing and self.training:
+                    levels = checkpoint(block, levels, extents, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    levels = block(levels, extents)
         return levels
 
 

@@ -11,7 +11,7 @@ Shapes: B batch, C channels, A anchors over all levels (fine to coarse, rows bef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -107,6 +107,12 @@ class GroundingHead(nn.Module):
             valid=valid,
         )
 
+    def set_flat_offsets(self, enable: bool = True) -> None:
+        """Switches `GroundingConfig.flat_offsets`: weights go with the reading that they were trained with."""
+        self.config = replace(self.config, flat_offsets=enable)
+        for block in self.tower.blocks:
+            block.flat_offsets = enable  # type: ignore[assignment]
+
     def _features(self, maps: Sequence[Tensor], image_sizes: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """The dynamic head's maps, and which anchors belong to their picture, (B, A)."""
         (height, width), last = maps[-1].shape[2:], self.config.strides[2]
@@ -114,8 +120,8 @@ class GroundingHead(nn.Module):
         owned = image_sizes if self.config.padding_aware else None
         extents = level_extents(shapes, self.config.strides, owned, maps[0], self.config.strides[2])
         levels = self.tower(self.pyramid(list(maps), extents), extents)
-        valid = torch.cat([extent.weights > 0 for extent in extents], dim=1).expand(len(maps[0]), -1)
-        return levels, valid
+        valid = [(extent.weights > 0).expand(len(maps[0]), -1) for extent in extents]
+        return levels, torch.cat(valid, dim=1)
 
     def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> GroundingLoadReport:
         """Load the head of an original detector; see `checkpoints.load_original_grounding`."""

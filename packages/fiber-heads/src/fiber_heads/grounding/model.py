@@ -76,7 +76,7 @@ class FiberForGrounding(TaskModel):
         if sizes.window_policy != "pad" or not sizes.pyramid_norms or not sizes.fused_text_norm:
             raise ValueError("grounding needs a backbone of the fine stage: FiberBackbone(config.fine_stage())")
         self.backbone = backbone
-        self.config = config = config or GroundingConfig()
+        config = config or GroundingConfig()
         if tuple(sizes.strides[-3:]) != config.strides[:3]:
             raise ValueError(
                 f"the backbone's last maps have strides {tuple(sizes.strides[-3:])}, but the head reads "
@@ -93,6 +93,11 @@ class FiberForGrounding(TaskModel):
             config.max_tokens - 1 if config.no_object_column else None,
         )
 
+    @property
+    def config(self) -> GroundingConfig:
+        """The head's settings."""
+        return self.grounding_head.config
+
     def to_config(self) -> dict[str, Any]:
         """Sizes of the backbone and the head."""
         return {"backbone": asdict(self.backbone.config), "grounding": asdict(self.config)}
@@ -101,6 +106,11 @@ class FiberForGrounding(TaskModel):
     def from_config(cls, config: Mapping[str, Any]) -> FiberForGrounding:
         """A fresh model from `to_config`'s dictionary."""
         return cls(FiberBackbone(FiberConfig(**config["backbone"])), GroundingConfig(**config["grounding"]))
+
+    def set_gradient_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks of the backbone and of the dynamic head in the backward pass."""
+        super().set_gradient_checkpointing(enable)
+        self.grounding_head.tower.gradient_checkpointing = enable
 
     def forward(self, batch: Mapping[str, Any]) -> GroundingOutput:
         """Predictions, and with targets their losses.
@@ -332,7 +342,7 @@ class FiberForGrounding(TaskModel):
     ) -> TaskLoadReport:
         """Loads a checkpoint of the original's detector, or, if `partial`, what a coarse one has for the backbone.
 
-        The original's weights were trained with `GroundingConfig.flat_offsets`; without it a warning says so.
+        The original's head was trained with `GroundingConfig.flat_offsets`: loading one switches it on.
 
         Args:
             source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.

@@ -1,0 +1,116 @@
+"""Detection, grounding and referring from pictures and words, by a processor that stands for any."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from fiber_backbone import FiberBackbone, fiber_tiny
+from fiber_heads import FiberForGrounding, GroundingConfig
+from fiber_heads.grounding.postprocess import DetectionSettings
+from torch import Tensor
+from torch.nn.functional import pad
+
+INPUTS = ("input_ids", "attention_mask")
+
+
+class Words:
+    """A processor that needs no package: a few words, a token each; pictures are tensors of twice the prepared size."""
+
+    def __init__(self) -> None:
+        words = ("a", "red", "blue", "dog", "cat", "horse", "bird", "car", "tree", "man", "hat", "on", ".", "big")
+        self.ids = {word: number for number, word in enumerate(words, 10)}
+
+    def __call__(self, images: list[Tensor] | None = None, text: list[str] | None = None) -> dict[str, Tensor]:
+        if images is None:
+            return {name: value for name, value in self.phrase_prompts(text or []).items() if name in INPUTS}
+        sizes = torch.tensor([image.shape[1:] for image in images])
+        return {"pixel_values": torch.stack(images)[:, :, ::2, ::2], "image_sizes": sizes // 2, "original_sizes": sizes}
+
+    def phrase_prompts(self, texts: list[str], spans: list[list[tuple[int, int]]] | None = None) -> dict:
+        rows, maps, phrases = [], [], []
+        for text, own in zip(texts, spans or [[(0, len(text))] for text in texts], strict=True):
+            ends = [match.span() for match in re.finditer(r"\S+", text)]
+            rows.append([0, *(self.ids[text[first:stop]] for first, stop in ends), 2])
+            maps.append([[False, *(first >= a and stop <= b for first, stop in ends), False] for a, b in own])
+            phrases.append([text[a:b] for a, b in own])
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [1] * (length - len(row)) for row in rows])
+        return {
+            "input_ids": ids,
+            "attention_mask": (ids != 1).long(),
+            "phrase_maps": [pad(torch.tensor(each), (0, length - len(each[0]))) for each in maps],
+            "phrase_labels": [torch.arange(len(each)) for each in maps],
+            "phrase_texts": phrases,
+        }
+
+    def category_prompts(self, categories: list[str], chunk_size: int | None = None) -> dict:
+        texts, spans, labels = [], [], torch.arange(len(categories)).split(chunk_size or 4)
+        for part in labels:
+            names = [categories[label] for label in part]
+            texts.append(" . ".join(names))
+            starts = [len(" . ".join([*names[:place], ""])) for place in range(len(names))]
+            spans.append([(start, start + len(name)) for start, name in zip(starts, names, strict=True)])
+        return {**self.phrase_prompts(texts, spans), "phrase_labels": list(labels)}
+
+
+@pytest.fixture
+def asked() -> FiberForGrounding:
+    """A small model with every parameter random, and something to ask it by."""
+    torch.manual_seed(0)
+    config = replace(fiber_tiny().config.fine_stage(), window_size=6)
+    head = GroundingConfig(channels=16, num_blocks=2, norm_groups=4, strides=(4, 8, 16, 32, 64), anchor_scale=4)
+    model = FiberForGrounding(FiberBackbone(config), head).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim < 2 else 0.1)
+    model.processor = Words()  # type: ignore[assignment]
+    return model
+
+
+CATEGORIES = ["dog", "red cat", "car", "a big dog", "bird", "tree", "dog", "man on horse", "blue hat"]  # one twice
+FIVE_EACH = DetectionSettings(max_detections=5)
+
+
+def test_detect_reads_many_categories_and_each_picture_once(asked: FiberForGrounding) -> None:
+    """More than fit a prompt: chunks share the picture below the cut, and labels are places in the list."""
+    pictures, counts = torch.randn(2, 3, 128, 192).unbind(), {"below": 0, "prompts": 0}
+    stream = asked.backbone.image_stream
+    stream.patch_embed.register_forward_hook(lambda *_: counts.update(below=counts["below"] + 1))
+    asked.grounding_head.register_forward_hook(lambda *_: counts.update(prompts=counts["prompts"] + 1))
+    ask = partial(asked.detect, threshold=0.0, settings=DetectionSettings(max_detections=1000))
+    found = ask(pictures, CATEGORIES)
+    assert counts == {"below": 1, "prompts": 3}
+    for row, each in enumerate(found):
+        assert each["text_labels"] == [CATEGORIES[label] for label in each["labels"]]
+        assert set(each["labels"].tolist()) == set(range(9))
+        apart = [ask([pictures[row]], CATEGORIES[first : first + 4])[0]["scores"] for first in (0, 4, 8)]
+        best = torch.cat(apart).sort(descending=True).values[:1000]
+        torch.testing.assert_close(each["scores"], best, rtol=1e-4, atol=1e-5)
+        assert each["boxes"][:, 2].max() > 96  # in the pixels of the picture that came, not of the prepared one
+
+
+def test_ground_answers_with_the_phrases_of_each_sentence(asked: FiberForGrounding) -> None:
+    pictures, captions = torch.randn(2, 3, 128, 192).unbind(), ["a man on a red horse", "big dog"]
+    spans = [[(0, 5), (9, 20)], [(0, 7)]]
+    found = asked.ground(pictures, captions, spans, threshold=0.0, settings=FIVE_EACH)
+    assert set(found[0]["text_labels"]) <= {"a man", "a red horse"}
+    assert set(found[1]["text_labels"]) == {"big dog"}
+    for each, names in zip(found, (["a man", "a red horse"], ["big dog"]), strict=True):
+        assert each["text_labels"] == [names[label] for label in each["labels"]]
+        assert {name: len(value) for name, value in each.items()} == dict.fromkeys(each, 5)
+    (alone,) = asked.ground([pictures[1]], "big dog", spans[1:], threshold=0.0, settings=FIVE_EACH)
+    torch.testing.assert_close(alone["boxes"], found[1]["boxes"], rtol=1e-4, atol=1e-3)  # the longer text pads nothing
+    with pytest.raises(ValueError, match="2 pictures and 1 sentences came; give one each"):
+        asked.ground(pictures, "big dog")
+
+
+def test_refer_gives_the_best_box(asked: FiberForGrounding) -> None:
+    picture = torch.randn(3, 128, 192)
+    (best,) = asked.refer([picture], "a red car")
+    (every,) = asked.ground([picture], "a red car", threshold=0.0, settings=DetectionSettings(candidates_per_level=3000))  # fmt: skip
+    assert best["text_labels"] == ["a red car"]
+    assert best["boxes"].shape == (1, 4)
+    assert best["scores"][0] == every["scores"].max()
