@@ -171,7 +171,9 @@ def test_expressions_fit_one_object() -> None:
     assert len(per_object) == 3 * sum(len(scene.objects) for scene in scenes if len(scene.objects) > 1)
     for made in expressions:
         scene, words = scenes[made.scene], made.text.split()
-        assert made.text[slice(*made.noun)] in (scene.objects[made.target].shape, "thing")
+        named = made.text[slice(*made.phrase)]
+        assert scene.objects[made.target].shape in named or "thing" in named
+        assert not {"that", "picture"} & set(named.split()), "what it is told by names something else"
         if made.dialect == "refcoco+":
             assert not {"left", "right", "top", "bottom", "above", "below", "middle"} & set(words)
             fitting = [i for i, item in enumerate(scene.objects) if all(w in (item.colour, item.shape, item.size, "thing") for w in words)]  # fmt: skip

@@ -226,8 +226,8 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
     run, photo = str(finetune("coco")), next((real_photos / "val2017").glob("*.jpg"))
     out = tmp_path / "found.png"
     commands = {
-        "detect": ["--categories", "person, dog", "--threshold", "0.05"],
-        "ground": ["a person with a dog", "--threshold", "0.05"],
+        "detect": ["--categories", "person, dog", "--threshold", "0.02"],
+        "ground": ["a person with a dog", "--threshold", "0.02"],
         "refer": ["the dog on the left"],
     }
     for command, words in commands.items():

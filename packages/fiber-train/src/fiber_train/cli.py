@@ -168,16 +168,16 @@ def _caption(options: argparse.Namespace) -> int:
 
 def _box(options: argparse.Namespace) -> int:
     model, _ = load_model(options.checkpoint, FiberForGrounding)
-    image = options.image
+    image, least = options.image, getattr(options, "threshold", 0.0)
     if options.command == "refer":
         found = model.refer(image, options.expression)[0]
     elif options.command == "ground":
-        found = model.ground(image, options.sentence)[0]
+        found = model.ground(image, options.sentence, threshold=least**2)[0]  # a score is at most the root of that
     else:
-        found = model.detect(image, [name.strip() for name in options.categories.split(",")])[0]
-    if options.command != "refer":
-        kept = int((found["scores"] >= options.threshold).sum())  # they come best first
-        found = {name: value[:kept] for name, value in found.items()}
+        categories = [name.strip() for name in options.categories.split(",")]
+        found = model.detect(image, categories, threshold=least**2)[0]
+    kept = int((found["scores"] >= least).sum())  # they come best first
+    found = {name: value[:kept] for name, value in found.items()}
     rows = zip(found["scores"].tolist(), found["text_labels"], found["boxes"].tolist(), strict=True)
     for score, name, box in rows:
         sys.stdout.write(f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}\n")

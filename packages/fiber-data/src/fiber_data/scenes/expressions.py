@@ -24,14 +24,14 @@ class Expression:
         target: Position of the object in the scene.
         dialect: One of `DIALECTS`.
         text: The expression.
-        noun: (start, end) of the target's noun in characters of `text`.
+        phrase: (start, end) of the words that name the target itself, in characters of `text`.
     """
 
     scene: int
     target: int
     dialect: str
     text: str
-    noun: tuple[int, int]
+    phrase: tuple[int, int]
 
 
 def refer(scenes: list[Scene], random: np.random.Generator) -> list[Expression]:
@@ -43,9 +43,9 @@ def refer(scenes: list[Scene], random: np.random.Generator) -> list[Expression]:
             continue
         for target, item in enumerate(scene.objects):
             for dialect, form in forms.items():
-                text, noun = form(item, scene, random)
-                start = text.index(noun)
-                made.append(Expression(position, target, dialect, text, (start, start + len(noun))))
+                text, phrase = form(item, scene, random)
+                start = text.index(phrase)
+                made.append(Expression(position, target, dialect, text, (start, start + len(phrase))))
     return made
 
 
@@ -66,7 +66,8 @@ def _shortest(item: SceneObject, scene: Scene, random: np.random.Generator) -> t
 
 def _attributes(item: SceneObject, scene: Scene, random: np.random.Generator) -> tuple[str, str]:
     adjectives, noun = _shortest(item, scene, random)
-    return " ".join([*adjectives, noun]), noun
+    text = " ".join([*adjectives, noun])
+    return text, text
 
 
 def _placed(item: SceneObject, scene: Scene, random: np.random.Generator) -> tuple[str, str]:
@@ -84,7 +85,8 @@ def _placed(item: SceneObject, scene: Scene, random: np.random.Generator) -> tup
     if not fitting:
         return _attributes(item, scene, random)
     word = fitting[int(random.integers(len(fitting)))]
-    return (f"{noun} {word}" if " " in word else f"{word} {noun}"), noun
+    text = f"{noun} {word}" if " " in word else f"{word} {noun}"
+    return text, text
 
 
 def _is_there(item: SceneObject, regions: tuple[str, ...]) -> bool:
@@ -97,8 +99,8 @@ def _related(item: SceneObject, scene: Scene, random: np.random.Generator) -> tu
     name = " ".join([*adjectives, noun])
     others = [other for other in scene.objects if other is not item and relations(item, other)]
     if not others:
-        return f"the {name} {place_words(item)} of the picture", noun
+        return f"the {name} {place_words(item)} of the picture", name
     other = others[int(random.integers(len(others)))]
     known = relations(item, other)
     words = relation_words(known[int(random.integers(len(known)))], random)
-    return f"the {name} that is {words} the {other.size} {other.colour} {other.shape}", noun
+    return f"the {name} that is {words} the {other.size} {other.colour} {other.shape}", name

@@ -215,7 +215,7 @@ def _write_expressions(root: Path, split: _Split, random: np.random.Generator) -
             entry |= {"original_id": split.image_id(expression.scene), "dataset_name": f"scenes_{dialect}"}
             images.append({**entry, "caption": expression.text, "tokens_negative": []})
             box = split.boxes(expression.scene)[expression.target]
-            rows.append(_grounding_box(len(images), len(images), box, [list(expression.noun)]))
+            rows.append(_grounding_box(len(images), len(images), box, [list(expression.phrase)]))
         content = {"images": images, "annotations": rows, "categories": _PHRASE}
         _write_json(root / "annotations" / f"finetune_{dialect}_{split.name}.json", content)
 
