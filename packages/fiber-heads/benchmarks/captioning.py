@@ -133,13 +133,14 @@ def main() -> None:
         return
     memory = {name: peak_memory(name, options) for name in VARIANTS}  # first, while this process holds no model
     made = make(options)
-    captions = {name: run(name, *made)[0] for name in VARIANTS}  # warms up
-    texts = {name: [[caption.token_ids for caption in row] for row in rows] for name, rows in captions.items()}
-    same = all(rows == texts["cached"] for rows in texts.values())
+    captions: dict[str, list[list[Caption]]] = {}
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in VARIANTS}
     for _ in range(options.rounds):
         for name in VARIANTS:  # interleaved, so that a busy moment of the machine meets both
-            rounds[name].append(run(name, *made)[1:])
+            captions[name], *seconds = run(name, *made)
+            rounds[name].append(tuple(seconds))
+    texts = {name: [[caption.token_ids for caption in row] for row in rows] for name, rows in captions.items()}
+    same = all(rows == texts["cached"] for rows in texts.values())
     median = {name: [statistics.median(column) for column in zip(*rounds[name], strict=True)] for name in VARIANTS}
     print(
         f"{options.preset}, {options.images} pictures of {made[1].shape[2]} px, beam {options.beams}, "
