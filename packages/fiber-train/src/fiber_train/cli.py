@@ -46,6 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("overrides", nargs="*", help="settings, such as data.num_workers=8 retrieval.rerank=0")
 
+    _add_questions(commands)
+
+    quickstart = commands.add_parser(
+        "quickstart", help="generate pictures, train both stages on them, report what was learned"
+    )
+    quickstart.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
+    quickstart.add_argument("overrides", nargs="*", help="settings of its runs to change")
+    return parser
+
+
+def _add_questions(commands: Any) -> None:
+    """What a trained model can be asked about one's own pictures."""
     retrieve = _with_checkpoint(commands, "retrieve", "rank the pictures of a folder by a text")
     retrieve.add_argument("--images", type=Path, required=True, help="folder of pictures, searched with its subfolders")
     retrieve.add_argument("--query", required=True, help="what to look for")
@@ -69,13 +81,6 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--threshold", type=float, default=0.3, help="least score (%(default)s)")
     refer = _with_picture(commands, "refer", "find the one thing that an expression describes")
     refer.add_argument("expression", help="such as 'the man on the left'")
-
-    quickstart = commands.add_parser(
-        "quickstart", help="generate pictures, train both stages on them, report what was learned"
-    )
-    quickstart.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
-    quickstart.add_argument("overrides", nargs="*", help="settings of its runs to change")
-    return parser
 
 
 def _with_checkpoint(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
