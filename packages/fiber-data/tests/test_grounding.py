@@ -211,3 +211,22 @@ def test_stacks_are_padded_to_multiples_as_the_original_does(fine_goldens):
         assert picture[:, :height, :width].all() and picture.sum() == 3 * height * width
     alike, _ = pad_images([torch.ones(3, 40, 40)] * 2, 32)
     assert alike.shape[-2:] == (64, 64)
+
+
+def test_one_caption_of_each_picture_another_in_another_epoch(scenes):
+    samples = read_grounding(scenes, split="train")
+    each, one = (
+        GroundingDataset(samples, build_detection_evaluation_transform(64, 64), captions=captions)
+        for captions in ("each", "random")
+    )
+    assert (len(each), len(one)) == (100, 20)
+    assert len(one.aspect_groups) == 20
+    drawn = set()
+    for epoch in range(12):
+        item = one[EpochIndex(3, epoch)]
+        own = samples[item["text_id"]]
+        assert own["image"] == samples[15]["image"], "the fourth picture"
+        assert (item["text"], item["phrases"]) == (own["caption"], own["phrases"])
+        assert item["text"] == one[EpochIndex(3, epoch)]["text"], "the same for the same seed, epoch and index"
+        drawn.add(item["text_id"])
+    assert len(drawn) >= 3

@@ -74,12 +74,14 @@ def test_the_file_of_captions_scores_what_the_run_says(finetune, scenes: Path) -
     assert len(json.loads((out / "best" / "predictions.json").read_text())) == 30
 
 
-def test_the_file_of_scores_scores_what_the_run_says(finetune) -> None:
-    out = finetune("retrieval_itm")
-    path = out / "best" / "predictions.json"
+@pytest.mark.parametrize("recipe", ["retrieval_itc", "retrieval_itm"])
+def test_the_file_of_scores_scores_what_the_run_says(recipe: str, finetune) -> None:
+    out = finetune(recipe)
+    path = out / "best" / "predictions.npz"
     found = json.loads((out / "best" / "evaluation.json").read_text())
-    assert retrieval_files.score_files(path, path)["mean_recall"] == pytest.approx(found["mean_recall"])
-    assert np.array(json.loads(path.read_text())["scores"]).shape == (30, 150)
+    scored = retrieval_files.score_files(path, path)
+    assert scored == pytest.approx({name: found[name] for name in scored})
+    assert np.load(path)["scores"].shape == (30, 150)
 
 
 def test_reranking_all_equals_looking_at_every_pair(finetune, scenes: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ A flip is held back by a caption that names a side.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from fiber_data.formats.boxes import Box
 from fiber_data.formats.detection import DetectionData, DetectionSample
 from fiber_data.formats.grounding import GroundingSample, Spans
 from fiber_data.images import BrokenImageError, load_image
+from fiber_data.packed import PackedRecords
 from fiber_data.prompts import Prompt, PromptSampler
 
 Sample = TypeVar("Sample", bound=DetectionSample | GroundingSample)
@@ -158,6 +159,7 @@ class GroundingDataset(BoxDataset[GroundingSample]):
     Args:
         samples: Samples of `fiber_data.read_grounding`.
         transform: As of `BoxDataset`.
+        captions: "each" gives an item for every caption, "random" for every picture, with one of its captions.
         include_crowds: Whether boxes around crowds are kept.
         seed: Seed of everything random.
 
@@ -166,11 +168,28 @@ class GroundingDataset(BoxDataset[GroundingSample]):
     """
 
     def __init__(
-        self, samples: Iterable[GroundingSample], transform: Transform, *, include_crowds: bool = False, seed: int = 0
+        self,
+        samples: Iterable[GroundingSample],
+        transform: Transform,
+        *,
+        captions: Literal["each", "random"] = "each",
+        include_crowds: bool = False,
+        seed: int = 0,
     ) -> None:
+        samples = list(samples)
         super().__init__(samples, transform, include_crowds, seed)
+        of_picture: dict[Any, list[int]] = {}
+        for place, sample in enumerate(samples):
+            of_picture.setdefault(sample["image"] if captions == "random" else place, []).append(place)
+        self._choices = PackedRecords(of_picture.values())
+        self.image_sizes = self.image_sizes[[places[0] for places in of_picture.values()]]
+
+    def __len__(self) -> int:
+        return len(self._choices)
 
     def _make_item(self, index: int) -> dict[str, Any]:
+        choices = self._choices[index]
+        index = choices[int(torch.randint(len(choices), ()))] if len(choices) > 1 else choices[0]
         sample = self.samples[index]
         return {
             **self._ground(index, sample["caption"], [1] * len(sample["boxes"]), sample["spans"]),

@@ -19,7 +19,7 @@ from fiber_train.loop import NonFiniteLossError
 from fiber_train.predict import find_images, load_model, retrieve
 from fiber_train.quickstart import quickstart
 from fiber_train.run import train, write_json
-from fiber_train.tasks import BY_NAME, Task, make_task
+from fiber_train.tasks import BY_NAME, Evaluation, Task, make_task
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,18 +134,19 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out:
         write_json(options.out, found.numbers)
     if options.predictions:
-        _write_predictions(options.predictions, found.predictions, name)
+        _write_predictions(options.predictions, found, name)
     return _finish(found.numbers, task)
 
 
-def _write_predictions(path: Path, predictions: dict[str, str], task: str) -> None:
+def _write_predictions(path: Path, found: Evaluation, task: str) -> None:
     """One file under the name that was given, several into a folder of this name."""
-    if not predictions:
+    if not found.predictions:
         raise ValueError(f"--predictions: {task} has no file of predictions here")
-    if len(predictions) > 1:
+    if len(found.predictions) == 1:
+        found.write_predictions(path.parent, path.name)
+    else:
         path.mkdir(parents=True, exist_ok=True)
-    for name, text in predictions.items():
-        (path if len(predictions) == 1 else path / name).write_text(text, encoding="utf-8")
+        found.write_predictions(path)
 
 
 def _retrieve(options: argparse.Namespace) -> int:

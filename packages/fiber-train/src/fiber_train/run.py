@@ -178,8 +178,7 @@ def keep_best(out: Path, task: Task, model: TaskModel, found: Evaluation, step: 
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
-        for name, text in found.predictions.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        found.write_predictions(folder)
         write_json(folder / "evaluation.json", {"step": step, **found.numbers})
 
     replace_folder(out / "best", write)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,11 +25,16 @@ class Evaluation:
 
     Attributes:
         numbers: By name.
-        predictions: By file name the texts of what the benchmark's server or tool takes, if the task has such files.
+        predictions: By name the files that the benchmark's server or tool takes, as text or bytes; none for some tasks.
     """
 
     numbers: dict[str, float]
-    predictions: dict[str, str] = field(default_factory=dict)
+    predictions: Mapping[str, str | bytes] = field(default_factory=dict)
+
+    def write_predictions(self, folder: Path, name: str | None = None) -> None:
+        """Writes the files to a folder; `name` is that of a single one, its own by default."""
+        for own, content in self.predictions.items():
+            (folder / (name or own)).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Task(ABC):

@@ -139,7 +139,8 @@ class Grounding(Task):
         if samples.detection is not None:
             parts.append(DetectionDataset(samples.detection, transform, self._sampler(samples, model), seed=seed))
         if samples.texts:
-            parts.append(GroundingDataset(samples.texts, transform, seed=seed))
+            captions = self.config.data.captions
+            parts.append(GroundingDataset(samples.texts, transform, captions=captions, seed=seed))  # type: ignore[arg-type]
         return ConcatDataset(parts)
 
     def _sampler(self, samples: BoxData, model: FiberForGrounding) -> PromptSampler:
@@ -186,16 +187,17 @@ class Grounding(Task):
         `AP`, `AP50` and the others of COCO, or of LVIS (fixed AP); of the file `name` of captions `name/recall@K`; of
         expressions `name/P@K`, and `name/P@1_empty`, that of empty expressions.
         """
-        found = Evaluation({})
+        numbers: dict[str, float] = {}
+        predictions: dict[str, str | bytes] = {}
         parts = (
             [] if samples.detection is None else [measure_detection(self, model, samples.detection, processor, fabric)]
         )
         parts += [measure_phrases(self, model, *item, processor, fabric) for item in samples.captions.items()]
         parts += [measure_expressions(self, model, *item, processor, fabric) for item in samples.expressions.items()]
         for part in parts:
-            found.numbers |= part.numbers
-            found.predictions |= part.predictions
-        return found
+            numbers |= part.numbers
+            predictions |= part.predictions
+        return Evaluation(numbers, predictions)
 
     def describe(self, numbers: dict[str, float]) -> str:
         """A line for each file."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import io
 from typing import Any
 
+import numpy as np
 import torch
 from fiber_backbone import FiberBackbone, ImageState, TextState
 from fiber_data import CaptionSample, FiberProcessor
@@ -14,14 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fiber_train.tasks.base import Evaluation, gather
-from fiber_train.tasks.pretraining import (
-    CaptionTask,
-    Pretraining,
-    chance,
-    count,
-    describe_retrieval,
-    pretraining_config,
-)
+from fiber_train.tasks.pretraining import CaptionTask, chance, count, describe_retrieval, pretraining_config
 
 _KS = (1, 5, 10)
 
@@ -46,13 +40,32 @@ class Retrieval(CaptionTask):
         The predictions are all scores, as `fiber-eval retrieval` takes them.
         """
         if model.matching_head is None:
-            recall = Pretraining.measure_recall(self, model, samples, processor, fabric)  # type: ignore[arg-type]
-            return Evaluation(count(samples) | recall)
-        images, texts, owners = self._begin(model, samples, processor, fabric)
-        scores = self._scores(model, images, texts, fabric)
+            scores, owners = self._cosines(model, samples, processor, fabric)
+        else:
+            images, texts, owners = self._begin(model, samples, processor, fabric)
+            scores = self._scores(model, images, texts, fabric)
         recall = {name: float(value) for name, value in retrieval_recall(scores, owners, _KS).items()}
-        predictions = json.dumps({"scores": scores.tolist(), "text_image_index": owners})
-        return Evaluation(count(samples) | recall | chance(len(samples), _KS), {"predictions.json": predictions})
+        file = io.BytesIO()
+        np.savez_compressed(file, scores=scores.numpy(), text_image_index=np.array(owners))
+        predictions = {"predictions.npz": file.getvalue()}
+        return Evaluation(count(samples) | recall | chance(len(samples), _KS), predictions)
+
+    def _cosines(
+        self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> tuple[Tensor, list[int]]:
+        """(pictures, captions) on the host, and the picture of each caption."""
+        images: dict[int, Any] = {}
+        texts: dict[int, tuple[Any, int]] = {}
+        for batch in self.batches(model, samples, processor, fabric):
+            features = model.encode_images(batch["pixel_values"]).float().cpu().numpy()
+            images |= zip(batch["image_ids"].tolist(), features, strict=True)
+            features = model.encode_texts(batch["input_ids"], batch["attention_mask"]).float().cpu().numpy()
+            pairs = zip(features, batch["text_image_ids"].tolist(), strict=True)
+            texts |= zip(batch["text_ids"].tolist(), pairs, strict=True)
+        images, texts = gather(images), gather(texts)
+        found, owners = zip(*(texts[number] for number in sorted(texts)), strict=True)
+        rows = np.stack([images[number] for number in range(len(samples))])
+        return torch.from_numpy(rows @ np.stack(found).T), list(owners)
 
     def _begin(
         self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
