@@ -151,6 +151,8 @@ class GroundingConfig:
     longest: int = 1333
     """Bound of the longer side."""
     shorter_in_evaluation: int = 800
+    evaluation_batch_size: int = 8
+    """Pictures looked at together in evaluations, in each process."""
     flip: float = 0.5
     """Chance of a mirrored picture; never where the text names a side."""
     head: dict[str, Any] = field(default_factory=dict)

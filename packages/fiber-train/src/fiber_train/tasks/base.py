@@ -48,7 +48,7 @@ class Task(ABC):
 
     model_class: ClassVar[type[TaskModel]]
     monitor: str
-    evaluation_batch_size: ClassVar[int] = 50
+    evaluation_batch_size: int = 50
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config

@@ -61,7 +61,11 @@ class Grounding(Task):
     """Boxes for words."""
 
     model_class = FiberForGrounding
-    evaluation_batch_size = 8
+
+    @property
+    def evaluation_batch_size(self) -> int:  # type: ignore[override]
+        """Of the configuration: pictures differ in size by task."""
+        return self.config.grounding.evaluation_batch_size
 
     @property
     def monitor(self) -> str:  # type: ignore[override]
