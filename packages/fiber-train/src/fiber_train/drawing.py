@@ -18,7 +18,8 @@ from torchvision.utils import draw_bounding_boxes
 def label_colors(count: int) -> list[tuple[int, int, int]]:
     """So many RGB colours that differ well, each dark enough for white letters; the first ones are the same always."""
     hues = [(0.6 + place * 0.618034) % 1 for place in range(count)]  # steps of the golden ratio spread evenly
-    channels = (colorsys.hsv_to_rgb(hue, 0.85, 0.75) for hue in hues)
+    # greens and yellows are bright to the eye
+    channels = (colorsys.hsv_to_rgb(hue, 0.9, 0.6 if 0.1 < hue < 0.5 else 0.8) for hue in hues)
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in channels]
 
 

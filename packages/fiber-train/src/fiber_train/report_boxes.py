@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from fiber_data import GroundingSample
 from fiber_heads import FiberForGrounding
+from torchvision.ops import nms
 
 from fiber_train.drawing import label_colors
 from fiber_train.predict import load_model
 
 _LEAST_SCORE = 0.3  # of a box that is drawn
+_SAME_THING = 0.6  # overlap of two boxes
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def _ground(model: Any, sample: GroundingSample) -> Grounded:
     spans = [phrase[0] for phrase in sample["phrases"]]
     colors = [f"rgb{color}" for color in label_colors(len(spans))]
     found = model.ground(sample["image"], sample["caption"], [spans])[0]
-    kept = found["scores"] >= _LEAST_SCORE
+    kept = nms(found["boxes"], found["scores"], _SAME_THING)  # of phrases that claim one thing the surest
+    kept = kept[found["scores"][kept] >= _LEAST_SCORE]
     pairs = zip(found["boxes"][kept].tolist(), found["labels"][kept].tolist(), strict=True)
     true = [
         _drawn(box, colors[place])
