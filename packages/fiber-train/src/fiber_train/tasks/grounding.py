@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,8 @@ class Grounding(Task):
 
     def backbone_switches(self) -> dict[str, Any]:
         """Those in which the stages differ, and the drop-path of a detector."""
-        fine, coarse = FiberConfig().fine_stage(), FiberConfig()
-        names = ("normalize_image_query", "fused_text_norm", "window_policy", "pyramid_norms", "joint_projection")
-        assert all(getattr(fine, name) != getattr(coarse, name) for name in names)
-        return {name: getattr(fine, name) for name in (*names, "drop_path_rate")}
+        fine, coarse = asdict(FiberConfig().fine_stage()), asdict(FiberConfig())
+        return {name: value for name, value in fine.items() if value != coarse[name]}
 
     def make_model(self, backbone: FiberBackbone, samples: BoxData, processor: GroundingProcessor) -> FiberForGrounding:
         """A fresh model."""
