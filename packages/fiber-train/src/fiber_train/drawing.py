@@ -52,7 +52,6 @@ def draw_detections(image: Any, detections: Mapping[str, Any]) -> Image.Image:
         font=findfont("DejaVu Sans"),
         font_size=max(10, short // 32),
         label_colors=["white"] * len(labels),
-        label_background_colors=colors,
         fill_labels=True,
     )
     return to_pil_image(drawn)
