@@ -230,6 +230,7 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
         "ground": ["a person with a dog", "--threshold", "0.02"],
         "refer": ["the dog on the left"],
     }
+    capsys.readouterr()  # a run that goes on says so
     for command, words in commands.items():
         assert main([command, str(photo), *words, "--checkpoint", run, "--out", str(out)]) == 0
         lines = capsys.readouterr().out.splitlines()

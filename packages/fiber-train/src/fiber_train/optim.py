@@ -40,7 +40,11 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
         found = [value for name, value in parameters.items() if f"{name}.".startswith(f"{prefix}.")]
         if not found:
             names = [
-                *(name for name, module in model.named_modules() if name and any(module.parameters())),
+                *(
+                    name
+                    for name, module in model.named_modules()
+                    if name and next(module.parameters(), None) is not None
+                ),
                 *parameters,
             ]
             near = get_close_matches(prefix, names, n=1, cutoff=0)[0]
