@@ -177,6 +177,10 @@ class Grounding(Task):
         """Tall pictures meet tall ones."""
         return {"alike_groups": torch.cat([part.aspect_groups for part in dataset.datasets])}  # type: ignore[attr-defined]
 
+    def needs_unused_parameters(self) -> bool:
+        """Every parameter takes part in every step, boxes or not."""
+        return False
+
     def make_collator(self, processor: GroundingProcessor, training: bool) -> ImageTextCollator:
         """Pads pictures to the backbone's last stride."""
         return ImageTextCollator(
