@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from fiber_train.tracking import read_metrics
 from PIL import Image
 
 from .conftest import FEW
-from .test_run import asked_to_stop, assert_same
+from .test_run import asked_to_stop, assert_same, losses
 
 LITTLE = ["grounding.head.num_blocks=1", "grounding.head.channels=16", "grounding.score_threshold=0"]
 
@@ -214,6 +216,26 @@ def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path
         assert train(stopped) is None
     assert train(stopped) is not None
     assert_same(Path(straight.out), Path(stopped.out))
+
+
+def test_two_processes_equal_one(scenes: Path, coarse: Path, tmp_path: Path) -> None:
+    """The losses are over the boxes of all processes, the evaluation over all their pictures."""
+    given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.eval_every=0"]
+    given += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0", "trainer.accelerator=cpu"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    expected = train(load_config(["coco", "small"], [*given, f"out={one}"]))
+    command = [sys.executable, "-m", "fiber_train.cli", "train", "coco", "small", *given, f"out={two}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [*command, "trainer.devices=2"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr
+    for (step, name, value), (other_step, other_name, other) in zip(losses(one), losses(two), strict=True):
+        assert (step, name) == (other_step, other_name)
+        assert value == pytest.approx(other, rel=1e-3), (step, name)
+    found = read(two / "evaluation.json")
+    assert found["num_images"] == 30
+    assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_a_run_without_files_says_which_settings_name_them() -> None:
