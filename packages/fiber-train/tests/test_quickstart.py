@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from fiber_train.checkpoint import load_task_model
 from fiber_train.config import load_config
 from fiber_train.quickstart import FINE, SCRATCH, quickstart
@@ -43,3 +44,9 @@ def test_both_stages_and_a_page(tmp_path: Path) -> None:
     written = weights.stat().st_mtime_ns
     assert quickstart(tmp_path, given, {"train": 40, "val": 20}) == reached
     assert weights.stat().st_mtime_ns == written, "the same call trains nothing again"
+
+
+def test_several_devices_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the quickstart runs on one device"):
+        quickstart(tmp_path / "new", ["trainer.devices=2"])
+    assert not (tmp_path / "new").exists()

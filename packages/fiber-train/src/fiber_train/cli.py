@@ -198,7 +198,7 @@ def _quickstart(options: argparse.Namespace) -> int:
     if reached is None:
         return 3
     parts = [f"{title}\n{text}\n" for title, text in reached.items()]
-    rank_zero_only(sys.stdout.write)("\n".join([*parts, f"open {options.out / 'report.html'}\n"]))
+    sys.stdout.write("\n".join([*parts, f"open {options.out / 'report.html'}\n"]))
     return 0
 
 

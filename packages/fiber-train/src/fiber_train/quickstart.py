@@ -38,9 +38,16 @@ def quickstart(
     Returns:
         What each run reached, in lines for people by its title; or None if it was asked to stop, and the same call
         goes on.
+
+    Raises:
+        ValueError: It is to run on several devices.
     """
     root = Path(out)
     configs = run_configs(root, overrides)
+    if (trainer := configs[COARSE].trainer).devices * trainer.num_nodes > 1:
+        raise ValueError(
+            "the quickstart runs on one device; leave trainer.devices and num_nodes at 1, or train recipes"
+        )
     _prepare(root, splits, configs[COARSE].data.vocab_size)
     with _beside(configs[SCRATCH]):
         if any(train(configs[title]) is None for title in (COARSE, FINE)):

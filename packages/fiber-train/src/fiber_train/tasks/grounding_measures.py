@@ -27,6 +27,7 @@ from fiber_eval import (
     referring_accuracy,
 )
 from fiber_heads import DetectionSettings
+from fiber_heads.grounding.model import REFERRING
 from lightning_fabric import Fabric
 
 from fiber_train.tasks.base import Evaluation, gather
@@ -34,7 +35,6 @@ from fiber_train.tasks.base import Evaluation, gather
 if TYPE_CHECKING:
     from fiber_train.tasks.grounding import Grounding
 
-REFERRING = DetectionSettings(score_threshold=0.0, candidates_per_level=3000)
 _KS = (1, 5, 10)
 
 
