@@ -1,12 +1,15 @@
-"""Imports run one way, and each package declares what it imports: no more, no less."""
+"""Imports run one way, between packages and inside them; each package declares what it imports, and its doors open."""
 
 from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import packages_distributions
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import EntryPoint, distribution, packages_distributions
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -38,6 +41,14 @@ def test_no_import_runs_against_the_arrows(package: Package) -> None:
     assert not wrong, f"{package.name} may import {sorted(allowed)} of our packages; but " + "; ".join(wrong)
 
 
+def test_no_import_runs_in_a_circle(package: Package) -> None:
+    try:
+        TopologicalSorter(package.module_graph()).prepare()
+    except CycleError as error:
+        circle = " imports ".join(reversed(error.args[1]))
+        pytest.fail(f"{circle}; move what they share into a module that both import", pytrace=False)
+
+
 def test_every_import_is_declared(package: Package) -> None:
     known = names(requirements(package)) | {package.name}
     third_party = [(place, module) for place, module in package.imports() if module not in sys.stdlib_module_names]
@@ -63,6 +74,32 @@ def test_siblings_are_compatible_ranges(package: Package, packages: dict[str, Pa
             text = ",".join(sorted(map(str, requirement.specifier), reverse=True))
             assert re.fullmatch(wanted, text), f"{package.name}: {requirement} should read like >=0.1,<{following}"
             assert current in requirement.specifier, f"{package.name}: {requirement} leaves out our own {current}"
+
+
+def test_every_entry_point_opens(package: Package) -> None:
+    declared = entry_points(package)
+    installed = {entry for entry in distribution(package.name).entry_points if entry.group.startswith("fiber.")}
+    assert installed == declared, f"install {package.name} again: its pyproject.toml declares other entry points"
+    closed = []
+    for entry in declared:
+        try:
+            assert entry.load() is not None
+        except (ImportError, AttributeError) as error:
+            closed.append(f"{entry.group}: {entry.name} = {entry.value} ({error})")
+    assert not closed, f"mend these in packages/{package.name}/pyproject.toml: " + "; ".join(closed)
+
+
+def test_every_group_of_entry_points_is_explained(packages: dict[str, Package], root: Path) -> None:
+    groups = {entry.group for package in packages.values() for entry in entry_points(package)}
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert groups
+    assert not {group for group in groups if f"`{group}`" not in text}, "explain these in CONTRIBUTING.md"
+
+
+def entry_points(package: Package) -> set[EntryPoint]:
+    """The parts of ours that the package declares."""
+    groups = package.project.get("entry-points", {})
+    return {EntryPoint(name, value, group) for group, named in groups.items() for name, value in named.items()}
 
 
 def requirements(package: Package) -> list[Requirement]:

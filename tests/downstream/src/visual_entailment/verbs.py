@@ -1,0 +1,27 @@
+"""What `fiber` can do with a trained model: `fiber entail photo.jpg "a dog sleeps" --checkpoint RUN`."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+
+def entail(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """say whether an image entails a hypothesis"""
+    parser.add_argument("image", type=Path, help="the image")
+    parser.add_argument("hypothesis", help="such as 'a dog sleeps'")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
+    return _entail
+
+
+def _entail(options: Namespace) -> int:
+    from fiber_train import load_model  # here, so that `fiber entail --help` waits for no torch
+
+    from visual_entailment.model import FiberForEntailment
+
+    model, _ = load_model(options.checkpoint, kind=FiberForEntailment)
+    for label, chance in model.judge(options.image, options.hypothesis).items():
+        sys.stdout.write(f"{chance:6.3f}  {label}\n")
+    return 0
