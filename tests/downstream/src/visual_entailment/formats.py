@@ -10,15 +10,15 @@ from typing import Any
 from fiber_data import CaptionSample, MappedSamples
 
 
-def read_captions_tsv(root: str | Path, split: str, *, delimiter: str = "\t") -> list[CaptionSample]:
-    """Captions of `<split>.tsv`, an image and a caption a line: `data.format=captions_tsv`.
+def read_captions_table(root: str | Path, split: str, *, delimiter: str = ",") -> list[CaptionSample]:
+    """Captions of `<split>.csv`, an image and a caption a line: `data.format=captions_table`.
 
     Args:
         root: Folder of the file and the images.
         split: Name of the file.
         delimiter: Between the two: `data.format_options.delimiter`.
     """
-    with (Path(root) / f"{split}.tsv").open(encoding="utf-8", newline="") as lines:
+    with (Path(root) / f"{split}.csv").open(encoding="utf-8", newline="") as lines:
         rows = csv.reader(lines, delimiter=delimiter)
         return [{"image": Path(root) / image, "captions": [caption], "id": image} for image, caption in rows]
 
