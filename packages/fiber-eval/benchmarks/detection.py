@@ -113,7 +113,7 @@ def contenders(annotations: dict[str, Any], found: Entries) -> dict[str, Callabl
 
     def ours(backend: Any) -> Callable[[], Callable[[], list[float]]]:
         def call(annotations: dict[str, Any], found: Entries) -> list[float]:
-            result = coco_ap(annotations, found, backend=backend)
+            result = coco_ap(found, annotations, backend=backend)
             return [result[name] for name in NAMES]
 
         return with_copies(call)

@@ -121,14 +121,14 @@ def test_equal_to_the_published_sample(coco_reference: Path, backend: str, iou_t
 @pytest.mark.parametrize("case", ["one_perfect", "one_wrong_class", "only_crowd", "iou_exactly_half"])
 def test_tiny_cases(coco_reference: Path, backend: str, case: str):
     golden = json.loads((coco_reference / "golden.json").read_text())[f"tiny_{case}"]
-    assert coco_ap(golden["gt"], golden["dt"], backend=backend) == pytest.approx(golden["stats"], rel=0, abs=1e-9)
+    assert coco_ap(golden["dt"], golden["gt"], backend=backend) == pytest.approx(golden["stats"], rel=0, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_on_crowds_ties_empty_images_and_many_detections(backend: str, seed: int):
     annotations, found = scene(seed=seed)
     expected = official(annotations, found)
-    assert coco_ap(annotations, found, backend=backend) == pytest.approx(expected, rel=0, abs=1e-9)
+    assert coco_ap(found, annotations, backend=backend) == pytest.approx(expected, rel=0, abs=1e-9)
     assert 0.1 < expected["AP"] < 0.9
     assert expected["AR1"] < expected["AR10"] < expected["AR100"]
 
@@ -136,10 +136,10 @@ def test_equal_on_crowds_ties_empty_images_and_many_detections(backend: str, see
 def test_only_the_best_hundred_of_a_category_count(backend: str):
     annotations, found = one(score=0.5)
     wrong = [{"image_id": 7, "category_id": 1, "bbox": [70, 70, 10, 10], "score": 0.9}]
-    assert coco_ap(annotations, wrong * 99 + found, backend=backend)["AP"] == pytest.approx(0.01)
-    assert coco_ap(annotations, wrong * 100 + found, backend=backend)["AP"] == 0
+    assert coco_ap(wrong * 99 + found, annotations, backend=backend)["AP"] == pytest.approx(0.01)
+    assert coco_ap(wrong * 100 + found, annotations, backend=backend)["AP"] == 0
     others = [wrong[0] | {"category_id": 2}] * 300
-    assert coco_ap(annotations, others + found, backend=backend)["AP"] == pytest.approx(1)
+    assert coco_ap(others + found, annotations, backend=backend)["AP"] == pytest.approx(1)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
@@ -157,7 +157,7 @@ def test_masks_of_every_form(backend: str):
         columns = rle_ops.decode(entry["segmentation"]).flatten(order="F")
         edges = np.flatnonzero(np.diff(columns, prepend=0))
         entry["segmentation"] = {"size": [300, 300], "counts": np.diff(edges, prepend=0, append=90000).tolist()}
-    assert coco_ap(annotations, found, iou_type="segm", backend=backend) == pytest.approx(expected, rel=0, abs=1e-9)
+    assert coco_ap(found, annotations, iou_type="segm", backend=backend) == pytest.approx(expected, rel=0, abs=1e-9)
 
     metric = CocoAP(annotations, iou_type="segm", backend=backend)
     for image in annotations["images"]:
@@ -178,12 +178,12 @@ def test_masks_of_every_form(backend: str):
 def test_annotation_id_zero_is_found(coco_reference: Path, backend: str):
     golden = json.loads((coco_reference / "golden.json").read_text())["tiny_gt_id_0_bug"]
     assert golden["pycocotools"]["AP"] == 0
-    assert coco_ap(golden["gt"], golden["dt"], backend=backend)["AP"] == pytest.approx(1)
+    assert coco_ap(golden["dt"], golden["gt"], backend=backend)["AP"] == pytest.approx(1)
 
 
 def test_no_detections_at_all(backend: str):
     annotations, _ = one()
-    result = coco_ap(annotations, [], backend=backend, per_category=True)
+    result = coco_ap([], annotations, backend=backend, per_category=True)
     assert {result[name] for name in ("AP", "AP50", "APm", "AR100", "AP/1")} == {0}
     assert {result[name] for name in ("APs", "APl", "ARs", "ARl", "AP/2")} == {-1}  # nothing of the kind is annotated
 
@@ -191,13 +191,13 @@ def test_no_detections_at_all(backend: str):
 def test_the_fast_backend_is_taken_where_it_is():
     annotations, found = scene()
     fastest = "faster_coco_eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
-    assert coco_ap(annotations, found) == coco_ap(annotations, found, backend=fastest)
+    assert coco_ap(found, annotations) == coco_ap(found, annotations, backend=fastest)
 
 
 def test_inputs_are_left_as_they_were(backend: str):
     annotations, found = scene()
     before = copy.deepcopy((annotations, found))
-    coco_ap(annotations, found, backend=backend)
+    coco_ap(found, annotations, backend=backend)
     assert (annotations, found) == before
 
 
@@ -206,7 +206,7 @@ def test_inputs_are_left_as_they_were(backend: str):
 
 def test_batches_order_and_repeats_change_nothing(backend: str):
     annotations, found = scene()
-    expected = coco_ap(annotations, found, backend=backend, per_category=True)
+    expected = coco_ap(found, annotations, backend=backend, per_category=True)
     given = predictions(annotations, found)
     metric = CocoAP(annotations, box_format="xywh", backend=backend, per_category=True)
     ids = list(given)
@@ -355,7 +355,7 @@ def test_malformed_masks(image: dict[str, Any], segmentation: Any, message: str)
     annotations = annotated("images", **image)
     annotations["annotations"][0]["segmentation"] = segmentation
     with pytest.raises(ValueError, match=message):
-        coco_ap(annotations, [], iou_type="segm")
+        coco_ap([], annotations, iou_type="segm")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_equal_one(tmp_path: Path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)
-    expected = coco_ap(*scene())
+    expected = coco_ap(*reversed(scene()))
     for rank in (0, 1):
         for result in torch.load(tmp_path / f"{rank}.pt"):
             assert {name: value.item() for name, value in result.items()} == expected

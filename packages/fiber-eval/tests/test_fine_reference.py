@@ -29,7 +29,7 @@ def test_recall_of_phrases(goldens, folder: Path, protocol) -> None:
     boxes: dict[tuple[str, int], Any] = {}
     for entry in case["predictions"]:  # a second prediction of a sentence counts for nothing
         boxes.setdefault((str(entry["image_id"]), entry["sentence_id"]), entry["boxes"])
-    found = phrase_grounding_recall(sentences, boxes, (1, 5, 10), protocol=protocol)
+    found = phrase_grounding_recall(boxes, sentences, (1, 5, 10), protocol=protocol)
     for name, value in case["expected"][protocol].items():
         measure, _, kind = name.rpartition("_")
         ours = ("" if kind == "all" else f"{kind}_") + measure.lower()
@@ -42,7 +42,7 @@ def test_precision_of_expressions(goldens) -> None:
     targets = {name: [x, y, x + width, y + height] for name, (x, y, width, height) in case["gt_xywh"].items()}
     predictions = {name: (each["boxes_xyxy"], each["scores"]) for name, each in case["predictions"].items()}
     found = referring_accuracy(
-        targets, predictions, case["dataset"], ks=case["k"], criterion="giou", threshold=case["thresh"]
+        predictions, targets, case["dataset"], ks=case["k"], criterion="giou", threshold=case["thresh"]
     )
     asked = {name: numbers for name, numbers in case["expected"].items() if name in found}
     assert asked.keys() == found.keys()
@@ -69,7 +69,7 @@ def test_lvis(goldens, folder: Path, golden: str, options: dict[str, Any]) -> No
     expected = case[golden].get("results", case[golden])
     if "per_image" in options:  # the original says 300 whatever the limit
         expected = {name.replace("@300", f"@{options['per_image']}"): value for name, value in expected.items()}
-    found = lvis_ap(truth, rows, backend="pycocotools", per_category=True, **options)
+    found = lvis_ap(rows, truth, backend="pycocotools", per_category=True, **options)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
     for category, value in case[golden].get("AP_per_category", {}).items():
         assert found[f"AP/{category}"] == pytest.approx(value, abs=1e-9)

@@ -83,7 +83,7 @@ def test_equal_to_the_official_sample(lvis_reference: Path, backend: str, protoc
 
 
 def test_groups_of_frequency(backend: str):
-    result = lvis_ap(two_images(), ALL_RIGHT[:3], backend=backend)
+    result = lvis_ap(ALL_RIGHT[:3], two_images(), backend=backend)
     assert (result["APf"], result["APr"], result["APc"]) == pytest.approx((1, 51 / 101, 0))
     assert result["AP"] == pytest.approx((1 + 51 / 101 + 0) / 3)
     assert result["AR@300"] == pytest.approx((1 + 0.5 + 0) / 3)
@@ -98,19 +98,19 @@ def test_groups_of_frequency(backend: str):
 )
 def test_categories_that_nobody_looked_for(backend: str, image: dict[str, Any], expected: float):
     more = [*ALL_RIGHT, found(7, 3, score=0.9)]
-    assert lvis_ap(two_images(**image), more, backend=backend)["APc"] == pytest.approx(expected)
+    assert lvis_ap(more, two_images(**image), backend=backend)["APc"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("box", [ELSEWHERE, BOX, [180, 180, 400, 400], [5, 5, 0, 30]])
 def test_categories_not_annotated_exhaustively(backend: str, box: list[float]):
     more = [*ALL_RIGHT, found(7, 1, box, score=0.9), found(8, 2, ELSEWHERE, score=0.9)]
     listed = two_images(not_exhaustive_category_ids=[1])
-    right = lvis_ap(listed, ALL_RIGHT, backend=backend, per_category=True)
-    result = lvis_ap(listed, more, backend=backend, per_category=True)
+    right = lvis_ap(ALL_RIGHT, listed, backend=backend, per_category=True)
+    result = lvis_ap(more, listed, backend=backend, per_category=True)
     assert result["AP/1"] == right["AP/1"] == pytest.approx(1)
     assert result["AP/2"] < 1  # listed for the other image and category only
     unlisted = [*ALL_RIGHT, found(7, 1, ELSEWHERE, score=0.9)]
-    assert lvis_ap(two_images(), unlisted, backend=backend, per_category=True)["AP/1"] < 1
+    assert lvis_ap(unlisted, two_images(), backend=backend, per_category=True)["AP/1"] < 1
 
 
 def test_unmatched_masks_where_annotation_is_not_exhaustive(backend: str):
@@ -122,28 +122,28 @@ def test_unmatched_masks_where_annotation_is_not_exhaustive(backend: str):
         mask = np.zeros((200, 200), dtype=np.uint8, order="F")
         mask[y : y + height, x : x + width] = 1
         entry["segmentation"] = rle_ops.encode(mask)
-    result = lvis_ap(annotations, more, iou_type="segm", backend=backend)
+    result = lvis_ap(more, annotations, iou_type="segm", backend=backend)
     assert (result["APf"], result["APc"]) == pytest.approx((1, 1))
     assert 0.5 < result["APr"] < 1
 
 
 def test_the_best_of_an_image_and_of_a_category(backend: str):
     lower = [found(7, 1, ELSEWHERE, 0.9)] * 2 + [found(7, 2, ELSEWHERE, 0.9)] * 2 + ALL_RIGHT
-    assert lvis_ap(two_images(), lower, per_image=5, backend=backend)["AR@5"] == pytest.approx((0.5 + 1 + 1) / 3)
-    fixed = lvis_ap(two_images(), lower, fixed=True, fixed_per_category=3, per_image=1, backend=backend)
+    assert lvis_ap(lower, two_images(), per_image=5, backend=backend)["AR@5"] == pytest.approx((0.5 + 1 + 1) / 3)
+    fixed = lvis_ap(lower, two_images(), fixed=True, fixed_per_category=3, per_image=1, backend=backend)
     assert fixed["AR@-1"] == pytest.approx((0.5 + 0.5 + 1) / 3)  # of equal scores, the first
 
 
 def test_more_than_a_hundred_of_a_category(backend: str):
     many = [found(7, 1, ELSEWHERE, 0.9)] * 298
-    assert lvis_ap(two_images(), many + ALL_RIGHT, backend=backend)["AR@300"] == pytest.approx(1)
+    assert lvis_ap(many + ALL_RIGHT, two_images(), backend=backend)["AR@300"] == pytest.approx(1)
     many *= 2
-    assert lvis_ap(two_images(), many + ALL_RIGHT, backend=backend)["AR@300"] == pytest.approx((0.5 + 0.5 + 1) / 3)
-    assert lvis_ap(two_images(), many + ALL_RIGHT, backend=backend, fixed=True)["AR@-1"] == pytest.approx(1)
+    assert lvis_ap(many + ALL_RIGHT, two_images(), backend=backend)["AR@300"] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert lvis_ap(many + ALL_RIGHT, two_images(), backend=backend, fixed=True)["AR@-1"] == pytest.approx(1)
 
 
 def test_no_detections_at_all(backend: str):
-    result = lvis_ap(two_images(), [], backend=backend)
+    result = lvis_ap([], two_images(), backend=backend)
     assert (result["AP"], result["APr"], result["APs"], result["AR@300"]) == (0, 0, -1, 0)
 
 
@@ -167,7 +167,7 @@ def test_malformed_images(tmp_path: Path, change: dict[str, Any], message: str):
 def test_malformed_frequency():
     annotations = two_images() | {"categories": [{"id": number, "frequency": "often"} for number in (1, 2, 3)]}
     with pytest.raises(ValueError, match="frequency of category 1 must be one of r, c, f, but is 'often'"):
-        lvis_ap(annotations, [])
+        lvis_ap([], annotations)
 
 
 def test_malformed_results(tmp_path: Path):
@@ -182,7 +182,7 @@ def test_limits_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, but is 0"):
         LvisAP(two_images(), **{name: 0})
     with pytest.raises(ValueError, match=f"{name} must be at least 1, but is 0"):
-        lvis_ap(two_images(), [], **{name: 0})
+        lvis_ap([], two_images(), **{name: 0})
 
 
 # The metric
@@ -208,7 +208,7 @@ def test_the_metric_equals_the_function(lvis_reference: Path, options: dict[str,
     metric = LvisAP(annotations, box_format="xywh", **options)
     update(metric, results, image_ids[::-1])
     update(metric, [], image_ids[:3])  # came before: ignored
-    assert {name: value.item() for name, value in metric.compute().items()} == lvis_ap(annotations, results, **options)
+    assert {name: value.item() for name, value in metric.compute().items()} == lvis_ap(results, annotations, **options)
 
 
 def work(rank: int, folder: str) -> None:
@@ -226,5 +226,5 @@ def test_two_processes_equal_one(tmp_path: Path):
     for rank in (0, 1):
         for result in torch.load(tmp_path / f"{rank}.pt"):
             assert {name: value.item() for name, value in result.items()} == lvis_ap(
-                two_images(), ALL_RIGHT, fixed=True
+                ALL_RIGHT, two_images(), fixed=True
             )

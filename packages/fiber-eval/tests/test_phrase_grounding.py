@@ -71,7 +71,7 @@ def test_reads_the_phrases_that_have_boxes(flickr: tuple[Path, Path, dict]):
 
 
 def test_types_ks_and_upper_bound():
-    result = phrase_grounding_recall(sentences(), predictions(), ks=(1, 2))
+    result = phrase_grounding_recall(predictions(), sentences(), ks=(1, 2))
     assert result == {
         "recall@1": pytest.approx(1 / 3),
         "recall@2": pytest.approx(2 / 3),
@@ -92,7 +92,7 @@ def test_merged_wants_the_box_around_all():
     only = sentences()[2:]
     around, single = {("8", 0): [[(0, 0, 30, 30)]]}, {("8", 0): [[MEN[1]]]}
     found = {
-        (protocol, name): phrase_grounding_recall(only, boxes, protocol=protocol)["recall@1"].item()
+        (protocol, name): phrase_grounding_recall(boxes, only, protocol=protocol)["recall@1"].item()
         for protocol in ("separate", "merged")
         for name, boxes in (("around", around), ("single", single))
     }
@@ -106,13 +106,13 @@ def test_merged_wants_the_box_around_all():
 
 def test_overlap_of_exactly_the_threshold_is_right():
     half = {("8", 0): [[(20, 20, 30, 25)]]}
-    assert phrase_grounding_recall(sentences()[2:], half)["recall@1"] == 1
-    assert phrase_grounding_recall(sentences()[2:], half, iou_threshold=0.51)["recall@1"] == 0
+    assert phrase_grounding_recall(half, sentences()[2:])["recall@1"] == 1
+    assert phrase_grounding_recall(half, sentences()[2:], iou_threshold=0.51)["recall@1"] == 0
 
 
 def test_phrase_without_predicted_boxes_is_missed():
     boxes = predictions() | {("7", 1): [[], torch.tensor([DOG])]}
-    result = phrase_grounding_recall(sentences(), boxes)
+    result = phrase_grounding_recall(boxes, sentences())
     assert result["people_upper_bound"] == 0
     assert result["animals_recall@1"] == 1
 
@@ -123,7 +123,7 @@ def test_batches_order_and_repeats_change_nothing():
     metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], predictions()["8", 0]])
     with pytest.raises(ValueError, match="'phrase 0 of sentence 0 of image 8' came twice with different predictions"):
         metric.update([("8", 0)], [[[MEN[0]]]])
-    assert metric.compute() == phrase_grounding_recall(sentences(), predictions())
+    assert metric.compute() == phrase_grounding_recall(predictions(), sentences())
     metric.reset()
     metric.update([("8", 0), ("7", 1)], [[[MEN[0]]], predictions()["7", 1]])
     assert metric.compute()["people_recall@1"] == 1
@@ -158,7 +158,7 @@ def test_update_refuses(key: tuple[str, int], boxes: list, message: str):
     with pytest.raises(ValueError, match=message):
         metric.update([("8", 0), key], [[[MEN[0]]], boxes])
     metric.update(list(good), list(good.values()))
-    assert metric.compute() == phrase_grounding_recall(sentences(), good)  # nothing of the refused batch stayed
+    assert metric.compute() == phrase_grounding_recall(good, sentences())  # nothing of the refused batch stayed
 
 
 @pytest.mark.parametrize(
@@ -286,5 +286,5 @@ def work(rank: int, folder: str) -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_equal_one(tmp_path: Path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)
-    expected = phrase_grounding_recall(sentences(), predictions())
+    expected = phrase_grounding_recall(predictions(), sentences())
     assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == [expected, expected]

@@ -22,7 +22,7 @@ def question(number: int | list, answers: list[str], answer_type: str = "other",
 
 
 def accuracy(answer: str, people: list[str]) -> float:
-    return vqa_accuracy([question(1, people)], {1: answer})["overall"]
+    return vqa_accuracy({1: answer}, [question(1, people)])["overall"]
 
 
 def write(path: Path, content: object) -> Path:
@@ -112,8 +112,8 @@ def test_equal_answers_need_no_answer_id():
     entry = question(1, ["cat"] * 8 + ["dog"] * 2)
     for each in entry["answers"]:
         del each["answer_id"]
-    assert vqa_accuracy([entry], {1: "cat"})["overall"] == 100
-    assert vqa_accuracy([entry], {1: "dog"})["overall"] == 60
+    assert vqa_accuracy({1: "cat"}, [entry])["overall"] == 100
+    assert vqa_accuracy({1: "dog"}, [entry])["overall"] == 60
 
 
 def test_groups_and_rounding():
@@ -123,7 +123,7 @@ def test_groups_and_rounding():
         question(3, ["yes"] * 10, "yes/no", "is it"),
         question(4, ["no"] * 10, "yes/no", "is there"),
     ]
-    result = vqa_accuracy(annotations, {1: "2", 2: "no", 3: "no", 4: "yes"})
+    result = vqa_accuracy({1: "2", 2: "no", 3: "no", 4: "yes"}, annotations)
     assert result["perAnswerType"] == {"number": 100, "yes/no": 33.33}
     assert result["perQuestionType"] == {"how many": 100, "is it": 50, "is there": 0}
     assert result["overall"] == 50

@@ -62,9 +62,9 @@ def test_official_numbers(nlvr2_reference: Path, tmp_path: Path, split: str):
 
 def test_a_sentence_is_consistent_if_right_with_all_its_pairs():
     right = {name: str(label).lower() for name, label in LABELS.items()}
-    assert nlvr2_accuracy(LABELS, right) == {"accuracy": 1, "consistency": 1}
-    assert nlvr2_accuracy(LABELS, {**right, "dev-1-2-0": "FALSE"}) == {"accuracy": 0.75, "consistency": 0.5}
-    assert nlvr2_accuracy(LABELS, {**right, "dev-1-0-1": "true"}) == {"accuracy": 0.75, "consistency": 0.5}
+    assert nlvr2_accuracy(right, LABELS) == {"accuracy": 1, "consistency": 1}
+    assert nlvr2_accuracy({**right, "dev-1-2-0": "FALSE"}, LABELS) == {"accuracy": 0.75, "consistency": 0.5}
+    assert nlvr2_accuracy({**right, "dev-1-0-1": "true"}, LABELS) == {"accuracy": 0.75, "consistency": 0.5}
 
 
 def test_subsets_and_single_examples():

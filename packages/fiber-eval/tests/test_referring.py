@@ -40,7 +40,7 @@ def coco(targets: dict = TARGETS) -> dict:
 
 
 def hit(box: list[float], target: list[float], **options) -> bool:
-    return referring_accuracy({1: target}, {1: ([box], [1.0])}, ks=(1,), **options)["all"]["P@1"] == 1
+    return referring_accuracy({1: ([box], [1.0])}, {1: target}, ks=(1,), **options)["all"]["P@1"] == 1
 
 
 # Equal to the official evaluator
@@ -114,8 +114,8 @@ def test_boxes_rank_by_score_whatever_their_order():
 def test_equal_scores_rank_by_coordinates_as_in_mdetr():
     wrong, right = [20.0, 20, 40, 40], [0.0, 0, 10, 10]
     for boxes in ([wrong, right], [right, wrong]):
-        assert referring_accuracy({1: right}, {1: (boxes, [0.5, 0.5])}, ks=(1, 2))["all"] == {"P@1": 0, "P@2": 1}
-        assert referring_accuracy({1: wrong}, {1: (boxes, [0.5, 0.5])}, ks=(1, 2))["all"] == {"P@1": 1, "P@2": 1}
+        assert referring_accuracy({1: (boxes, [0.5, 0.5])}, {1: right}, ks=(1, 2))["all"] == {"P@1": 0, "P@2": 1}
+        assert referring_accuracy({1: (boxes, [0.5, 0.5])}, {1: wrong}, ks=(1, 2))["all"] == {"P@1": 1, "P@2": 1}
 
 
 def test_no_box_is_a_miss(tmp_path: Path):

@@ -32,12 +32,12 @@ class Curves:
     """[T, K, A, M]."""
 
 
-def evaluate(truth: GroundTruth, found: Regions, backend: Backend, max_detections: Sequence[int]) -> Curves:
+def evaluate(found: Regions, truth: GroundTruth, backend: Backend, max_detections: Sequence[int]) -> Curves:
     """Precision and recall of every category, each by itself on the images that hold it.
 
     Args:
-        truth: The annotations.
         found: The detections; those of one score count in the order of images' ids, and within one as they stand.
+        truth: The annotations.
         backend: The evaluator.
         max_detections: M numbers of detections of a category that count in an image, rising.
 

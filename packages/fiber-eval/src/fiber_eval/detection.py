@@ -44,8 +44,8 @@ COCO_MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
 
 
 def coco_ap(
+    predictions: Sequence[Mapping[str, Any]] | Path | str,
     annotations: Mapping[str, Any] | Path | str,
-    detections: Sequence[Mapping[str, Any]] | Path | str,
     *,
     iou_type: IouType = "bbox",
     backend: Backend = "auto",
@@ -57,10 +57,10 @@ def coco_ap(
     within an image; images go by their ids. At most 100 detections of a category count in an image, the best ones.
 
     Args:
+        predictions: A COCO results file or its contents: `image_id`, `category_id`, `score`, and `bbox` or, for masks,
+            `segmentation` in run lengths. A detection that comes twice counts twice.
         annotations: A COCO annotation file (`.json` or `.json.gz`) or its contents: `images`, `annotations` (each with
             `area`; `iscrowd` is 0 where it is absent) and `categories`. Ids need not be contiguous.
-        detections: A COCO results file or its contents: `image_id`, `category_id`, `score`, and `bbox` or, for masks,
-            `segmentation` in run lengths. A detection that comes twice counts twice.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
         backend: The evaluator. "auto" takes faster-coco-eval where it is installed, otherwise pycocotools.
         per_category: Whether to add `AP/<category id>` for each category.
@@ -78,15 +78,54 @@ def coco_ap(
         >>> from fiber_eval.detection import coco_ap
         >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0, "id": 1}
         >>> annotations = {"images": [{"id": 7}], "categories": [{"id": 1, "name": "dog"}], "annotations": [truth]}
-        >>> result = coco_ap(annotations, [{"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 40], "score": 0.9}])
+        >>> result = coco_ap([{"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 40], "score": 0.9}], annotations)
         >>> round(result["AP50"], 6), round(result["AP"], 6)  # an overlap of 0.8 passes 7 of 10 thresholds
         (1.0, 0.7)
     """
     truth = read_annotations(annotations, iou_type)
-    return summarize(truth, read_detections(detections, truth), backend, per_category)
+    return summarize(read_detections(predictions, truth), truth, backend, per_category)
 
 
-score_files = coco_ap  # as every benchmark's module calls it
+def score_files(
+    annotations: Path,
+    results: Path,
+    *,
+    iou_type: IouType = "bbox",
+    backend: Backend = "auto",
+    per_category: bool = False,
+) -> dict[str, float]:
+    """Score a results file.
+
+    Args:
+        annotations: COCO's instances_*.json
+        results: JSON [{image_id, category_id, bbox: [x, y, width, height] or segmentation, score}]
+        iou_type: As of `coco_ap`, like the two that follow.
+        backend: The evaluator.
+        per_category: Whether to add `AP/<category id>` for each category.
+
+    Returns:
+        As `coco_ap`.
+
+    Raises:
+        ValueError: As `coco_ap`.
+        ModuleNotFoundError: The backend is not installed.
+
+    Source: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.detection import score_files
+        >>> box = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50]}
+        >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1}], "annotations": [box | {"id": 1, "area": 2500}]}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps(truth))
+        ...     _ = results.write_text(json.dumps([box | {"score": 0.9}]))
+        ...     round(score_files(annotations, results)["AP"], 6)
+        1.0
+    """
+    return coco_ap(results, annotations, iou_type=iou_type, backend=backend, per_category=per_category)
 
 
 class DetectionMetric(RecordMetric):
@@ -152,13 +191,13 @@ class DetectionMetric(RecordMetric):
             )
         truth = self.truth.without(missing)
         found = Regions.join([truth.regions[:0], *(seen[image_id] for image_id in truth.images)])
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score(truth, found).items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score(found, truth).items()}
 
     @staticmethod
     def _read(annotations: Any, iou_type: IouType) -> GroundTruth:
         return read_annotations(annotations, iou_type)
 
-    def _score(self, truth: GroundTruth, found: Regions) -> dict[str, float]:
+    def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
         raise NotImplementedError
 
     def _regions(self, image_id: int, prediction: Mapping[str, Any]) -> Regions:
@@ -218,15 +257,15 @@ class CocoAP(DetectionMetric):
         0.7
     """
 
-    def _score(self, truth: GroundTruth, found: Regions) -> dict[str, float]:
-        return summarize(truth, found, self.backend, self.per_category)
+    def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
+        return summarize(found, truth, self.backend, self.per_category)
 
 
 def summarize(
-    truth: GroundTruth, found: Regions, backend: Backend = "auto", per_category: bool = False
+    found: Regions, truth: GroundTruth, backend: Backend = "auto", per_category: bool = False
 ) -> dict[str, float]:
     """The twelve numbers of COCO, as `coco_ap` gives them."""
-    curves = evaluate(truth, found, backend, COCO_MAX_DETECTIONS)
+    curves = evaluate(found, truth, backend, COCO_MAX_DETECTIONS)
     result = average_precisions(curves.precision[..., -1])
     for place, count in enumerate(COCO_MAX_DETECTIONS):
         result[f"AR{count}"] = mean(curves.recall[:, :, 0, place])

@@ -32,8 +32,8 @@ EVERYWHERE = (-1e9, -1e9, 3e9, 3e9)  # a box around any other
 
 
 def lvis_ap(
+    predictions: Sequence[Mapping[str, Any]] | Path | str,
     annotations: Mapping[str, Any] | Path | str,
-    detections: Sequence[Mapping[str, Any]] | Path | str,
     *,
     iou_type: IouType = "bbox",
     fixed: bool = False,
@@ -45,9 +45,9 @@ def lvis_ap(
     """LVIS average precision and recall of a list of detections.
 
     Args:
+        predictions: A results file in COCO's format or its contents.
         annotations: An LVIS annotation file (`.json` or `.json.gz`) or its contents: as COCO's, with `neg_category_ids`
             and `not_exhaustive_category_ids` in each image and `frequency` ("r", "c" or "f") in each category.
-        detections: A results file in COCO's format or its contents.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
         fixed: Fixed AP: no limit an image, but one a category over the whole data set.
         per_image: Detections of all categories that count in an image, the best ones; not of use in fixed AP.
@@ -72,17 +72,73 @@ def lvis_ap(
         >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "id": 1}
         >>> found = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "score": 0.9}
         >>> annotations = {"images": [image], "categories": categories, "annotations": [truth]}
-        >>> result = lvis_ap(annotations, [found, found | {"category_id": 3}])  # nobody looked for category 3
+        >>> result = lvis_ap([found, found | {"category_id": 3}], annotations)  # nobody looked for category 3
         >>> round(result["APf"], 6), result["APc"]
         (1.0, -1.0)
     """
     truth = read_lvis(annotations, iou_type)
-    found = read_detections(detections, truth)
+    found = read_detections(predictions, truth)
     limits = {"per_image": per_image, "fixed_per_category": fixed_per_category}
-    return summarize_lvis(truth, found, fixed=fixed, backend=backend, per_category=per_category, **limits)
+    return summarize_lvis(found, truth, fixed=fixed, backend=backend, per_category=per_category, **limits)
 
 
-score_files = lvis_ap  # as every benchmark's module calls it
+def score_files(
+    annotations: Path,
+    results: Path,
+    *,
+    iou_type: IouType = "bbox",
+    fixed: bool = False,
+    per_image: int = STANDARD_PER_IMAGE,
+    fixed_per_category: int = FIXED_PER_CATEGORY,
+    backend: Backend = "auto",
+    per_category: bool = False,
+) -> dict[str, float]:
+    """Score a results file.
+
+    Args:
+        annotations: LVIS's lvis_v1_*.json
+        results: JSON [{image_id, category_id, bbox: [x, y, width, height] or segmentation, score}]
+        iou_type: As of `lvis_ap`, like all that follow.
+        fixed: Whether fixed AP is wanted, or standard.
+        per_image: Detections that count in an image.
+        fixed_per_category: Detections that count of a category in fixed AP.
+        backend: The evaluator.
+        per_category: Whether to add `AP/<category id>` for each category.
+
+    Returns:
+        As `lvis_ap`.
+
+    Raises:
+        ValueError: As `lvis_ap`.
+        ModuleNotFoundError: The backend is not installed.
+
+    Source: Gupta et al. 2019, LVIS, https://arxiv.org/abs/1908.03195; fixed AP: https://arxiv.org/abs/2102.01066
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from fiber_eval.lvis import score_files
+        >>> image = {"id": 7, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+        >>> box = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50]}
+        >>> truth = {"images": [image], "categories": [{"id": 1, "frequency": "r"}]}
+        >>> truth["annotations"] = [box | {"id": 1, "area": 2500}]
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
+        ...     _ = annotations.write_text(json.dumps(truth))
+        ...     _ = results.write_text(json.dumps([box | {"score": 0.9}]))
+        ...     round(score_files(annotations, results)["APr"], 6)
+        1.0
+    """
+    return lvis_ap(
+        results,
+        annotations,
+        iou_type=iou_type,
+        fixed=fixed,
+        per_image=per_image,
+        fixed_per_category=fixed_per_category,
+        backend=backend,
+        per_category=per_category,
+    )
 
 
 class LvisAP(DetectionMetric):
@@ -142,10 +198,10 @@ class LvisAP(DetectionMetric):
     def _read(annotations: Any, iou_type: IouType) -> GroundTruth:
         return read_lvis(annotations, iou_type)
 
-    def _score(self, truth: GroundTruth, found: Regions) -> dict[str, float]:
+    def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
         return summarize_lvis(
-            truth,
             found,
+            truth,
             fixed=self.fixed,
             per_image=self.per_image,
             fixed_per_category=self.fixed_per_category,
@@ -176,8 +232,8 @@ def read_lvis(given: Any, iou_type: IouType) -> GroundTruth:
 
 
 def summarize_lvis(
-    truth: GroundTruth,
     found: Regions,
+    truth: GroundTruth,
     *,
     fixed: bool = False,
     per_image: int = STANDARD_PER_IMAGE,
@@ -191,8 +247,8 @@ def summarize_lvis(
         found = found[_best(found.category_ids, found.scores, fixed_per_category)]
     else:
         found = found[_best(found.image_ids, found.scores, per_image)]
-    truth, found = _as_coco(truth, found)
-    curves = evaluate(truth, found, backend, [max(1, len(found))])
+    found, truth = _as_coco(found, truth)
+    curves = evaluate(found, truth, backend, [max(1, len(found))])
     result = average_precisions(curves.precision[..., 0])
     frequencies = np.array([category["frequency"] for category in truth.categories.values()])
     for frequency in FREQUENCIES:
@@ -217,7 +273,7 @@ def _best(groups: NDArray[np.int64], scores: NDArray[np.float64], count: int) ->
     return kept
 
 
-def _as_coco(truth: GroundTruth, found: Regions) -> tuple[GroundTruth, Regions]:
+def _as_coco(found: Regions, truth: GroundTruth) -> tuple[Regions, GroundTruth]:
     """What makes COCO's evaluators count as LVIS does: see the head of the module."""
     image_ids, category_ids = (np.fromiter(ids, np.int64, len(ids)) for ids in (truth.images, truth.categories))
 
@@ -251,4 +307,4 @@ def _as_coco(truth: GroundTruth, found: Regions) -> tuple[GroundTruth, Regions]:
         crowds=np.ones(count, dtype=np.int64),
         rles=rles,
     )
-    return replace(truth, regions=Regions.join([truth.regions, crowds])), found
+    return found, replace(truth, regions=Regions.join([truth.regions, crowds]))

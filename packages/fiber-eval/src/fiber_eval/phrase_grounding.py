@@ -29,8 +29,8 @@ _MISSED = 0  # the outcome of a phrase without a right box; of others, the rank 
 
 
 def phrase_grounding_recall(
+    predictions: Mapping[SentenceKey, Sequence[Tensor | Sequence[Sequence[float]]]],
     sentences: Sequence[Sentence],
-    boxes: Mapping[SentenceKey, Sequence[Tensor | Sequence[Sequence[float]]]],
     ks: Sequence[int] = (1, 5, 10),
     *,
     protocol: Protocol = "separate",
@@ -39,9 +39,9 @@ def phrase_grounding_recall(
     """Recall at K of predicted boxes.
 
     Args:
+        predictions: For each (image id, sentence id) the boxes of its phrases in order, each [N, 4] as x1, y1, x2, y2
+            in pixels, the best first. Sentences without phrases may be left out.
         sentences: What is to be found, as `read_flickr30k_entities` gives it.
-        boxes: For each (image id, sentence id) the boxes of its phrases in order, each [N, 4] as x1, y1, x2, y2 in
-            pixels, the best first. Sentences without phrases may be left out.
         ks: The K of each recall, at least 1.
         protocol: "separate": any box of a phrase is right (MDETR's any-box, used by FIBER). "merged": the only right
             box is the one that encloses them all.
@@ -59,12 +59,12 @@ def phrase_grounding_recall(
         >>> from fiber_eval.phrase_grounding import phrase_grounding_recall
         >>> dog = Phrase("a dog", 0, ("animals",), ((10, 10, 50, 50),))
         >>> sentences = [Sentence("1000", 0, "a dog runs", (dog,))]
-        >>> result = phrase_grounding_recall(sentences, {("1000", 0): [[[0, 0, 9, 9], [12, 10, 50, 50]]]})
+        >>> result = phrase_grounding_recall({("1000", 0): [[[0, 0, 9, 9], [12, 10, 50, 50]]]}, sentences)
         >>> result["recall@1"].item(), result["animals_recall@5"].item()
         (0.0, 1.0)
     """
     metric = PhraseGroundingRecall(sentences, ks, protocol=protocol, iou_threshold=iou_threshold)
-    metric.update(list(boxes), list(boxes.values()))
+    metric.update(list(predictions), list(predictions.values()))
     return metric.compute()
 
 

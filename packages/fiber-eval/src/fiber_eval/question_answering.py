@@ -123,14 +123,14 @@ class VQAAccuracy(PerSampleMetric):
         return {question: outcome / (3 * len(self.people[question])) for question, outcome in outcomes.items()}
 
 
-def vqa_accuracy(annotations: Sequence[Mapping[str, Any]], answers: Mapping[Any, str]) -> dict[str, Any]:
-    """VQA accuracy of answers by question id; arguments as of `VQAAccuracy`, result as of `VQAAccuracy.result`.
+def vqa_accuracy(answers: Mapping[Any, str], annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """VQA accuracy of answers by question id; annotations as of `VQAAccuracy`, result as of `VQAAccuracy.result`.
 
     Example:
         >>> from fiber_eval.question_answering import vqa_accuracy
         >>> people = [{"answer": text} for text in ["two"] * 2 + ["3"] * 8]
         >>> kind = {"question_type": "how many", "answer_type": "number"}
-        >>> vqa_accuracy([{"question_id": 1, "answers": people, **kind}], {1: "2"})
+        >>> vqa_accuracy({1: "2"}, [{"question_id": 1, "answers": people, **kind}])
         {'overall': 60.0, 'perQuestionType': {'how many': 60.0}, 'perAnswerType': {'number': 60.0}}
     """
     metric = VQAAccuracy(annotations)

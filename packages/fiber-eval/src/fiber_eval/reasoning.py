@@ -98,15 +98,15 @@ class NLVR2Accuracy(PerSampleMetric):
 
 
 def nlvr2_accuracy(
-    labels: Mapping[str, bool | str],
     predictions: Mapping[str, bool | str],
+    labels: Mapping[str, bool | str],
     subsets: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, float]:
     """Accuracy and consistency of predictions by identifier; arguments and result as of `NLVR2Accuracy`.
 
     Example:
         >>> from fiber_eval.reasoning import nlvr2_accuracy
-        >>> nlvr2_accuracy({"dev-1-0-0": "True", "dev-1-1-0": "False"}, {"dev-1-0-0": "True", "dev-1-1-0": "True"})
+        >>> nlvr2_accuracy({"dev-1-0-0": "True", "dev-1-1-0": "True"}, {"dev-1-0-0": "True", "dev-1-1-0": "False"})
         {'accuracy': 0.5, 'consistency': 0.0}
     """
     metric = NLVR2Accuracy(labels, subsets)

@@ -130,16 +130,16 @@ class ReferringAccuracy(PerSampleMetric):
 
 
 def referring_accuracy(
-    targets: Mapping[Any, Box],
     predictions: Mapping[Any, Prediction],
+    targets: Mapping[Any, Box],
     datasets: Mapping[Any, str] | None = None,
     **options: Any,
 ) -> dict[str, dict[str, float]]:
     """Precision at K of predictions by expression.
 
     Args:
-        targets: As of `ReferringAccuracy`, like `datasets`.
         predictions: Boxes and scores of each expression, each as in `ReferringAccuracy.update`.
+        targets: As of `ReferringAccuracy`, like `datasets`.
         datasets: The data set of each expression.
         **options: `ks`, `criterion` and `threshold` of `ReferringAccuracy`.
 
@@ -148,7 +148,7 @@ def referring_accuracy(
 
     Example:
         >>> from fiber_eval.referring import referring_accuracy
-        >>> referring_accuracy({4: [0, 0, 10, 10]}, {4: ([[0, 0, 9, 9]], [0.7])}, ks=(1,))
+        >>> referring_accuracy({4: ([[0, 0, 9, 9]], [0.7])}, {4: [0, 0, 10, 10]}, ks=(1,))
         {'all': {'P@1': 1.0}}
     """
     metric = ReferringAccuracy(targets, datasets, **options)

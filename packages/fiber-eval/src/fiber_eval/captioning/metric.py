@@ -30,7 +30,7 @@ DEFAULT_METRICS = ("bleu", "rouge_l", "cider_d")
 
 
 def score_captions(
-    captions: Mapping[Any, str],
+    predictions: Mapping[Any, str],
     references: Mapping[Any, Sequence[str]],
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
@@ -41,7 +41,7 @@ def score_captions(
     """Score captions by image id.
 
     Args:
-        captions: The caption of each image.
+        predictions: The caption of each image.
         references: The references of the same images, one or more each.
         metrics: Any of "bleu", "rouge_l", "cider_d", "cider_plain", "meteor" (needs METEOR's jar, but no Java),
             "spice_native" (needs spaCy and an English pipeline) and "spice_official" (needs its jars and Java).
@@ -65,11 +65,11 @@ def score_captions(
         {'Bleu_1': 0.8333, 'Bleu_2': 0.6455, 'Bleu_3': 0.5928, 'Bleu_4': 0.0214, 'ROUGE_L': 0.8333, 'CIDEr': 2.8082}
     """
     check_metrics(metrics)
-    _check_ids(captions, references)
-    ids = sorted(captions, key=lambda image: (isinstance(image, str), image))
+    _check_ids(predictions, references)
+    ids = sorted(predictions, key=lambda image: (isinstance(image, str), image))
     word = ptb_tokenize if tokenize else str
     texts = CaptionSet(
-        [word(captions[image]) for image in ids], [[word(text) for text in references[image]] for image in ids]
+        [word(predictions[image]) for image in ids], [[word(text) for text in references[image]] for image in ids]
     )
     columns = {key: value for name in metrics for key, value in _SUITE[name](texts).items()}
     columns |= {name: scorer(texts.candidates, texts.references) for name, scorer in (extra or {}).items()}
