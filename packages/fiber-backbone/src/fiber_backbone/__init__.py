@@ -1,36 +1,94 @@
-"""The FIBER vision-language backbone: Swin and RoBERTa with gated cross-attention inside."""
+"""The FIBER vision-language backbone: two streams that read each other inside their top blocks."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from fiber_backbone.attention import GatedCrossAttention
-from fiber_backbone.backbone import FiberBackbone, fiber_base, fiber_small, fiber_tiny
-from fiber_backbone.cache import DecodingCache
-from fiber_backbone.checkpoints import LoadReport, original_key_map, read_original_state_dict
-from fiber_backbone.config import FiberConfig
-from fiber_backbone.image_stream import resize_relative_position_bias
-from fiber_backbone.pretrained import PretrainedModel
-from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
-from fiber_backbone.unimodal import from_unimodal
+if TYPE_CHECKING:
+    from fiber_backbone.attention import KeyValue, padding_mask
+    from fiber_backbone.backbone import FiberBackbone
+    from fiber_backbone.bert import BertStream
+    from fiber_backbone.cache import DecodingCache
+    from fiber_backbone.config import FiberConfig
+    from fiber_backbone.conversion import KeyMap, LoadReport, convert
+    from fiber_backbone.fusion import Fusion, FusionCost, GatedCrossAttention, GatedFusion, LateFusion, MergedFusion
+    from fiber_backbone.original import original_backbone_map, read_original_state_dict
+    from fiber_backbone.presets import fiber_base, fiber_small, fiber_tiny
+    from fiber_backbone.pretrained import PretrainedModel, read_config
+    from fiber_backbone.roberta import RobertaStream
+    from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
+    from fiber_backbone.streams import ImageStream, Insert, StreamSizes, TextStream
+    from fiber_backbone.swin import SwinStream
+    from fiber_backbone.unimodal import from_unimodal
+    from fiber_backbone.vit import VitStream
+    from fiber_backbone.windows import resize_relative_position_bias
 
+# Imported when they are first asked for, so that a command which needs no model does not wait for torch.
+_MODULES = {
+    "attention": ("KeyValue", "padding_mask"),
+    "backbone": ("FiberBackbone",),
+    "bert": ("BertStream",),
+    "cache": ("DecodingCache",),
+    "config": ("FiberConfig",),
+    "conversion": ("KeyMap", "LoadReport", "convert"),
+    "fusion": ("Fusion", "FusionCost", "GatedCrossAttention", "GatedFusion", "LateFusion", "MergedFusion"),
+    "original": ("original_backbone_map", "read_original_state_dict"),
+    "presets": ("fiber_base", "fiber_small", "fiber_tiny"),
+    "pretrained": ("PretrainedModel", "read_config"),
+    "roberta": ("RobertaStream",),
+    "states": ("FusedFeatures", "ImageFeatures", "ImageState", "TextFeatures", "TextState"),
+    "streams": ("ImageStream", "Insert", "StreamSizes", "TextStream"),
+    "swin": ("SwinStream",),
+    "unimodal": ("from_unimodal",),
+    "vit": ("VitStream",),
+    "windows": ("resize_relative_position_bias",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__version__ = version("fiber-backbone")
 __all__ = [
+    "BertStream",
     "DecodingCache",
     "FiberBackbone",
     "FiberConfig",
     "FusedFeatures",
+    "Fusion",
+    "FusionCost",
     "GatedCrossAttention",
+    "GatedFusion",
     "ImageFeatures",
     "ImageState",
+    "ImageStream",
+    "Insert",
+    "KeyMap",
+    "KeyValue",
+    "LateFusion",
     "LoadReport",
+    "MergedFusion",
     "PretrainedModel",
+    "RobertaStream",
+    "StreamSizes",
+    "SwinStream",
     "TextFeatures",
     "TextState",
+    "TextStream",
+    "VitStream",
+    "convert",
     "fiber_base",
     "fiber_small",
     "fiber_tiny",
     "from_unimodal",
-    "original_key_map",
+    "original_backbone_map",
+    "padding_mask",
+    "read_config",
     "read_original_state_dict",
     "resize_relative_position_bias",
 ]
 
-__version__ = version("fiber-backbone")
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,8 +1,8 @@
-"""The configuration of the backbone: every size and every switch in which the two stages differ."""
+"""The configuration of the backbone: which parts it is made of, their sizes, and every switch of the two stages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -11,10 +11,18 @@ WindowPolicy = Literal["shrink", "pad"]
 
 @dataclass
 class FiberConfig:
-    """Sizes and switches of a `FiberBackbone`; the defaults are FIBER-Base in the coarse stage.
+    """Parts, sizes and switches of a `FiberBackbone`; the defaults are FIBER-Base in the coarse stage.
 
     Args:
-        image_size: Nominal side of a picture in pixels. Other sizes run too (see `window_policy`).
+        image_stream: The image stream: `"swin"`, `"vit"`, another entry point of `fiber.streams`, or the import path
+            (`package.module:Name`) of an `ImageStream`.
+        text_stream: The text stream: `"roberta"`, `"bert"`, another entry point, or the import path of a `TextStream`.
+        fusion: What is inserted into the pairs of blocks: `"gated"` (FIBER), `"late"`, `"merged"`, another entry point
+            of `fiber.fusions`, or the import path of a `Fusion`.
+        image_settings: What the image stream takes beside the fields below; all that one of your own has.
+        text_settings: The same of the text stream.
+        fusion_settings: The same of the fusion.
+        image_size: Nominal side of an image in pixels. Other sizes run too (see `window_policy`).
         patch_size: Side of a patch in pixels.
         embed_dim: Channels of the first image stage; each stage doubles them.
         depths: Number of blocks of each image stage.
@@ -31,6 +39,7 @@ class FiberConfig:
         type_vocab_size: Rows of the token type table (always read at row 0).
         pad_token_id: Id of the padding token.
         layer_norm_eps: Epsilon of the text stream's layer norms.
+        hidden_act: Activation of the text stream's MLPs, by transformers' name.
         hidden_dropout: Dropout after embeddings and after every dense output of the text stream, in [0, 1).
         attention_dropout: Dropout on the text stream's attention probabilities, in [0, 1).
         initializer_range: Standard deviation of new linear weights. 0.02 suits widths of 768 and more; in narrow models
@@ -54,6 +63,12 @@ class FiberConfig:
         ValueError: If two sizes do not fit together; the sentence names both.
     """
 
+    image_stream: str = "swin"
+    text_stream: str = "roberta"
+    fusion: str = "gated"
+    image_settings: dict[str, Any] = field(default_factory=dict)
+    text_settings: dict[str, Any] = field(default_factory=dict)
+    fusion_settings: dict[str, Any] = field(default_factory=dict)
     image_size: int = 384
     patch_size: int = 4
     embed_dim: int = 128
@@ -71,6 +86,7 @@ class FiberConfig:
     type_vocab_size: int = 1
     pad_token_id: int = 1
     layer_norm_eps: float = 1e-5
+    hidden_act: str = "gelu"
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
@@ -99,12 +115,8 @@ class FiberConfig:
                 f"hidden_size ({self.hidden_size}) must be divisible by "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
-        most = min(sum(self.depths[-2:]), self.num_hidden_layers)
-        if not 0 < self.num_fusion_blocks <= most:
-            raise ValueError(
-                f"num_fusion_blocks must be between 1 and {most} (the blocks of the last two image stages, "
-                f"{self.depths[-2:]}, and the {self.num_hidden_layers} text layers), is {self.num_fusion_blocks}"
-            )
+        if self.num_fusion_blocks < 1:
+            raise ValueError(f"num_fusion_blocks must be at least 1, is {self.num_fusion_blocks}")
         if self.window_policy not in ("shrink", "pad"):
             raise ValueError(f"window_policy must be 'shrink' or 'pad', is {self.window_policy!r}")
 
@@ -120,20 +132,13 @@ class FiberConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per token of each image stage; a picture's sides must be multiples of the last."""
+        """Pixels per token of each image stage; an image's sides must be multiples of the last."""
         return tuple(self.patch_size * 2**stage for stage in range(len(self.depths)))
 
     @property
     def block_stages(self) -> tuple[int, ...]:
         """Stage of each image block, bottom to top."""
         return tuple(stage for stage, depth in enumerate(self.depths) for _ in range(depth))
-
-    @property
-    def fused_blocks(self) -> tuple[tuple[int, int], ...]:
-        """The pairs (image block, text layer) that read each other: the last K of both, in order."""
-        blocks = range(sum(self.depths) - self.num_fusion_blocks, sum(self.depths))
-        layers = range(self.num_hidden_layers - self.num_fusion_blocks, self.num_hidden_layers)
-        return tuple(zip(blocks, layers, strict=True))
 
     def fine_stage(self, normalize_image_query: bool = False) -> FiberConfig:
         """The same sizes with the switches of the fine stage.
@@ -164,12 +169,63 @@ class FiberConfig:
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}")
-        known = {field.name for field in fields(cls)}
+        return PRESETS[name].replaced(**overrides)
+
+    def replaced(self, **overrides: Any) -> FiberConfig:
+        """The same with other values.
+
+        Raises:
+            ValueError: A field does not exist; the message names the nearest.
+        """
+        known = {each.name for each in fields(self)}
         for key in overrides.keys() - known:
             guess = get_close_matches(key, known, n=1)
             hint = f"; did you mean {guess[0]!r}?" if guess else ""
             raise ValueError(f"FiberConfig has no field {key!r}{hint}")
-        return replace(PRESETS[name], **overrides)
+        return replace(self, **overrides)
+
+    def grown(self, **overrides: Any) -> FiberConfig:
+        """The same with other values; unless they name the window, it grows with the image.
+
+        In the coarse stage 384 px with windows of 12 tokens become 576 px with windows of 18.
+
+        Raises:
+            ValueError: A field does not exist, or the window would not be a whole number of tokens.
+        """
+        given = self.replaced(**overrides)
+        if given.image_size == self.image_size or "window_size" in overrides or self.image_stream != "swin":
+            return given
+        if self.window_size * given.image_size % self.image_size:
+            raise ValueError(
+                f"windows of {self.window_size} tokens at {self.image_size} px do not become whole windows at "
+                f"{given.image_size} px; pass window_size"
+            )
+        return replace(given, window_size=self.window_size * given.image_size // self.image_size)
+
+    def misfit(self, other: FiberConfig) -> str | None:
+        """The first field because of which weights of another configuration cannot serve this one, None if they can."""
+        differing = (each.name for each in fields(self) if getattr(self, each.name) != getattr(other, each.name))
+        return next((name for name in differing if name not in FREE_FIELDS), None)
+
+
+# Resolution, switches, dropout and how fresh weights start may differ from those that weights were made under.
+FREE_FIELDS = frozenset(
+    {
+        "image_size",
+        "window_size",
+        "window_policy",
+        "normalize_image_query",
+        "fused_text_norm",
+        "pyramid_norms",
+        "joint_projection",
+        "decoder_projections",
+        "hidden_dropout",
+        "attention_dropout",
+        "drop_path_rate",
+        "initializer_range",
+        "initial_gate",
+    }
+)
 
 
 PRESETS = {

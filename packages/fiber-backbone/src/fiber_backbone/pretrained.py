@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from fiber_backbone.seams import name_of
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -23,12 +25,17 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
     """
 
     def to_config(self) -> dict[str, Any]:
-        """A JSON-serialisable description from which `from_config` builds the model."""
+        """A JSON-serializable description from which `from_config` builds the model."""
         raise NotImplementedError
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """A fresh model from its description."""
+    def from_config(cls, config: Any, *, trusted: Collection[str] | None = None) -> Self:
+        """A fresh model from its description.
+
+        Args:
+            config: What `to_config` gives.
+            trusted: For a description from elsewhere, the import paths that it may name; see `seams.resolve`.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -36,6 +43,7 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
+        trusted: Collection[str] = (),
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
@@ -46,6 +54,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
+            trusted: Import paths (`package.module:Name`) that the model's configuration may name beside entry points:
+                to import them runs them.
             revision: Branch, tag or commit on the hub.
             cache_dir: Where downloads are kept.
             token: Access token of the hub.
@@ -64,21 +74,17 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             "local_files_only": local_files_only,
             "force_download": force_download,
         }
-        config_path, weights_path = (_locate(name, file, hub) for file in (CONFIG_FILE, WEIGHTS_FILE))
-        try:
-            config = json.loads(config_path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{config_path} is not JSON ({error}); save the model again") from error
-        kind = config.pop("model_class", None)
-        if kind != cls.__name__:
-            raise ValueError(f"{name} holds a {kind}, not a {cls.__name__}; load it with {kind}.from_pretrained")
+        config, weights_path = read_config(name, **hub), _locate(name, WEIGHTS_FILE, hub)
+        kind, own = config.pop("model_class", None), name_of(cls, "fiber.models")
+        if kind != own:
+            raise ValueError(f"{name} holds a {kind}, not a {own}; load it with {kind}.from_pretrained")
         try:
             tensors = load_file(weights_path)
         except SafetensorError as error:
             raise ValueError(
                 f"{weights_path} is not a whole safetensors file ({error}); copy or save it again"
             ) from error
-        model = cls.from_config(config)
+        model = cls.from_config(config, trusted=trusted)
         model._load_strictly(tensors, str(weights_path))
         return model.eval()
 
@@ -107,7 +113,7 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         self.load_state_dict(dict(tensors))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        config = {"model_class": type(self).__name__, **self.to_config()}
+        config = {"model_class": name_of(type(self), "fiber.models"), **self.to_config()}
         tensors = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         # Each file is written beside its target and renamed, so that a reader never meets half of one.
         weights, temporary = save_directory / WEIGHTS_FILE, save_directory / f".{WEIGHTS_FILE}.partial"
@@ -116,6 +122,30 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         temporary = save_directory / f".{CONFIG_FILE}.partial"
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         temporary.replace(save_directory / CONFIG_FILE)
+
+
+def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:
+    """The configuration of a saved model.
+
+    Args:
+        name: A folder, or the name of a repository on the hub.
+        **hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+
+    Returns:
+        What `to_config` gave, and `model_class`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no JSON object.
+    """
+    path = _locate(str(name), CONFIG_FILE, hub)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); save the model again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a JSON object; save the model again")
+    return config
 
 
 def _locate(name: str, file: str, hub: Mapping[str, Any]) -> Path:

@@ -1,18 +1,32 @@
-"""A fused backbone from two pre-trained ones: Swin weights from timm, RoBERTa weights from transformers."""
+"""A fused backbone from two pre-trained ones: image weights from timm, text weights from transformers."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models.swin_transformer import SwinTransformer
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 
 from fiber_backbone.backbone import FiberBackbone
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.image_stream import resize_relative_position_bias
+from fiber_backbone.conversion import KeyMap, convert
+from fiber_backbone.seams import available
+from fiber_backbone.streams import ImageStream, TextStream
+
+# What the libraries' modules have beside the streams: classifiers, poolers, tables that sizes give.
+LEFT = re.compile(
+    r"^image\.(head|fc_norm|attn_pool)\.|^text\.pooler\.|(relative_position_index|attn_mask|position_ids|token_type_ids)$"
+)
+FRESH = (
+    "image_stream.cross_attention.",
+    "text_stream.cross_attention.",
+    "joint_projection.",
+    "decoder_projections.",
+    "image_stream.pyramid_norms.",
+)
 
 
 def from_unimodal(
@@ -21,68 +35,55 @@ def from_unimodal(
     pretrained: bool = True,
     **overrides: Any,
 ) -> FiberBackbone:
-    """A fused backbone that starts from two pre-trained ones and equals them exactly until its gates move.
+    """A fused backbone that starts from two pre-trained ones, and with gated or late fusion keeps their features.
 
-    Bias tables of another window size than the configuration's are interpolated.
+    What depends on the resolution is interpolated where the configuration's differs.
 
     Args:
-        image: A `swin_*` of timm, by name or as a module.
-        text: A RoBERTa of transformers: a hub name, a folder, or a module.
+        image: A `swin_*` or a plain ViT of timm, by name or as a module.
+        text: A RoBERTa or BERT of transformers: a hub name, a folder, or a module.
         pretrained: Whether to load weights for models given by name; False takes only their sizes.
-        **overrides: Fields of `FiberConfig`, for example `image_size=576, window_size=18, num_fusion_blocks=4`.
+        **overrides: Fields of `FiberConfig`, for example `image_size=576, window_size=18, num_fusion_blocks=4`. By
+            default 6 pairs are fused, or as many as both streams have.
 
     Raises:
-        ValueError: If either model is of another family.
+        ValueError: If either model is of a family that no stream computes.
     """
-    swin = timm.create_model(image, pretrained=pretrained, num_classes=0) if isinstance(image, str) else image
-    if not isinstance(swin, SwinTransformer):
-        raise ValueError(f"the image stream is built from a swin_* of timm, got {type(swin).__name__}")
+    image_model = timm.create_model(image, pretrained=pretrained, num_classes=0) if isinstance(image, str) else image
     if isinstance(text, nn.Module):
-        roberta = text
+        text_model: Any = text
     elif pretrained:
-        roberta = AutoModel.from_pretrained(text)
+        text_model = AutoModel.from_pretrained(text)
     else:
-        roberta = AutoModel.from_config(AutoConfig.from_pretrained(text))
-    roberta = getattr(roberta, "roberta", roberta)  # the encoder of a model with a head
-    if not isinstance(roberta, PreTrainedModel) or roberta.config.model_type not in (
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-    ):
-        raise ValueError(f"the text stream is built from a RoBERTa of transformers, got {type(roberta).__name__}")
+        text_model = AutoModel.from_config(AutoConfig.from_pretrained(text))
+    text_model = getattr(text_model, getattr(text_model, "base_model_prefix", ""), text_model)  # without a head
 
-    backbone = FiberBackbone(FiberConfig(**{**_sizes(swin, roberta), **overrides}))
-    weights = {f"image_stream.{name}": value for name, value in swin.state_dict().items()}
-    weights |= {f"text_stream.{name}": value for name, value in roberta.state_dict().items()}
-    for name in weights:
-        if name.endswith("relative_position_bias_table"):
-            weights[name] = resize_relative_position_bias(weights[name], backbone.config.window_size)
-    own = backbone.state_dict()
-    backbone.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
+    fields = _describe(image_model, ImageStream, "image_stream") | _describe(text_model, TextStream, "text_stream")
+    fields.setdefault("num_fusion_blocks", min(6, sum(fields["depths"][-2:]), fields["num_hidden_layers"]))
+    backbone = FiberBackbone.from_config(FiberConfig(**{**fields, **overrides}))
+    tensors = {f"image.{name}": value for name, value in image_model.state_dict().items()}
+    tensors |= {f"text.{name}": value for name, value in text_model.state_dict().items()}
+    shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
+    left = LEFT if not backbone.config.pyramid_norms else re.compile(rf"{LEFT.pattern}|^image\.norm\.")
+    pairs = [
+        (name, [name.replace("_stream", "", 1)])
+        for name in shapes
+        if name.startswith(("image_stream.", "text_stream.")) and not name.startswith(FRESH)
+    ]
+    values, _ = convert(tensors, KeyMap(pairs, optional=FRESH, left=left, resize=backbone.adapt), shapes)
+    backbone.load_state_dict(values, strict=False)
     return backbone
 
 
-def _sizes(swin: Any, roberta: PreTrainedModel) -> dict[str, Any]:
-    """The fields of `FiberConfig` that two backbones determine."""
-    blocks = [list(layer.blocks) for layer in swin.layers]
-    text = roberta.config
-    return {
-        "image_size": swin.patch_embed.img_size[0],
-        "patch_size": swin.patch_embed.patch_size[0],
-        "embed_dim": swin.embed_dim,
-        "depths": tuple(len(stage) for stage in blocks),
-        "image_num_heads": tuple(stage[0].attn.num_heads for stage in blocks),
-        "window_size": blocks[0][0].attn.window_size[0],
-        "image_mlp_ratio": blocks[0][0].mlp.fc1.out_features / blocks[0][0].mlp.fc1.in_features,
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "num_hidden_layers": text.num_hidden_layers,
-        "num_attention_heads": text.num_attention_heads,
-        "intermediate_size": text.intermediate_size,
-        "max_position_embeddings": text.max_position_embeddings,
-        "type_vocab_size": text.type_vocab_size,
-        "pad_token_id": text.pad_token_id,
-        "layer_norm_eps": text.layer_norm_eps,
-        "hidden_dropout": text.hidden_dropout_prob,
-        "attention_dropout": text.attention_probs_dropout_prob,
-    }
+def _describe(module: Any, kind: Any, field: str) -> dict[str, Any]:
+    """The fields of `FiberConfig` for a library's module, by the stream that computes it."""
+    reasons = []
+    for name, entry in available("fiber.streams").items():
+        stream = entry.load()
+        if issubclass(stream, kind) and stream.library_class is not None and isinstance(module, stream.library_class):
+            try:
+                return {field: name, **stream.describe(module)}
+            except ValueError as error:
+                reasons.append(str(error))
+    what = "a swin_* or vit_* of timm" if kind is ImageStream else "a RoBERTa or BERT of transformers"
+    raise ValueError("; ".join(reasons) or f"the {field} is built from {what}, got {type(module).__name__}")

@@ -23,6 +23,7 @@ class KeyMap:
         optional: Beginnings of our names that the foreign weights need not have; they stay as they are.
         dead: Foreign names that have no effect on the model's outputs.
         left: Foreign names that belong to other parts.
+        hints: What to do where all missing tensors have a text in their names.
         resize: From our name, a value and the shape that is wanted to a value of that shape, if it can be had.
     """
 
@@ -32,6 +33,7 @@ class KeyMap:
     optional: tuple[str, ...] = ()
     dead: re.Pattern[str] | None = None
     left: re.Pattern[str] | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
     resize: Callable[[str, Tensor, torch.Size], Tensor] | None = None
 
 
@@ -87,8 +89,8 @@ def convert(
         ValueError: Tensors are missing, unknown or of another shape; the message counts them and names the first.
     """
     found = {key_map.rename(key): key for key in tensors}
-    report, values, claimed = LoadReport(), {}, set()
-    missing, mismatched = [], []
+    report, values, claimed = LoadReport(), dict[str, Tensor](), set[str]()
+    missing, mismatched = list[str](), list[str]()
     for ours, foreign in key_map.pairs:
         claimed.update(foreign)
         if absent := [name for name in foreign if name not in found]:
@@ -112,7 +114,7 @@ def convert(
     missing.extend(name for name in shapes if name not in named and not name.startswith(key_map.optional))
     unknown = _sort_others({name: key for name, key in found.items() if name not in claimed}, key_map, report)
     if missing or unknown or mismatched:
-        raise ValueError(_explain(origin, missing, unknown, mismatched))
+        raise ValueError(_explain(origin, missing, unknown, mismatched, key_map.hints))
     return values, report
 
 
@@ -129,11 +131,12 @@ def _sort_others(others: Mapping[str, str], key_map: KeyMap, report: LoadReport)
     return unknown
 
 
-def _explain(origin: str, missing: list[str], unknown: list[str], mismatched: list[str]) -> str:
+def _explain(
+    origin: str, missing: list[str], unknown: list[str], mismatched: list[str], hints: Mapping[str, str]
+) -> str:
     """One sentence for weights that do not fit."""
     kinds = (("keys missing", missing), ("keys unknown", unknown), ("shapes that differ", mismatched))
     problems = [f"{len(found)} {kind} (first: {found[0]})" for kind, found in kinds if found]
-    return (
-        f"{origin} does not fit the model: {', '.join(problems)}; build the model with the settings that the weights "
-        "were trained with"
-    )
+    hint = "build the model with the settings that the weights were trained with"
+    hint = next((hints[text] for text in hints if missing and all(text in name for name in missing)), hint)
+    return f"{origin} does not fit the model: {', '.join(problems)}; {hint}"

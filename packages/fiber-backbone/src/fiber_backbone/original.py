@@ -1,7 +1,8 @@
-"""Weights in and out: our own folders (safetensors + config.json), and the original checkpoints of both stages.
+"""The original checkpoints of both stages: reading them safely, and which of their tensors make up each of ours.
 
 The original's detector and its image-text models name the same tensors differently. Both are first brought to the
-image-text names (`vit_model.*`, `text_transformer.*`); `original_key_map` then says which of them make up each of ours.
+image-text names (`vit_model.*`, `text_transformer.*`); `original_backbone_map` then says which of them make up each of
+ours.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,10 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.image_stream import resize_relative_position_bias
-
-if TYPE_CHECKING:
-    from fiber_backbone.backbone import FiberBackbone
+from fiber_backbone.conversion import KeyMap, Pair
 
 # Prefixes of the detector's names, and what the image-text models call the same tensors.
 FINE_TO_COARSE = {
@@ -30,7 +27,7 @@ FINE_TO_COARSE = {
     "fusion_backbone.language_backbone.body.model.": "text_transformer.",
 }
 
-# The original's detector reads pictures with the colours in the order blue, green, red. The map of its patches is
+# The original's detector reads images with the colors in the order blue, green, red. The map of its patches is
 # turned round on loading, so that every model here reads red, green, blue.
 DETECTOR_PATCHES = "fusion_backbone.backbone.body.patch_embed.proj.weight"
 
@@ -49,34 +46,6 @@ HEADS = re.compile(
 
 # What a checkpoint of one stage cannot have and a model of the other needs: these keep their fresh values.
 FRESH = ("image_stream.pyramid_norms.", "image_stream.norm.", "joint_projection.", "decoder_projections.")
-
-
-@dataclass
-class LoadReport:
-    """What became of each tensor of an original checkpoint.
-
-    Attributes:
-        used: Keys whose values are now in the model.
-        dead: Keys that have no effect on this model's outputs, in the original either or by its configuration.
-        left: Keys of heads, for another package to read.
-        resized: Those of `used` that were interpolated to the model's window size.
-        fresh: Parameters of the model that this kind of checkpoint does not have; they keep their initial values.
-    """
-
-    used: list[str] = field(default_factory=list)
-    dead: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        counts = (
-            f"{len(self.used)} tensors used ({len(self.resized)} resized)",
-            f"{len(self.left)} left for heads",
-            f"{len(self.dead)} without effect",
-            f"{len(self.fresh)} parameters fresh",
-        )
-        return ", ".join(counts)
 
 
 def _inert_class(name: str) -> type:
@@ -127,17 +96,28 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-Pair = tuple[str, list[str]]
+def original_backbone_map(config: FiberConfig) -> KeyMap:
+    """Which original tensors make up each parameter of the backbone, in the image-text models' spelling."""
+    return KeyMap(
+        [*_image_pairs(config), *_text_pairs(config), *_fusion_pairs(config)],
+        rename=_coarse_name,
+        change={DETECTOR_PATCHES: _reversed_channels},
+        optional=FRESH,
+        dead=_dead(config),
+        left=HEADS,
+        hints={".norm_i2t_i.": "build the model with FiberConfig(normalize_image_query=False)"},
+    )
 
 
-def original_key_map(config: FiberConfig) -> list[Pair]:
-    """Which original tensors make up each parameter of the backbone.
+def _coarse_name(key: str) -> str:
+    for fine, coarse in FINE_TO_COARSE.items():
+        if key.startswith(fine):
+            return coarse + key.removeprefix(fine)
+    return key
 
-    Returns:
-        Pairs of our name and the original names, in the image-text models' spelling; several are concatenated along
-        their first dimension.
-    """
-    return [*_image_pairs(config), *_text_pairs(config), *_fusion_pairs(config)]
+
+def _reversed_channels(patches: Tensor) -> Tensor:
+    return patches.flip(1)
 
 
 def _pairs(ours: str, *originals: str, parts: Iterable[str] = ("weight", "bias")) -> list[Pair]:
@@ -188,7 +168,9 @@ def _text_pairs(config: FiberConfig) -> Iterator[Pair]:
 
 
 def _fusion_pairs(config: FiberConfig) -> Iterator[Pair]:
-    for index, (number, layer) in enumerate(config.fused_blocks):
+    count = config.num_fusion_blocks
+    for index in range(count):
+        number, layer = sum(config.depths) - count + index, config.num_hidden_layers - count + index
         stage = config.block_stages[number]
         attention = f"vit_model.layers.{stage}.blocks.{number - sum(config.depths[:stage])}.attn"
         ours = f"image_stream.cross_attention.{index}"
@@ -217,89 +199,14 @@ def _fusion_pairs(config: FiberConfig) -> Iterator[Pair]:
             yield from _pairs(f"joint_projection.{stream}_pooler", f"cross_modal_{stream}_pooler.dense")
 
 
-def _is_dead(key: str, config: FiberConfig) -> bool:
-    """Whether a tensor that the key map does not name is one without effect on a model of this configuration."""
-    gate = re.fullmatch(r"text_transformer\.encoder\.layer\.(\d+)\.alpha_t2i", key)
-    if gate:
-        return int(gate[1]) < config.fused_blocks[0][1]
-    return bool(
-        DEAD.search(key)
-        or (not config.normalize_image_query and ".norm_i2t_i." in key)
-        or (config.pyramid_norms and key.startswith("vit_model.norm."))
-        or (not config.pyramid_norms and re.match(r"vit_model\.norm\d\.", key))
-        or (not config.joint_projection and re.match(r"cross_modal_(text|image)_(transform|pooler)\.", key))
-    )
-
-
-def load_original_backbone(backbone: FiberBackbone, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
-    """Load an original checkpoint; see `FiberBackbone.load_original_checkpoint`.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the checkpoint is of another model, or keys are missing, unknown or of another shape.
-    """
-    tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
-    origin = "the state dict" if isinstance(source, Mapping) else str(source)
-    config, report = backbone.config, LoadReport()
-    names = {_coarse_name(key): key for key in tensors}
-    if not any(name.startswith(("vit_model.", "text_transformer.")) for name in names):
-        raise ValueError(
-            f"{origin} is a checkpoint of another model: it has no key under 'vit_model.' or 'fusion_backbone.', "
-            f"its first is {next(iter(tensors), None)!r}"
-        )
-
-    parameters = dict(backbone.named_parameters())
-    missing, mismatched, claimed = [], [], set()
-    loaded: dict[str, Tensor] = {}
-    for ours, originals in original_key_map(config):
-        absent = [name for name in originals if name not in names]
-        if absent and ours.startswith(FRESH):
-            report.fresh.append(ours)
-        elif absent:
-            missing.extend(absent)
-        else:
-            keys = [names[name] for name in originals]
-            value = tensors[keys[0]] if len(keys) == 1 else torch.cat([tensors[key] for key in keys])
-            if keys == [DETECTOR_PATCHES]:
-                value = value.flip(1)
-            if ours.endswith("relative_position_bias_table") and value.shape != parameters[ours].shape:
-                value = resize_relative_position_bias(value, config.window_size)
-                report.resized.extend(keys)
-            if value.shape != parameters[ours].shape:
-                mismatched.append(f"{keys[0]} {tuple(value.shape)} where {ours} has {tuple(parameters[ours].shape)}")
-            loaded[ours] = value
-            claimed.update(originals)
-            report.used.extend(keys)
-
-    unknown: list[str] = []
-    for name, key in names.items():
-        if name not in claimed:
-            (report.left if HEADS.match(name) else report.dead if _is_dead(name, config) else unknown).append(key)
-    if missing or unknown or mismatched:
-        raise ValueError(_explain(origin, missing, unknown, mismatched))
-    backbone.load_state_dict(loaded, strict=False)
-    return report
-
-
-def _coarse_name(key: str) -> str:
-    for fine, coarse in FINE_TO_COARSE.items():
-        if key.startswith(fine):
-            return coarse + key.removeprefix(fine)
-    return key
-
-
-def _explain(origin: str, missing: list[str], unknown: list[str], mismatched: list[str]) -> str:
-    """One sentence for a checkpoint that does not fit, with a way out where one is known."""
-    problems = [
-        f"{len(found)} {kind} (first: {found[0]})"
-        for kind, found in (
-            ("keys missing", missing),
-            ("keys unknown", unknown),
-            ("shapes that differ", mismatched),
-        )
-        if found
-    ]
-    hint = "build the model with the sizes that the checkpoint was trained with (see FiberConfig)"
-    if missing and all(".norm_i2t_i." in name for name in missing):
-        hint = "build the model with FiberConfig(normalize_image_query=False)"
-    return f"{origin} does not fit the model: {', '.join(problems)}; {hint}"
+def _dead(config: FiberConfig) -> re.Pattern[str]:
+    """Names of tensors without effect on a model of this configuration."""
+    cut = config.num_hidden_layers - config.num_fusion_blocks
+    below = "|".join(map(str, range(cut))) or "none"
+    parts = [DEAD.pattern, rf"^text_transformer\.encoder\.layer\.({below})\.alpha_t2i$"]
+    parts.append(r"^vit_model\.norm\." if config.pyramid_norms else r"^vit_model\.norm\d\.")
+    if not config.normalize_image_query:
+        parts.append(r"\.norm_i2t_i\.")
+    if not config.joint_projection:
+        parts.append(r"^cross_modal_(text|image)_(transform|pooler)\.")
+    return re.compile("|".join(parts))
