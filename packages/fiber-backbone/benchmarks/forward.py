@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     config = FiberConfig.from_preset(arguments.preset)
-    backbone = FiberBackbone(config).eval()
+    backbone = FiberBackbone.from_config(config).eval()
     swin = timm.create_model("swin_base_patch4_window12_384", num_classes=0).eval()
     roberta = RobertaModel(roberta_config(config), add_pooling_layer=False).eval()
     pixel_values = torch.randn(1, 3, arguments.size, arguments.size)

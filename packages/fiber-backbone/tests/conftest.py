@@ -61,7 +61,7 @@ def coarse_model(coarse_case: Path) -> FiberBackbone:
     """The case's model in float64, loaded through the loader of original checkpoints."""
     settings = json.loads((coarse_case / "config.json").read_text())
     swin, text, model = settings["swin"], settings["roberta_config"], settings["model_config"]
-    backbone = FiberBackbone(
+    backbone = FiberBackbone.from_config(
         FiberConfig(
             image_size=model["image_size"],
             patch_size=swin["patch_size"],
@@ -95,7 +95,7 @@ def fine_model(fine_case: Path) -> FiberBackbone:
         image_mlp_ratio=swin["mlp_ratio"],
         **text_sizes(settings["text"]),
     )
-    backbone = FiberBackbone(config.fine_stage(normalize_image_query=settings["version"] == "v3"))
+    backbone = FiberBackbone.from_config(config.fine_stage(normalize_image_query=settings["version"] == "v3"))
     tensors = load_file(fine_case / "state_dict.safetensors")
     backbone.load_original_checkpoint(
         {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}

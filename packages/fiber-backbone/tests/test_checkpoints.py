@@ -14,11 +14,11 @@ from fiber_backbone import (
     FiberConfig,
     fiber_base,
     fiber_tiny,
-    original_key_map,
+    original_backbone_map,
     read_original_state_dict,
 )
-from fiber_backbone.checkpoints import DEAD, HEADS
-from fiber_backbone.image_stream import resize_relative_position_bias
+from fiber_backbone.original import DEAD, HEADS
+from fiber_backbone.windows import resize_relative_position_bias
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,16 +38,16 @@ def test_every_original_key_has_a_place(coarse_reference: Path, fine_reference: 
         if stage.startswith("fine"):
             config = config.fine_stage(normalize_image_query=stage == "fine_v3")
         with torch.device("meta"):
-            model = FiberBackbone(config)
+            model = FiberBackbone.from_config(config)
             report = model.load_original_checkpoint(
                 {name: torch.empty(shape, dtype=DTYPES[dtype]) for name, (shape, dtype) in keys.items()}
             )
-        filled = {ours for ours, _ in original_key_map(config)}
+        filled = {ours for ours, _ in original_backbone_map(config).pairs}
         assert filled == {name for name, _ in model.named_parameters()}, path.name
         assert not report.fresh, path.name
         assert not report.resized, path.name
-        assert sorted(report.used + report.dead + report.left) == sorted(keys), path.name
-        assert len(report.used) == len(set(report.used)), path.name
+        assert sorted(report.taken + report.dead + report.left) == sorted(keys), path.name
+        assert len(report.taken) == len(set(report.taken)), path.name
         assert all(HEADS.match(name) for name in report.left), path.name
         assert all(DEAD.search(name) or "alpha_t2i" in name for name in report.dead), path.name
 
@@ -55,7 +55,7 @@ def test_every_original_key_has_a_place(coarse_reference: Path, fine_reference: 
 def original_tensors(model: FiberBackbone) -> dict[str, Tensor]:
     """What the original would have saved of a model of ours."""
     parameters, made = dict(model.named_parameters()), {}
-    for ours, originals in original_key_map(model.config):
+    for ours, originals in original_backbone_map(model.config).pairs:
         made |= dict(zip(originals, parameters[ours].detach().chunk(len(originals)), strict=True))
     return made
 
@@ -82,7 +82,7 @@ torch.save({{"state_dict": weights, "callbacks": {{Plain: {{"x": Plain()}}, "evi
     subprocess.run([sys.executable, "-c", script], check=True)
     model = fiber_tiny(decoder_projections=True)
     report = model.load_original_checkpoint(tmp_path / "old.ckpt")
-    assert len(report.used) > len(dict(model.named_parameters()))
+    assert len(report.taken) > len(dict(model.named_parameters()))
     assert not (tmp_path / "executed").exists()
     for name, value in tiny.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
@@ -91,7 +91,7 @@ torch.save({{"state_dict": weights, "callbacks": {{Plain: {{"x": Plain()}}, "evi
 def test_a_coarse_checkpoint_starts_the_fine_stage(tiny: FiberBackbone) -> None:
     tensors = original_tensors(tiny)
     for normalize in (False, True):
-        fine = FiberBackbone(tiny.config.fine_stage(normalize_image_query=normalize))
+        fine = FiberBackbone.from_config(tiny.config.fine_stage(normalize_image_query=normalize))
         report = fine.load_original_checkpoint(tensors)
         assert sorted(report.fresh) == [
             f"image_stream.pyramid_norms.{i}.{part}" for i in (0, 1) for part in ("bias", "weight")

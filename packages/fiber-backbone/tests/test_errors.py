@@ -25,7 +25,7 @@ def begin(*shape: int) -> ImageState:
         (lambda: fiber_tiny().begin_text(torch.zeros(1, 65, dtype=torch.long)), "the text has 65 tokens but the model has positions for 64; truncate it"),
         (lambda: fiber_tiny().begin_text(IDS[0]), "input_ids must have the shape (batch, length), got (6,)"),
         (lambda: fiber_tiny().begin_text(IDS, IDS[:, :5]), "attention_mask must have the shape of input_ids, (2, 6), got (2, 5)"),
-        (lambda: fiber_tiny()(torch.zeros(3, 3, 64, 64), IDS), "got 3 pictures and 2 texts; index or repeat_interleave one of the states"),
+        (lambda: fiber_tiny()(torch.zeros(3, 3, 64, 64), IDS), "got 3 images and 2 texts; index or repeat_interleave one of the states"),
         (lambda: begin(2, 3, 64, 64)[0], "write [[0]]"),
         (lambda: ImageState.cat([begin(1, 3, 64, 64), begin(1, 3, 64, 96)]), "got maps of shapes [(8, 8, 96), (8, 12, 96)]; pad the pictures alike"),
         (lambda: fiber_tiny().decode_text(IDS), "build it with FiberConfig(decoder_projections=True)"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import DecodingCache, FiberBackbone, original_key_map
-from fiber_backbone.image_stream import partition
+from fiber_backbone import DecodingCache, FiberBackbone, original_backbone_map
+from fiber_backbone.windows import partition
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, gelu, layer_norm, linear
@@ -79,7 +79,7 @@ def watch_blocks(
     for layer in range(config.num_hidden_layers):
         keep(text_stream.encoder.layer[layer].output.LayerNorm, f"text.layer{layer}")
     windows = {}
-    for index, (number, layer) in enumerate(config.fused_blocks):
+    for index, (number, layer) in enumerate(model.pairs):
         stage = config.block_stages[number]
         block = number - sum(config.depths[:stage])
         name = f"image.stage{stage}.block{block}"
@@ -194,7 +194,7 @@ def test_gradients(
         coarse_case / "caption.heads.state_dict.safetensors"
     )
     compared = 0
-    for ours, names in original_key_map(coarse_model.config):
+    for ours, names in original_backbone_map(coarse_model.config).pairs:
         gradient = parameters[ours].grad
         for name, part in zip(
             names,

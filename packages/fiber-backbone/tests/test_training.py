@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, fiber_base, fiber_tiny, original_key_map
+from fiber_backbone import FiberBackbone, FiberConfig, fiber_base, fiber_tiny, original_backbone_map
 from torch import Tensor, nn
 
 
@@ -87,7 +87,7 @@ def test_regularisation_of_the_published_model(coarse_reference: Path) -> None:
     ours = [module.p for module in model.text_stream.modules() if isinstance(module, nn.Dropout)]
     assert set(text) == set(ours) == {0.1}
     originals = {
-        names[0].removesuffix(".weight"): name.removesuffix(".weight") for name, names in original_key_map(model.config)
+        names[0].removesuffix(".weight"): name.removesuffix(".weight") for name, names in original_backbone_map(model.config).pairs
     }
     modules = dict(model.named_modules())
     compared = 0
@@ -102,7 +102,7 @@ def test_initial_values_of_the_published_model(coarse_reference: Path) -> None:
     expected = json.loads((coarse_reference / "init_stats_fiber_base_pretrain.json").read_text())
     torch.manual_seed(0)
     parameters = dict(fiber_base(vocab_size=1000).named_parameters())  # a short vocabulary: the statistics are the same
-    for ours, names in original_key_map(FiberConfig()):
+    for ours, names in original_backbone_map(FiberConfig()).pairs:
         value, stats = parameters[ours].detach(), expected[names[0]]
         if value.numel() < 100 or "patch_embed.proj" in ours:  # too few for statistics; torch's default
             continue
@@ -117,7 +117,7 @@ def test_initial_values_of_the_published_model(coarse_reference: Path) -> None:
 
 def test_parameter_groups_are_complete(tiny: FiberBackbone) -> None:
     cross = tiny.cross_modal_parameter_names()
-    for name, names in original_key_map(tiny.config):
+    for name, names in original_backbone_map(tiny.config).pairs:
         by_rule = any(
             part in original for original in names for part in ("cross_modal", "i2t", "t2i", "crossattention")
         )

@@ -118,11 +118,11 @@ def test_windows_are_resized_when_asked() -> None:
 @pytest.mark.parametrize(
     ("image", "text", "sentence"),
     [
-        ("resnet18", roberta(), "the image stream is built from a swin_\\* of timm, got ResNet"),
+        ("resnet18", roberta(), "the image stream is built from a swin_\\* or a plain vit_\\* of timm, got ResNet"),
         (
             "swin_tiny_patch4_window7_224",
             nn.Linear(2, 2),
-            "the text stream is built from a RoBERTa of transformers, got Linear",
+            "the text stream is built from a RoBERTa or BERT of transformers, got Linear",
         ),
     ],
 )

@@ -5,14 +5,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fiber_backbone.attention import KeyValue, padding_mask
+    from fiber_backbone.attention import KeyValue, merge_heads, padding_mask, split_heads
     from fiber_backbone.backbone import FiberBackbone
     from fiber_backbone.bert import BertStream
     from fiber_backbone.cache import DecodingCache
     from fiber_backbone.config import FiberConfig
     from fiber_backbone.conversion import KeyMap, LoadReport, convert
     from fiber_backbone.fusion import Fusion, FusionCost, GatedCrossAttention, GatedFusion, LateFusion, MergedFusion
-    from fiber_backbone.original import original_backbone_map, read_original_state_dict
+    from fiber_backbone.original import check_original, original_backbone_map, read_original_state_dict
     from fiber_backbone.presets import fiber_base, fiber_small, fiber_tiny
     from fiber_backbone.pretrained import PretrainedModel, read_config
     from fiber_backbone.roberta import RobertaStream
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 # Imported when they are first asked for, so that a command which needs no model does not wait for torch.
 _MODULES = {
-    "attention": ("KeyValue", "padding_mask"),
+    "attention": ("KeyValue", "merge_heads", "padding_mask", "split_heads"),
     "backbone": ("FiberBackbone",),
     "bert": ("BertStream",),
     "cache": ("DecodingCache",),
     "config": ("FiberConfig",),
     "conversion": ("KeyMap", "LoadReport", "convert"),
     "fusion": ("Fusion", "FusionCost", "GatedCrossAttention", "GatedFusion", "LateFusion", "MergedFusion"),
-    "original": ("original_backbone_map", "read_original_state_dict"),
+    "original": ("check_original", "original_backbone_map", "read_original_state_dict"),
     "presets": ("fiber_base", "fiber_small", "fiber_tiny"),
     "pretrained": ("PretrainedModel", "read_config"),
     "roberta": ("RobertaStream",),
@@ -73,16 +73,19 @@ __all__ = [
     "TextState",
     "TextStream",
     "VitStream",
+    "check_original",
     "convert",
     "fiber_base",
     "fiber_small",
     "fiber_tiny",
     "from_unimodal",
+    "merge_heads",
     "original_backbone_map",
     "padding_mask",
     "read_config",
     "read_original_state_dict",
     "resize_relative_position_bias",
+    "split_heads",
 ]
 
 

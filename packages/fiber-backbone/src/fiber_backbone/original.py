@@ -109,6 +109,15 @@ def original_backbone_map(config: FiberConfig) -> KeyMap:
     )
 
 
+def check_original(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """ValueError unless the tensors are those of one of the original's models."""
+    if not any(_coarse_name(key).startswith(("vit_model.", "text_transformer.")) for key in tensors):
+        raise ValueError(
+            f"{origin} is a checkpoint of another model: it has no key under 'vit_model.' or 'fusion_backbone.', "
+            f"its first is {next(iter(tensors), None)!r}"
+        )
+
+
 def _coarse_name(key: str) -> str:
     for fine, coarse in FINE_TO_COARSE.items():
         if key.startswith(fine):

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.conversion import KeyMap, LoadReport, convert
-from fiber_backbone.fusion import Fusion, FusionCost, GatedCrossAttention
-from fiber_backbone.original import original_backbone_map, read_original_state_dict
+from fiber_backbone.fusion import Fusion, FusionCost
+from fiber_backbone.original import check_original, original_backbone_map, read_original_state_dict
 from fiber_backbone.pretrained import PretrainedModel
 from fiber_backbone.projection import JointProjection
 from fiber_backbone.seams import name_of, resolve
-from fiber_backbone.streams import ImageStream, StreamSizes, TextStream, rescale_linear
+from fiber_backbone.streams import ImageStream, StreamSizes, TextStream
 
 
 class BackboneParts(PretrainedModel):
@@ -46,6 +46,12 @@ class BackboneParts(PretrainedModel):
                 f"fused and there are {len(text_stream.sizes.dims)} text layers; it is {config.num_fusion_blocks}"
             )
         num_blocks, num_layers = len(image_stream.sizes.dims), len(text_stream.sizes.dims)
+        for stream in (image_stream, text_stream):
+            if fusion.inserts_context and not stream.reads_context:
+                raise ValueError(
+                    f"{type(fusion).__name__} lets self-attention read the other stream, which {type(stream).__name__} "
+                    "cannot; take another fusion, such as gated"
+                )
         self.pairs = fusion.pairs(num_blocks, num_layers, config.num_fusion_blocks)
         self.cut = self.pairs[0] if self.pairs else (num_blocks, num_layers)
         sizes = self._fused_sizes()
@@ -54,12 +60,6 @@ class BackboneParts(PretrainedModel):
         if not hasattr(text_stream, "cross_attention"):
             text_stream.cross_attention = fusion.text_layers(*sizes, config.num_fusion_blocks)
         self._add_projections()
-        fresh = (image_stream.cross_attention, text_stream.cross_attention, *self._projections())
-        for part in fresh:
-            rescale_linear(part, config.initializer_range)
-            for module in part.modules():
-                if isinstance(module, GatedCrossAttention):
-                    nn.init.constant_(module.gate, config.initial_gate)
 
     def _fused_sizes(self) -> tuple[StreamSizes, StreamSizes]:
         """Sizes of the blocks and layers of all pairs; without pairs, of the last ones."""
@@ -71,7 +71,7 @@ class BackboneParts(PretrainedModel):
         """What follows the fusion."""
         config = self.config
         if config.joint_projection:
-            self.joint_projection = JointProjection(self.text_dim, self.image_dim)
+            self.joint_projection = JointProjection(self.text_dim, self.image_dim, config.initializer_range)
         if config.decoder_projections:
             self.decoder_projections = nn.ModuleList(
                 nn.Linear(self.image_dim, dim) if dim != self.image_dim else nn.Identity()
@@ -79,11 +79,8 @@ class BackboneParts(PretrainedModel):
             )
             for linear in self.decoder_projections:
                 if isinstance(linear, nn.Linear):
-                    nn.init.normal_(linear.weight, std=0.02)
+                    nn.init.normal_(linear.weight, std=config.initializer_range)
                     nn.init.zeros_(linear.bias)
-
-    def _projections(self) -> list[nn.Module]:
-        return [part for name, part in self.named_children() if name in ("joint_projection", "decoder_projections")]
 
     @classmethod
     def from_config(cls, config: FiberConfig | Mapping[str, Any], *, trusted: Collection[str] | None = None) -> Self:
@@ -99,15 +96,15 @@ class BackboneParts(PretrainedModel):
         config = config if isinstance(config, FiberConfig) else FiberConfig(**config)
         image_class = resolve(config.image_stream, "fiber.streams", trusted=trusted)
         text_class = resolve(config.text_stream, "fiber.streams", trusted=trusted)
-        fusion = resolve(config.fusion, "fiber.fusions", trusted=trusted).from_config(config)
-        image = image_class.from_config(config)
+        fusion = _made(resolve(config.fusion, "fiber.fusions", trusted=trusted), config, "fusion_settings")
+        image = _made(image_class, config, "image_settings")
         if (sizes_of := getattr(text_class, "sizes_of", None)) is not None:
             # Fresh weights are drawn from bottom to top, image before text, so that a seed means the same model always.
             text_sizes, count = sizes_of(config), config.num_fusion_blocks
             pairs = fusion.pairs(len(image.sizes.dims), len(text_sizes.dims), count) or ((-1, -1),)
             blocks, layers = zip(*pairs, strict=True)
             image.cross_attention = fusion.image_layers(image.sizes.at(blocks), text_sizes.at(layers), count)
-        return cls(image, text_class.from_config(config), fusion, config)
+        return cls(image, _made(text_class, config, "text_settings"), fusion, config)
 
     def to_config(self) -> dict[str, Any]:
         """The configuration as a dictionary, with the names of the parts that are really there."""
@@ -222,6 +219,7 @@ class BackboneParts(PretrainedModel):
         """
         tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
         origin = "the state dict" if isinstance(source, Mapping) else str(source)
+        check_original(tensors, origin)
         shapes = {name: parameter.shape for name, parameter in self.named_parameters()}
         values, report = convert(tensors, self.original_map(), shapes, origin)
         self.load_state_dict(values, strict=False)
@@ -256,3 +254,11 @@ class BackboneParts(PretrainedModel):
     @property
     def _num_layers(self) -> int:
         return len(self.text_stream.sizes.dims)
+
+
+def _made(part: Any, config: FiberConfig, field: str) -> Any:
+    """A part of a configuration; settings that it does not have are named."""
+    try:
+        return part.from_config(config)
+    except TypeError as error:
+        raise ValueError(f"{field} {getattr(config, field)} do not fit {part.__name__}: {error}") from error

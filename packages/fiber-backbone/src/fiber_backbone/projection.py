@@ -12,16 +12,17 @@ class JointProjection(nn.Module):
     Args:
         text_dim: Channels of the text stream (D), the joint width.
         image_dim: Channels of the image stream (C).
+        initializer_range: Standard deviation of new weights.
     """
 
-    def __init__(self, text_dim: int, image_dim: int) -> None:
+    def __init__(self, text_dim: int, image_dim: int, initializer_range: float = 0.02) -> None:
         super().__init__()
         self.text_transform = nn.Linear(text_dim, text_dim)
         self.image_transform = nn.Linear(image_dim, text_dim)
         self.text_pooler = nn.Linear(text_dim, text_dim)
         self.image_pooler = nn.Linear(text_dim, text_dim)
         for linear in (self.text_transform, self.image_transform, self.text_pooler, self.image_pooler):
-            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.normal_(linear.weight, std=initializer_range)
             nn.init.zeros_(linear.bias)
 
     def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -106,7 +106,7 @@ class RobertaStream(TextStream):
         self,
         hidden: Tensor,
         layer: int,
-        mask: Tensor | None,
+        mask: Tensor,
         insert: Insert | None = None,
         past: KeyValue | None = None,
         final_norm: bool = True,
@@ -118,7 +118,7 @@ class RobertaStream(TextStream):
         return self._layer(*arguments)
 
     def _layer(
-        self, layer: Any, hidden: Tensor, mask: Tensor | None, insert: Insert, past: KeyValue | None, final_norm: bool
+        self, layer: Any, hidden: Tensor, mask: Tensor, insert: Insert, past: KeyValue | None, final_norm: bool
     ) -> tuple[Tensor, KeyValue]:
         attention = layer.attention
         query, key, value = (
@@ -151,19 +151,15 @@ class RobertaStream(TextStream):
         return self.pad_token_id + (real.cumsum(dim=1) + past) * real
 
 
-def _with_context(
-    key: Tensor, value: Tensor, mask: Tensor | None, insert: Insert
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _with_context(key: Tensor, value: Tensor, mask: Tensor, insert: Insert) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, values and mask of a layer's own tokens, followed by those of an inserted context."""
+    mask = mask.to(key.dtype)
     if insert.context is None:
-        return key, value, None if mask is None else mask.to(key.dtype)
-    context, repeats = insert.context, len(key) // len(insert.context.key)
-    if repeats > 1:  # texts in a row that read one image
-        context = KeyValue(*(part.repeat_interleave(repeats, dim=0) for part in context))
-    if mask is not None or insert.mask is not None:
-        own = key.new_zeros(1) if mask is None else mask.to(key.dtype)
-        more = key.new_zeros(1) if insert.mask is None else insert.mask.to(key.dtype)
-        rows = own.shape[2] if own.ndim == 4 else 1
-        own, more = (part.expand(len(key), 1, rows, keys.shape[2]) for part, keys in ((own, key), (more, context.key)))
-        mask = torch.cat([own, more], dim=-1)
-    return torch.cat([key, context.key], dim=2), torch.cat([value, context.value], dim=2), mask
+        return key, value, mask
+    repeats = len(key) // len(insert.context.key)  # texts in a row may read one image
+    context = (part.repeat_interleave(repeats, dim=0) if repeats > 1 else part for part in insert.context)
+    key, value = (torch.cat(parts, dim=2) for parts in zip((key, value), context, strict=True))
+    more = mask.new_zeros(1) if insert.mask is None else insert.mask.to(mask.dtype)
+    shape = (len(key), 1, mask.shape[2])
+    own, more = mask.expand(*shape, -1), more.expand(*shape, key.shape[2] - mask.shape[3])
+    return key, value, torch.cat([own, more], dim=-1)

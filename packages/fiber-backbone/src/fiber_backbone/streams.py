@@ -76,9 +76,11 @@ class Stream(nn.Module, ABC):
         cross_attention: The layers with which this stream reads the other one; the backbone puts those of its fusion
             here, one for each pair.
         gradient_checkpointing: Whether blocks are computed again in the backward pass.
+        reads_context: Whether `run` heeds `Insert.context`; a stream without attention does not.
         library_class: The class of a library whose weights the stream takes by name, None for a stream without one.
     """
 
+    reads_context: ClassVar[bool] = True
     library_class: ClassVar[type[nn.Module] | None] = None
     cross_attention: nn.ModuleList
     gradient_checkpointing: bool = False
@@ -224,7 +226,7 @@ class TextStream(Stream):
         self,
         hidden: Tensor,
         layer: int,
-        mask: Tensor | None,
+        mask: Tensor,
         insert: Insert | None = None,
         past: KeyValue | None = None,
         final_norm: bool = True,

@@ -79,24 +79,22 @@ class SwinStream(ImageStream):
 
     @classmethod
     def describe(cls, module: Any) -> dict[str, Any]:
-        """See `Stream`; windows must be squares of one size in all stages, and images squares."""
+        """See `Stream`; windows must be squares, of one size in all stages."""
         blocks = [list(layer.blocks) for layer in module.layers]
-        windows = {tuple(block.attn.window_size) for stage in blocks for block in stage}
-        (window, *others), image = sorted(windows), tuple(module.patch_embed.img_size)
-        if others or window[0] != window[1] or image[0] != image[1]:
+        windows = sorted({tuple(block.attn.window_size) for stage in blocks for block in stage})
+        if len(windows) > 1 or windows[0][0] != windows[0][1]:
             raise ValueError(
-                f"the image stream computes Swins with square windows of one size and square images, got windows of "
-                f"{sorted(windows)} tokens and images of {image} px; choose another swin_*, such as "
-                "swin_tiny_patch4_window7_224"
+                f"the image stream computes Swins with square windows of one size, got windows of {windows} tokens; "
+                "choose another swin_*, such as swin_tiny_patch4_window7_224"
             )
         mlp = blocks[0][0].mlp
         return {
-            "image_size": image[0],
+            "image_size": module.patch_embed.img_size[0],
             "patch_size": module.patch_embed.patch_size[0],
             "embed_dim": module.embed_dim,
             "depths": tuple(len(stage) for stage in blocks),
             "image_num_heads": tuple(stage[0].attn.num_heads for stage in blocks),
-            "window_size": window[0],
+            "window_size": windows[0][0],
             "image_mlp_ratio": mlp.fc1.out_features / mlp.fc1.in_features,
         }
 

@@ -85,5 +85,7 @@ def _describe(module: Any, kind: Any, field: str) -> dict[str, Any]:
                 return {field: name, **stream.describe(module)}
             except ValueError as error:
                 reasons.append(str(error))
-    what = "a swin_* or vit_* of timm" if kind is ImageStream else "a RoBERTa or BERT of transformers"
-    raise ValueError("; ".join(reasons) or f"the {field} is built from {what}, got {type(module).__name__}")
+    what = "a swin_* or a plain vit_* of timm" if kind is ImageStream else "a RoBERTa or BERT of transformers"
+    raise ValueError(
+        "; ".join(reasons) or f"the {field.replace('_', ' ')} is built from {what}, got {type(module).__name__}"
+    )

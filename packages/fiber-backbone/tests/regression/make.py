@@ -26,7 +26,7 @@ def wave(shape: torch.Size | tuple[int, ...], phase: float) -> Tensor:
 
 def outputs(config: FiberConfig) -> dict[str, Tensor]:
     """All that a model of waves computes from a picture of 48 x 80 pixels and two texts, in float64."""
-    model = FiberBackbone(config).double().eval()
+    model = FiberBackbone.from_config(config).double().eval()
     with torch.no_grad():
         for index, (_, parameter) in enumerate(sorted(model.named_parameters())):  # libraries differ in their order
             parameter.copy_(wave(parameter.shape, index) * (0.5 if parameter.ndim < 2 else 0.2))

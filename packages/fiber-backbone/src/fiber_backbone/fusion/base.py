@@ -40,10 +40,12 @@ class Fusion(ABC):
 
     Attributes:
         has_pyramid: Whether the image blocks themselves read text, so that their maps form a fused pyramid.
+        inserts_context: Whether it uses `Insert.context`, which not every stream can read.
         can_decode: Whether text layers can read an image without being read by it, which decoding needs.
     """
 
     has_pyramid: ClassVar[bool] = True
+    inserts_context: ClassVar[bool] = False
     can_decode: ClassVar[bool] = True
 
     @classmethod

@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from fiber_backbone.attention import KeyValue, merge_heads, split_heads
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.fusion.base import Fusion, attention_flops, linear_flops
-from fiber_backbone.streams import Insert, StreamSizes
+from fiber_backbone.streams import Insert, StreamSizes, rescale_linear
 
 
 class GatedCrossAttention(nn.Module):
@@ -95,23 +95,38 @@ class GatedFusion(Fusion):
 
     Args:
         normalize_image_query: Whether a layer norm precedes the query of the image side.
+        initial_gate: A fresh model's gates; 0 leaves both streams as they are.
+        initializer_range: Standard deviation of new linear weights.
     """
 
-    def __init__(self, normalize_image_query: bool = True) -> None:
-        self.normalize_image_query = normalize_image_query
+    def __init__(
+        self, normalize_image_query: bool = True, initial_gate: float = 0.0, initializer_range: float = 0.02
+    ) -> None:
+        self.normalize_image_query, self.initial_gate = normalize_image_query, initial_gate
+        self.initializer_range = initializer_range
 
     @classmethod
     def from_config(cls, config: FiberConfig) -> Self:
         """See `Fusion`."""
-        return cls(config.normalize_image_query)
+        return cls(config.normalize_image_query, config.initial_gate, config.initializer_range)
 
     def image_layers(self, image: StreamSizes, text: StreamSizes, count: int) -> nn.ModuleList:
         """One cross-attention for each pair."""
-        return _layers(image, text, normalize_query=self.normalize_image_query)
+        return self._layers(image, text, self.normalize_image_query)
 
     def text_layers(self, image: StreamSizes, text: StreamSizes, count: int) -> nn.ModuleList:
         """One cross-attention for each pair."""
-        return _layers(text, image)
+        return self._layers(text, image)
+
+    def _layers(self, own: StreamSizes, other: StreamSizes, normalize_query: bool = False) -> nn.ModuleList:
+        layers = nn.ModuleList(
+            GatedCrossAttention(dim, context_dim, heads, normalize_query, own.dropout, own.attention_dropout)
+            for dim, heads, context_dim in zip(own.dims, own.heads, other.dims, strict=True)
+        )
+        rescale_linear(layers, self.initializer_range)
+        for layer in layers:
+            nn.init.constant_(layer.gate, self.initial_gate)  # type: ignore[arg-type]
+        return layers
 
     def into_image(self, layer: nn.Module, text: Tensor, mask: Tensor) -> Insert:
         """Token by token over the whole map: text needs no windows."""
@@ -131,13 +146,6 @@ class GatedFusion(Fusion):
             _flops(tokens, dim, text_length, text_dim) + _flops(text_length, text_dim, tokens, dim)
             for tokens, dim, text_dim in zip(image_tokens, image.dims, text.dims, strict=True)
         )
-
-
-def _layers(own: StreamSizes, other: StreamSizes, normalize_query: bool = False) -> nn.ModuleList:
-    return nn.ModuleList(
-        GatedCrossAttention(dim, context_dim, heads, normalize_query, own.dropout, own.attention_dropout)
-        for dim, heads, context_dim in zip(own.dims, own.heads, other.dims, strict=True)
-    )
 
 
 def _read_in_groups(layer: nn.Module, image: Tensor | KeyValue, mask: Tensor | None, attended: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from fiber_backbone.attention import KeyValue, merge_heads, split_heads
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.fusion.base import Fusion, attention_flops, linear_flops
-from fiber_backbone.streams import Insert, StreamSizes
+from fiber_backbone.streams import Insert, StreamSizes, rescale_linear
 
 MLP_RATIO = 4
 
@@ -79,15 +79,22 @@ class CoAttention(nn.Module):
 
 
 class LateFusion(Fusion):
-    """`FiberConfig.num_fusion_blocks` layers of co-attention for each stream, on top of the finished streams."""
+    """`FiberConfig.num_fusion_blocks` layers of co-attention for each stream, on top of the finished streams.
+
+    Args:
+        initializer_range: Standard deviation of new linear weights.
+    """
 
     has_pyramid = False
     can_decode = False
 
+    def __init__(self, initializer_range: float = 0.02) -> None:
+        self.initializer_range = initializer_range
+
     @classmethod
     def from_config(cls, config: FiberConfig) -> Self:
         """See `Fusion`."""
-        return cls()
+        return cls(config.initializer_range)
 
     def pairs(self, num_blocks: int, num_layers: int, count: int) -> tuple[tuple[int, int], ...]:
         """None: all blocks lie below the cut."""
@@ -95,11 +102,17 @@ class LateFusion(Fusion):
 
     def image_layers(self, image: StreamSizes, text: StreamSizes, count: int) -> nn.ModuleList:
         """K layers."""
-        return _layers(image, text, count)
+        return self._layers(image, text, count)
 
     def text_layers(self, image: StreamSizes, text: StreamSizes, count: int) -> nn.ModuleList:
         """K layers."""
-        return _layers(text, image, count)
+        return self._layers(text, image, count)
+
+    def _layers(self, own: StreamSizes, other: StreamSizes, count: int) -> nn.ModuleList:
+        sizes = own.dims[-1], other.dims[-1], own.heads[-1], own.dropout, own.attention_dropout
+        layers = nn.ModuleList(CoAttention(*sizes) for _ in range(count))
+        rescale_linear(layers, self.initializer_range)
+        return layers
 
     def into_image(self, layer: nn.Module, text: Tensor, mask: Tensor) -> Insert:
         """Nothing."""
@@ -127,13 +140,6 @@ class LateFusion(Fusion):
                 (tokens, text_length), (text_length, tokens), sides, strict=True
             )
         )
-
-
-def _layers(own: StreamSizes, other: StreamSizes, count: int) -> nn.ModuleList:
-    dim, heads = own.dims[-1], own.heads[-1]
-    return nn.ModuleList(
-        CoAttention(dim, other.dims[-1], heads, own.dropout, own.attention_dropout) for _ in range(count)
-    )
 
 
 def _flops(queries: int, dim: int, keys: int, context_dim: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fiber_backbone.attention import KeyValue, split_heads
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.fusion.base import Fusion, attention_flops, linear_flops
-from fiber_backbone.streams import Insert, StreamSizes
+from fiber_backbone.streams import Insert, StreamSizes, rescale_linear
 
 
 class ContextProjection(nn.Module):
@@ -43,20 +43,37 @@ class ContextProjection(nn.Module):
 
 
 class MergedFusion(Fusion):
-    """One softmax over own and other tokens."""
+    """One softmax over own and other tokens.
+
+    Args:
+        initializer_range: Standard deviation of new linear weights.
+    """
+
+    inserts_context = True
+
+    def __init__(self, initializer_range: float = 0.02) -> None:
+        self.initializer_range = initializer_range
 
     @classmethod
     def from_config(cls, config: FiberConfig) -> Self:
         """See `Fusion`."""
-        return cls()
+        return cls(config.initializer_range)
 
     def image_layers(self, image: StreamSizes, text: StreamSizes, count: int) -> nn.ModuleList:
         """A projection for each pair."""
-        return _layers(image, text)
+        return self._layers(image, text)
 
     def text_layers(self, image: StreamSizes, text: StreamSizes, count: int) -> nn.ModuleList:
         """A projection for each pair."""
-        return _layers(text, image)
+        return self._layers(text, image)
+
+    def _layers(self, own: StreamSizes, other: StreamSizes) -> nn.ModuleList:
+        layers = nn.ModuleList(
+            ContextProjection(dim, context_dim, heads)
+            for dim, heads, context_dim in zip(own.dims, own.heads, other.dims, strict=True)
+        )
+        rescale_linear(layers, self.initializer_range)
+        return layers
 
     def into_image(self, layer: Any, text: Tensor, mask: Tensor) -> Insert:
         """The text, for every window."""
@@ -79,10 +96,3 @@ class MergedFusion(Fusion):
             + attention_flops(text_length, tokens, text_dim)
             for tokens, dim, text_dim in zip(image_tokens, image.dims, text.dims, strict=True)
         )
-
-
-def _layers(own: StreamSizes, other: StreamSizes) -> nn.ModuleList:
-    return nn.ModuleList(
-        ContextProjection(dim, context_dim, heads)
-        for dim, heads, context_dim in zip(own.dims, own.heads, other.dims, strict=True)
-    )
