@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -199,19 +198,20 @@ def test_an_existing_task_reads_a_format_and_counts_a_metric_of_ones_own(
     assert "CIDEr" in "".join(measure.name for measure in evaluation.measures)
 
 
-class Rows(Sequence[dict[str, Any]]):
-    """As a `datasets.Dataset` with images: they are decoded when a row is asked for."""
+class Rows:
+    """As a `datasets.Dataset` with images: an image is decoded when its row is asked for."""
 
     def __init__(self, root: Path, folder: str) -> None:
-        self.root, self.captions, self.decoded = root, captions_of(root, folder), 0
+        self.root, self.captions = root, captions_of(root, folder)
 
     def __len__(self) -> int:
         return len(self.captions)
 
-    def __getitem__(self, index: Any) -> Any:
-        image, text = self.captions[index]
-        self.decoded += 1
-        return {"id": index, "image": Image.open(self.root / image), "text": text}
+    def __getitem__(self, key: Any) -> Any:
+        if key == "text":
+            return [text for _, text in self.captions]
+        image, text = self.captions[key]
+        return {"id": key, "image": Image.open(self.root / image), "text": text}
 
 
 def test_rows_optimizer_schedule_logger_and_callback_from_python(recipe: Path, data: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,14 @@ def read_captions_table(root: str | Path, split: str, *, delimiter: str = ",") -
         return [{"image": Path(root) / image, "captions": [caption], "id": image} for image, caption in rows]
 
 
-def map_captions(rows: Sequence[Mapping[str, Any]]) -> MappedSamples[CaptionSample]:
-    """Rows {image, text} of a Hugging Face `datasets.Dataset`, each decoded when it is asked for.
+def map_captions(rows: Any) -> MappedSamples[CaptionSample]:
+    """Rows {id, image, text} of a Hugging Face `datasets.Dataset`, whose images are decoded when they are asked for.
 
     Example:
-        train(config, samples={"train": map_captions(load_dataset("me/captions", split="train")), ...})
+        train(config, samples={split: map_captions(load_dataset("me/captions", split=split)) for split in ("train", "val")})
     """
-    return MappedSamples(rows, lambda row: {"image": row["image"], "captions": [row["text"]], "id": row["id"]})
+    return MappedSamples(rows, _caption, columns={"captions": [[text] for text in rows["text"]]})
+
+
+def _caption(row: dict[str, Any]) -> CaptionSample:
+    return {"image": row["image"], "captions": [row["text"]], "id": row["id"]}

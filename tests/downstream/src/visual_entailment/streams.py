@@ -13,12 +13,8 @@ from torch import Tensor, nn
 
 
 def inserted(x: Tensor, insert: Insert | None) -> Tensor:
-    """What a fusion makes of a block's tokens (B, N, C), before they are added to its input."""
-    if insert is None:
-        return x
-    if insert.context is not None:
-        raise ValueError("this stream has no attention to merge with; choose another model.overrides.fusion")
-    return x if insert.after is None else insert.after(x)
+    """What a fusion makes of the tokens (B, N, C) that a block mixed, before they are added to its input."""
+    return x if insert is None or insert.after is None else insert.after(x)
 
 
 def mlp(width: int) -> nn.Sequential:
@@ -37,7 +33,7 @@ class ConvolutionStream(ImageStream):
         num_heads: Attention heads of what a fusion inserts.
     """
 
-    reads_context = False  # there is no attention
+    reads_context = False  # there is no attention to read it with
 
     def __init__(
         self, image_size: int, patch_size: int = 16, width: int = 32, depth: int = 3, num_heads: int = 4
@@ -76,9 +72,9 @@ class ConvolutionStream(ImageStream):
         """A layer norm."""
         return self.norm(x)
 
-    def resize(self, image_size: int, **settings: int) -> None:
+    def resize(self, config: FiberConfig) -> None:
         """Convolutions take any size."""
-        self.image_size = image_size
+        self.image_size = config.image_size
 
 
 class WordMixerStream(TextStream):
@@ -134,7 +130,7 @@ class WordMixerStream(TextStream):
         self,
         hidden: Tensor,
         layer: int,
-        mask: Tensor | None,
+        mask: Tensor,
         insert: Insert | None = None,
         past: KeyValue | None = None,
         final_norm: bool = True,
@@ -142,7 +138,7 @@ class WordMixerStream(TextStream):
         """One layer; what is remembered of earlier tokens is their values, in place of keys too."""
         value = split_heads(self.mixers[layer](hidden), 1)
         value = value if past is None else torch.cat([past.value, value], dim=2)
-        scores = value.new_zeros(1, 1, 1, value.shape[2]) if mask is None else mask
-        hidden = hidden + inserted(merge_heads(scores.softmax(dim=-1) @ value).expand_as(hidden), insert)
+        mixed = merge_heads(mask.softmax(dim=-1) @ value)
+        hidden = hidden + inserted(mixed.expand_as(hidden), insert)
         hidden = hidden + self.mlps[layer](hidden)
         return self.norms[layer](hidden) if final_norm else hidden, KeyValue(value, value)
