@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from fiber_data import AnswerVocabulary, normalise_answer, soft_scores
+from fiber_data import AnswerVocabulary, normalize_answer, soft_scores
 
 
 def answered(*answers):
@@ -12,7 +12,7 @@ def answered(*answers):
 
 
 @pytest.mark.parametrize(
-    ("text", "normalised"),
+    ("text", "normalized"),
     [
         ("YES.", "yes"),
         ("no,", "no"),
@@ -40,8 +40,8 @@ def answered(*answers):
         ("." * 40, "." * 8),
     ],
 )
-def test_answers_take_the_official_normal_form(text, normalised):
-    assert normalise_answer(text) == normalised
+def test_answers_take_the_official_normal_form(text, normalized):
+    assert normalize_answer(text) == normalized
 
 
 def test_scores_grow_with_the_people_who_agree():
@@ -53,9 +53,9 @@ def test_scores_grow_with_the_people_who_agree():
 def test_answers_can_be_counted_as_written():
     as_written = {"a cat": 0.3, "Cat": 0.3, "2": 0.6, "dog": 1.0}
     answers = ["a cat", "Cat", "2", "2"] + ["dog"] * 6
-    assert soft_scores(answers, normalise=False) == as_written
+    assert soft_scores(answers, normalize=False) == as_written
     vocabulary = AnswerVocabulary(("2", "cat", "dog"))
-    assert vocabulary.encode(answers, normalise=False).tolist() == torch.tensor([0.6, 0.0, 1.0]).tolist()
+    assert vocabulary.encode(answers, normalize=False).tolist() == torch.tensor([0.6, 0.0, 1.0]).tolist()
 
 
 def test_a_target_scores_every_class():
@@ -88,7 +88,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_the_list_that_the_field_uses_is_in_normal_form(real_data):
     vocabulary = AnswerVocabulary.load(real_data("") / "vqa_trainval_label2ans_3129.json")
     assert len(vocabulary) == 3129
-    assert [answer for answer in vocabulary if normalise_answer(answer) != answer] == []
+    assert [answer for answer in vocabulary if normalize_answer(answer) != answer] == []
 
 
 def test_what_is_no_vocabulary_is_refused(tmp_path):

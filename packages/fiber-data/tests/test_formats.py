@@ -51,7 +51,8 @@ def put_lines(root, *lines):
 
 def test_coco_captions_are_joined_to_their_pictures_and_cleaned(tmp_path):
     put_pictures(tmp_path / "a.jpg", tmp_path / "b.jpg")
-    assert read_coco_captions(put_json(tmp_path / "captions.json", COCO), tmp_path, "val") == [
+    file = put_json(tmp_path / "captions.json", COCO)
+    assert read_coco_captions(tmp_path, "val", annotation_file=file, image_folder=tmp_path) == [
         {"image": tmp_path / "b.jpg", "captions": ["a dog"], "id": 7, "split": "val"},
         {"image": tmp_path / "a.jpg", "captions": ["a cat on a mat", "the cat"], "id": 3, "split": "val"},
     ]
@@ -81,42 +82,42 @@ def test_coco_captions_are_joined_to_their_pictures_and_cleaned(tmp_path):
 )
 def test_a_coco_file_out_of_format_names_the_place(tmp_path, content, error, message):
     with pytest.raises(error, match=message):
-        read_coco_captions(put_json(tmp_path / "captions.json", content), tmp_path)
+        read_coco_captions(tmp_path, "val", annotation_file=put_json(tmp_path / "captions.json", content))
 
 
 def test_a_file_that_is_absent_or_cut_off_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json: no such annotation file"):
-        read_coco_captions(tmp_path / "nowhere.json", tmp_path)
+        read_coco_captions(tmp_path, "val", annotation_file=tmp_path / "nowhere.json")
     (tmp_path / "cut.json").write_text('{"images": [')
     with pytest.raises(ValueError, match=r"cut\.json: not valid JSON .*is the download complete"):
-        read_coco_captions(tmp_path / "cut.json", tmp_path)
+        read_coco_captions(tmp_path, "val", annotation_file=tmp_path / "cut.json")
 
 
 def test_karpathy_train_takes_in_restval_and_ids_fall_back(tmp_path):
-    file = put_json(tmp_path / "dataset_coco.json", KARPATHY)
-    train = read_karpathy(file, tmp_path, "train", check_images=False)
+    put_json(tmp_path / "dataset_coco.json", KARPATHY)
+    train = read_karpathy(tmp_path, "train", check_images=False)
     assert [(sample["image"].relative_to(tmp_path).as_posix(), sample["id"]) for sample in train] == [
         ("val2014/a.jpg", 3),
         ("train2014/b.jpg", 7),
     ]
     assert {sample["split"] for sample in train} == {"train"}
-    (test,) = read_karpathy(file, tmp_path, "test", check_images=False)
+    (test,) = read_karpathy(tmp_path, "test", check_images=False)
     assert test == {"image": tmp_path / "c.jpg", "captions": ["a bird", "it flies"], "id": 9, "split": "test"}
-    (val,) = read_karpathy(file, tmp_path, "val", check_images=False)
+    (val,) = read_karpathy(tmp_path, "val", check_images=False)
     assert val["id"] == "d.jpg"
 
 
 def test_karpathy_errors(tmp_path):
     file = put_json(tmp_path / "dataset.json", {"images": KARPATHY["images"][:1]})
     with pytest.raises(ValueError, match="one of train, val, test, not 'restval'"):
-        read_karpathy(file, tmp_path, "restval")
+        read_karpathy(tmp_path, "restval", annotation_file=file)
     with pytest.raises(
         SplitNotFoundError, match=r"dataset\.json: no image of split 'test'; the file has \['restval'\]"
     ):
-        read_karpathy(file, tmp_path, "test")
+        read_karpathy(tmp_path, "test", annotation_file=file)
     file = put_json(tmp_path / "dataset.json", {"images": [{"split": "val", "filename": "a", "sentences": [{}]}]})
     with pytest.raises(KeyError, match=r"images\[0\]\.sentences\[0\]: no key 'raw'"):
-        read_karpathy(file, tmp_path, "val")
+        read_karpathy(tmp_path, "val", annotation_file=file)
 
 
 def test_a_caption_folder_joins_lines_and_knows_both_namings(tmp_path):
@@ -148,7 +149,7 @@ def test_a_caption_folder_without_images_folder_holds_the_pictures_itself(tmp_pa
         ({"image": "a"}, KeyError, "line 2: expected one of the keys 'captions', 'caption', 'text', found 'image'"),
         ({"image": "a", "caption": 3}, ValueError, "line 2: expected a caption as text, found int"),
         ({"image": "a", "captions": [3]}, ValueError, "line 2: expected a caption as text, found int"),
-        ({"image": 3, "caption": "x"}, ValueError, "line 2: expected the picture's name as text, found int"),
+        ({"image": 3, "caption": "x"}, ValueError, "line 2: expected the image's name as text, found int"),
         ("{", ValueError, "line 2: not valid JSON"),
         ("[1]", ValueError, "line 2: expected an object, found list"),
     ],
@@ -175,11 +176,14 @@ def test_pictures_that_are_missing_or_bare_are_left_out_with_one_warning(tmp_pat
     content = {**COCO, "images": [*COCO["images"], {"id": 4, "file_name": "c.jpg"}]}
     file = put_json(tmp_path / "captions.json", content)
     with pytest.warns(UserWarning) as warned:
-        samples = read_coco_captions(file, tmp_path)
+        samples = read_coco_captions(tmp_path, "val", annotation_file=file)
     assert [sample["id"] for sample in samples] == [3]
     (message,) = (str(warning.message) for warning in warned)
-    assert f"{file}: of 3 pictures 1 are not on disk (the first: {tmp_path / 'b.jpg'}) and 1 have no caption" in message
-    unchecked = read_coco_captions(file, tmp_path, check_images=False)
+    assert (
+        f"{file}: of 3 samples 1 lack an image on disk (the first: {tmp_path / 'b.jpg'}) and 1 have no caption"
+        in message
+    )
+    unchecked = read_coco_captions(tmp_path, "val", annotation_file=file, check_images=False)
     assert [sample["id"] for sample in unchecked] == [7, 3, 4]
     assert find_missing(unchecked) == [tmp_path / "b.jpg"]
 
@@ -187,9 +191,9 @@ def test_pictures_that_are_missing_or_bare_are_left_out_with_one_warning(tmp_pat
 def test_a_wrong_image_root_is_an_error(tmp_path):
     file = put_json(tmp_path / "captions.json", COCO)
     with pytest.raises(
-        FileNotFoundError, match=r"none of its 2 pictures is on disk; .*elsewhere.b\.jpg: check the image"
+        FileNotFoundError, match=r"none of its 2 samples has its images on disk; .*elsewhere.b\.jpg: check the image"
     ):
-        read_coco_captions(file, tmp_path / "elsewhere")
+        read_coco_captions(tmp_path, "val", annotation_file=file, image_folder=tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("year", ["", "2017"])

@@ -137,7 +137,7 @@ def test_a_picture_of_another_size_than_annotated_is_broken(data, tmp_path):
     wrong = DetectionData([sample(tmp_path / "a.png", [], [], size=(80, 120))], CATEGORIES)
     item = DetectionDataset(wrong, build_detection_evaluation_transform(40, 60), make_prompt(CATEGORIES))[0]
     assert isinstance(item, BrokenSample)
-    assert "the picture is 40 x 60 pixels (height x width), but its boxes are for 80 x 120" in item.reason
+    assert "the image is 40 x 60 pixels (height x width), but its boxes are for 80 x 120" in item.reason
 
 
 def test_prompts_of_other_categories_are_refused(data):

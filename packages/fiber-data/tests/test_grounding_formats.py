@@ -76,13 +76,15 @@ def test_the_mixed_set_has_a_folder_for_each_source(tmp_path):
     for folder in ("coco/train2014", "vg/VG_100K_2"):
         picture(tmp_path / folder / "a.jpg")
     file = write(tmp_path / "final_mixed_train.json", [entry(1, data_source="coco"), entry(2, data_source="vg")])
-    found = read_grounding(file, {"coco": tmp_path / "coco", "vg": tmp_path / "vg"})
+    found = read_grounding(
+        tmp_path, "train", annotation_file=file, image_folder={"coco": tmp_path / "coco", "vg": tmp_path / "vg"}
+    )
     assert [sample["image"].relative_to(tmp_path).as_posix() for sample in found] == [
         "coco/train2014/a.jpg",
         "vg/VG_100K_2/a.jpg",
     ]
     with pytest.raises(ValueError, match=r"images\[1\]: data_source 'vg' has no image folder, only 'coco'"):
-        read_grounding(file, {"coco": tmp_path / "coco"})
+        read_grounding(tmp_path, "train", annotation_file=file, image_folder={"coco": tmp_path / "coco"})
 
 
 def test_refcoco_finds_cocos_pictures_under_either_name(tmp_path):
@@ -118,7 +120,7 @@ def test_spans_outside_the_caption_are_left_out_and_counted(flickr):
 def test_malformed_files_are_answered_with_file_and_entry(tmp_path, images, annotations, error, message):
     file = write(tmp_path / "final_x_val.json", images, annotations)
     with pytest.raises(error, match=message) as caught:
-        read_grounding(file)
+        read_grounding(tmp_path, "val", annotation_file=file)
     assert "final_x_val.json" in str(caught.value)
 
 

@@ -73,11 +73,11 @@ def test_sentences_without_both_pictures_are_left_out_with_one_warning(tmp_path)
     put(tmp_path / "dev.json", *LINES)
     put_pictures(tmp_path / "dev", "dev-850-0")
     put_pictures(tmp_path / "dev", "dev-850-1", sides=(0,))
-    with pytest.warns(UserWarning, match=r"of 2 sentences 1 lack a picture .*dev-850-1-img1\.png"):
+    with pytest.warns(UserWarning, match=r"of 2 sentences 1 lack an image .*dev-850-1-img1\.png"):
         (sample,) = read_nlvr2(tmp_path, "dev")
     assert sample["id"] == "dev-850-0-0"
     (tmp_path / "dev" / "dev-850-0-img0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"dev\.json: none of its 2 sentences has its pictures on disk"):
+    with pytest.raises(FileNotFoundError, match=r"dev\.json: none of its 2 sentences has its images on disk"):
         read_nlvr2(tmp_path, "dev")
 
 
@@ -102,7 +102,7 @@ def test_a_line_out_of_format_is_named(tmp_path, line, error, message):
 
 
 def test_a_folder_without_the_split(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; expected the root of NLVR2"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; expected the root of a data set"):
         read_nlvr2(tmp_path / "nowhere", "dev")
     with pytest.raises(SplitNotFoundError, match=r"no sentences of split 'dev'; expected one of dev\.json, data"):
         read_nlvr2(tmp_path, "dev")

@@ -55,7 +55,7 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, samples, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_pixels_are_normalised_with_the_processors_own_numbers(tokenizer):
+def test_pixels_are_normalized_with_the_processors_own_numbers(tokenizer):
     processor = FiberProcessor(tokenizer, 4, 10, mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 1.0))
     pixels = processor(Image.new("RGB", (10, 20), (255, 0, 51)))["pixel_values"]
     assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)

@@ -4,7 +4,16 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from fiber_data import Prompt, PromptSampler, Wording, chunk_categories, clean_name, encode_prompts, make_prompt
+from fiber_data import (
+    Prompt,
+    PromptConfig,
+    PromptSampler,
+    Wording,
+    chunk_categories,
+    clean_name,
+    encode_prompts,
+    make_prompt,
+)
 from fiber_data.seeding import seeded
 
 NAMES = {number: f"thing_{'abcdefghijklmnopqrstuvwxy'[number - 1]}" for number in range(1, 26)}
@@ -129,7 +138,7 @@ def test_prompts_too_long_for_the_model_are_refused(tokenizer):
 
 def test_numbers_of_negatives_are_distributed_as_the_originals(tokenizer, fine_goldens):
     golden = fine_goldens["control_options_distribution_full_negative_10_4000_draws"]
-    sampler = PromptSampler(NAMES, tokenizer, max_negatives=10)
+    sampler = PromptSampler(NAMES, tokenizer, PromptConfig(max_negatives=10))
     with seeded(0):
         drawn = Counter(sampler.draw_counts(3, 22) for _ in range(4000))
     assert {positives for positives, _ in drawn} == {3}
@@ -144,7 +153,7 @@ def test_numbers_of_negatives_are_distributed_as_the_originals(tokenizer, fine_g
 )
 def test_controls_decide_how_many_negatives_stand_in_a_prompt(tokenizer, chances, negatives):
     settings = {"one_negative": 0.0, "no_negatives": 0.0, "all_negatives": 0.0, **chances}
-    sampler = PromptSampler(NAMES, tokenizer, max_negatives=8, **settings)
+    sampler = PromptSampler(NAMES, tokenizer, PromptConfig(max_negatives=8, **settings))
     with seeded(1):
         prompts = [sampler([7, 9, 7]) for _ in range(300)]
     assert {len(prompt.spans) - 2 for prompt in prompts} == negatives
@@ -155,16 +164,16 @@ def test_controls_decide_how_many_negatives_stand_in_a_prompt(tokenizer, chances
 
 
 def test_positives_are_dropped_when_asked_for(tokenizer):
-    sampler = PromptSampler(
-        NAMES, tokenizer, one_negative=0.0, no_negatives=0.0, all_negatives=0.0, drop_positives=1.0, max_negatives=1
-    )
+    config = PromptConfig(one_negative=0.0, no_negatives=0.0, all_negatives=0.0, drop_positives=1.0, max_negatives=1)
+    sampler = PromptSampler(NAMES, tokenizer, config)
     with seeded(2):
         kept = Counter(len({1, 2, 3} & sampler([1, 2, 3]).spans.keys()) for _ in range(300))
     assert kept.keys() == {1, 2, 3} and min(kept.values()) > 60
 
 
 def test_the_budget_holds_for_the_caption_itself_and_positives_go_first(tokenizer):
-    sampler = PromptSampler(NAMES, tokenizer, all_negatives=1.0, one_negative=0.0, no_negatives=0.0, max_tokens=60)
+    always = {"all_negatives": 1.0, "one_negative": 0.0, "no_negatives": 0.0}
+    sampler = PromptSampler(NAMES, tokenizer, PromptConfig(**always), max_tokens=60)
     unbounded = len(make_prompt(NAMES).spans)
     with seeded(3):
         for _ in range(50):
@@ -175,14 +184,14 @@ def test_the_budget_holds_for_the_caption_itself_and_positives_go_first(tokenize
     assert all(count(tokenizer, prompt.text) <= 60 for prompt in crowded)
     assert {number for prompt in crowded for number in prompt.spans} == set(NAMES)  # which ones fit is chance
     with seeded(3):
-        few = PromptSampler(NAMES, tokenizer, all_negatives=1.0, one_negative=0.0, no_negatives=0.0, max_categories=5)
+        few = PromptSampler(NAMES, tokenizer, PromptConfig(**always, max_categories=5))
         assert len(few([1, 2, 3]).spans) == 5 and {1, 2, 3} <= few([1, 2, 3]).spans.keys()
 
 
 def test_a_prompt_follows_from_the_seed_and_is_in_order_where_asked(tokenizer):
     def draw(seed, **settings):
         with seeded(seed):
-            return PromptSampler(NAMES, tokenizer, **settings)([3])
+            return PromptSampler(NAMES, tokenizer, PromptConfig(**settings))([3])
 
     assert draw(5) == draw(5)
     assert len({draw(seed).text for seed in range(8)}) == 8
@@ -191,7 +200,8 @@ def test_a_prompt_follows_from_the_seed_and_is_in_order_where_asked(tokenizer):
 
 
 def test_the_background_is_no_category(tokenizer):
-    sampler = PromptSampler({0: "__background__", 1: "cat", 2: "dog"}, tokenizer, one_negative=0.0, no_negatives=0.0)
+    config = PromptConfig(one_negative=0.0, no_negatives=0.0)
+    sampler = PromptSampler({0: "__background__", 1: "cat", 2: "dog"}, tokenizer, config)
     with seeded(6):
         assert all(0 not in sampler([]).spans for _ in range(20))
     with pytest.raises(ValueError, match="at least one category"):
@@ -205,6 +215,6 @@ def test_a_picture_that_holds_everything_or_nothing_is_ordinary(tokenizer):
         assert {sampler([]).text for _ in range(100)} == {"", "cat"}
 
 
-def test_chances_that_are_none_are_refused(tokenizer):
+def test_chances_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"at most 1 together, not \(0\.05, 0\.05, 0\.95"):
-        PromptSampler(NAMES, tokenizer, all_negatives=0.95)
+        PromptConfig(all_negatives=0.95)

@@ -58,7 +58,7 @@ def test_an_epoch_of_training_sees_every_photo_once_with_one_of_its_captions(spl
     seen = []
     for batch in loader:
         assert batch["pixel_values"].shape == (16, 3, 64, 64) and batch["pixel_values"].isfinite().all()
-        assert 0.2 < batch["pixel_values"].std() < 2.5  # normalised photographs, neither raw nor blank
+        assert 0.2 < batch["pixel_values"].std() < 2.5  # normalized photographs, neither raw nor blank
         for image_id, text in zip(batch["image_ids"].tolist(), batch["texts"], strict=True):
             assert text in samples[image_id]["captions"]
         assert roberta.batch_decode(batch["input_ids"], skip_special_tokens=True) == batch["texts"]
@@ -103,7 +103,9 @@ def test_an_epoch_of_detection_sees_every_box_of_the_photos(real_data, roberta):
 
 @pytest.mark.filterwarnings("error")
 def test_lvis_has_its_lists_and_its_prompts_fit(real_data, roberta):
-    data = read_detection(real_data("lvis") / "lvis_val_100.json", check_images=False)
+    data = read_detection(
+        real_data("lvis"), "val", annotation_file=real_data("lvis") / "lvis_val_100.json", check_images=False
+    )
     assert (len(data.samples), len(data.categories)) == (100, 1230)
     assert sum(len(sample["boxes"]) for sample in data.samples) == 977
     assert set(data.frequencies.values()) == {"r", "c", "f"}

@@ -197,7 +197,7 @@ def test_the_folder_reads_as_real_data(folder: Path) -> None:
     assert len(samples) == 600
     assert all(len(sample["captions"]) == 5 for sample in samples)
     assert Image.open(samples[0]["image"]).size == (64, 64)
-    karpathy = read_karpathy(folder / "annotations" / "dataset_scenes.json", folder / "images", "val")
+    karpathy = read_karpathy(folder, "val")
     assert [s["captions"] for s in karpathy] == [s["captions"] for s in samples]
     assert [s["image"] for s in karpathy] == [s["image"] for s in samples]
 

@@ -39,7 +39,7 @@ def test_evaluation_squeezes_the_whole_picture_as_pillow_does():
     assert ((ours * STD + MEAN) - pillow).abs().max() <= 2.01 / 255
 
 
-def test_evaluation_normalises_with_the_given_numbers():
+def test_evaluation_normalizes_with_the_given_numbers():
     image = Image.new("RGB", (10, 20), (255, 0, 51))
     ours = build_evaluation_transform(4, mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 1.0))(image)
     assert torch.allclose(ours[:, 0, 0], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)
@@ -192,7 +192,7 @@ def test_a_flip_mirrors_boxes_as_the_original_does_in_its_convention(fine_golden
     assert torch.equal(kept, half_open)
 
 
-def test_pictures_are_normalised_as_the_originals_but_in_the_order_of_colours(fine_goldens):
+def test_pictures_are_normalized_as_the_originals_but_in_the_order_of_colours(fine_goldens):
     golden = fine_goldens["normalize_bgr255"]
     pixels = (torch.tensor(golden["rgb01"]) * 255).round().to(torch.uint8)
     ours = build_detection_evaluation_transform(1, 10)(tv_tensors.Image(pixels))

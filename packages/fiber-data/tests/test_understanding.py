@@ -118,7 +118,7 @@ def test_coverage_counts_the_questions_that_teach(questions):
     dataset = QuestionDataset(counts, transform, vocabulary)
     assert dataset.coverage() == pytest.approx(2 / 3)
     assert [item["answer_targets"].tolist() for item in dataset] == [[1.0], [1.0], [0.0]]
-    as_written = QuestionDataset(counts, transform, vocabulary, normalise=False)
+    as_written = QuestionDataset(counts, transform, vocabulary, normalize=False)
     assert as_written.coverage() == pytest.approx(1 / 3)
     assert [item["answer_targets"].tolist() for item in as_written] == [[0.0], [1.0], [0.0]]
     with pytest.raises(ValueError, match="give samples with answers, and a vocabulary"):

@@ -3,8 +3,8 @@
 The rules are those that VQA models share since Anderson et al., "Bottom-Up and Top-Down Attention" (CVPR 2018):
 the classes are the answers that most people gave to at least nine questions (3,129 on VQAv2), and a class is right
 to 0.3, 0.6, 0.9 or 1 if one, two, three, or more people gave it. Answers are compared in the official normal form.
-What differs: people's answers are normalised too before they are counted. The original counts them as written, so
-that "2" misses those who wrote "two"; ``normalise=False`` does the same.
+What differs: people's answers are normalized too before they are counted. The original counts them as written, so
+that "2" misses those who wrote "two"; ``normalize=False`` does the same.
 """
 
 import json
@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fiber_data.formats.samples import read_json
-from fiber_data.formats.tasks import list_some
+from fiber_data.formats.samples import list_some, read_json
 from fiber_data.formats.vqav2 import QuestionSample
 
 _SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)  # by the number of people, the last for all greater numbers
@@ -50,7 +49,7 @@ _CONTRACTIONS = (
 
 
 @lru_cache(maxsize=1 << 16)
-def normalise_answer(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """The normal form in which the official VQA evaluation compares answers.
 
     Args:
@@ -70,18 +69,18 @@ def normalise_answer(answer: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def soft_scores(answers: Sequence[str], *, normalise: bool = True) -> dict[str, float]:
+def soft_scores(answers: Sequence[str], *, normalize: bool = True) -> dict[str, float]:
     """How right each answer is that people gave to one question.
 
     Args:
         answers: What people answered, ten texts in VQAv2.
-        normalise: Whether to count answers in their normal form; False counts them as written, as the original
+        normalize: Whether to count answers in their normal form; False counts them as written, as the original
             does.
 
     Returns:
         For every different answer 0.3, 0.6, 0.9 or 1.0, as one, two, three, or more people gave it.
     """
-    counts = Counter(map(normalise_answer, answers) if normalise else answers)
+    counts = Counter(map(normalize_answer, answers) if normalize else answers)
     return {answer: _SCORES[min(count, len(_SCORES) - 1)] for answer, count in counts.items()}
 
 
@@ -132,18 +131,18 @@ class AnswerVocabulary:
             raise ValueError(f"{answer!r} is not among the {len(self)} answers; they are in normal form")
         return self._positions[answer]
 
-    def encode(self, answers: Sequence[str], *, normalise: bool = True) -> Tensor:
+    def encode(self, answers: Sequence[str], *, normalize: bool = True) -> Tensor:
         """The target of one question.
 
         Args:
             answers: What people answered.
-            normalise: See `soft_scores`.
+            normalize: See `soft_scores`.
 
         Returns:
             float32 (A,): the score of each of the A classes, all zero if nobody gave one of these answers.
         """
         target = torch.zeros(len(self))
-        for answer, score in soft_scores(answers, normalise=normalise).items():
+        for answer, score in soft_scores(answers, normalize=normalize).items():
             if answer in self:
                 target[self._positions[answer]] = score
         return target
@@ -158,7 +157,7 @@ class AnswerVocabulary:
             min_count: Least number of questions.
 
         Returns:
-            The normalised answers in the order in which the samples first bring them.
+            The normalized answers in the order in which the samples first bring them.
 
         Raises:
             ValueError: A sample has no answers, or no answer is frequent enough.
@@ -167,7 +166,7 @@ class AnswerVocabulary:
         for sample in samples:
             if "multiple_choice_answer" not in sample:
                 raise ValueError(f"question {sample['id']!r} has no answer: read the split with its annotations")
-            counts[normalise_answer(sample["multiple_choice_answer"])] += 1
+            counts[normalize_answer(sample["multiple_choice_answer"])] += 1
         frequent = tuple(answer for answer, count in counts.items() if count >= min_count)
         if not frequent:
             raise ValueError(

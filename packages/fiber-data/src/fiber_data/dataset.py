@@ -1,17 +1,17 @@
-"""Map-style data sets whose item is the same whatever process asks for it, and that of pictures with captions."""
+"""Map-style data sets whose item is the same whatever process asks for it, and that of images with captions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fiber_data.formats.samples import CaptionSample
-from fiber_data.images import BrokenImageError, load_image
+from fiber_data.images import BrokenImageError, ImageSource, load_image
+from fiber_data.mapped import glance
 from fiber_data.packed import PackedRecords
 from fiber_data.seeding import derive_seed, seeded
 
@@ -21,7 +21,7 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class BrokenSample:
-    """What the data set gives for a picture that cannot be read; the collator leaves it out and counts it."""
+    """What the data set gives for an image that cannot be read; the collator leaves it out and counts it."""
 
     reason: str
 
@@ -30,11 +30,14 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
     """A data set whose items follow from (seed, epoch, index) alone; what an item is, a subclass says.
 
     The epoch comes with the index (`fiber_data.EpochIndex`, which `fiber_data.EpochSampler` gives) and is 0
-    for plain integers. A picture that cannot be read gives a `BrokenSample` instead of an item. Every item has
+    for plain integers. An image that cannot be read gives a `BrokenSample` instead of an item. Every item has
     ``index``, its position, and ``seed``, the number drawn from the three.
 
     Args:
-        samples: The samples of a reader in `fiber_data.formats`.
+        samples: The samples of a reader in `fiber_data.formats`, or of your own: a list or an iterator of dicts, which
+            is packed so that worker processes share it; or any other sequence, which stays as it is and is asked for
+            a sample when it is needed, such as `fiber_data.MappedSamples` or a `datasets.Dataset`. The image of a
+            sample may be whatever `fiber_data.load_image` takes.
         transform: A torchvision v2 transform of a dict with ``image`` and texts, such as
             `fiber_data.build_evaluation_transform` makes. It may be random.
         seed: Seed of everything random.
@@ -44,7 +47,7 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
     """
 
     def __init__(self, samples: Iterable[Sample], transform: Transform, seed: int) -> None:
-        self.samples: Sequence[Sample] = PackedRecords(samples)
+        self.samples: Sequence[Sample] = samples if is_lazy(samples) else PackedRecords(samples)
         self.transform = transform
         self.seed = seed
         if len(self.samples) == 0:
@@ -69,35 +72,41 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
     def _make_item(self, index: int) -> dict[str, Any]:
         """The item at `index`; runs under its seed, and may raise `BrokenImageError`."""
 
-    def _transformed(self, path: str | Path, texts: dict[str, Any]) -> dict[str, Any]:
-        """A picture with all the texts that must stay true of it, transformed: ``pixel_values`` and the texts."""
-        item = self.transform({"image": load_image(Path(path)), **texts})
+    def _transformed(self, image: ImageSource, texts: dict[str, Any]) -> dict[str, Any]:
+        """An image with all the texts that must stay true of it, transformed: ``pixel_values`` and the texts."""
+        item = self.transform({"image": load_image(image), **texts})
         return {"pixel_values": item.pop("image").as_subclass(Tensor).contiguous(), **item}
 
 
+def is_lazy(samples: Iterable[Sample]) -> TypeGuard[Sequence[Sample]]:
+    """Whether samples are a sequence that is to stay as it is; lists and tuples are packed, iterators have to be."""
+    return not isinstance(samples, list | tuple) and hasattr(samples, "__len__") and hasattr(samples, "__getitem__")
+
+
 class CaptionDataset(SeededDataset[CaptionSample]):
-    """Pictures with captions.
+    """Images with captions.
 
     An item is a dict:
 
-    - ``pixel_values``: what the transform made of the picture, float32 (3, H, W);
+    - ``pixel_values``: what the transform made of the image, float32 (3, H, W);
     - ``text``: one caption, and ``text_id``: its number, counting all captions of the data set in order
       (with ``captions="all"`` instead lists ``texts``, ``text_ids``);
-    - ``references``, if asked for: all captions of the picture;
-    - ``id``: the picture's id in its file; ``image_id``: its position among the samples;
+    - ``references``, if asked for: all captions of the image;
+    - ``id``: the image's id in its file; ``image_id``: its position among the samples;
     - ``index``: the position of the item; ``seed``: a number drawn from (seed, epoch, index), from which
       everything random about the item follows.
 
-    Of epochs and broken pictures see `SeededDataset`.
+    Of epochs and broken images see `SeededDataset`.
 
     Args:
-        samples: The samples of a reader in `fiber_data.formats`; each has at least one caption.
+        samples: As of `SeededDataset`; each has at least one caption. Captions are counted before the start, see
+            `fiber_data.MappedSamples`.
         transform: A torchvision v2 transform of a dict with ``image`` and ``text``, such as
             `fiber_data.build_evaluation_transform` makes. It may be random.
-        captions: ``"each"``: an item for every caption. ``"random"``: an item for every picture, with one of
-            its captions, drawn anew each epoch. ``"all"``: an item for every picture, with all of its
+        captions: ``"each"``: an item for every caption. ``"random"``: an item for every image, with one of
+            its captions, drawn anew each epoch. ``"all"``: an item for every image, with all of its
             captions.
-        references: Whether an item brings all captions of its picture, as training against a caption metric
+        references: Whether an item brings all captions of its image, as training against a caption metric
             needs. None of them is then made false by a flip.
         seed: Seed of everything random.
 
@@ -119,7 +128,8 @@ class CaptionDataset(SeededDataset[CaptionSample]):
         super().__init__(samples, transform, seed)
         self.captions = captions
         self.references = references
-        counts = torch.tensor([len(sample["captions"]) for sample in self.samples], dtype=torch.int64)
+        known = glance(self.samples, "captions")
+        counts = torch.tensor([len(sample["captions"]) for sample in known], dtype=torch.int64)
         if int(counts.min()) == 0:
             raise ValueError(f"sample {self.samples[int(counts.argmin())]['id']!r} has no caption: leave it out")
         self._first_text = counts.cumsum(0) - counts
@@ -130,9 +140,9 @@ class CaptionDataset(SeededDataset[CaptionSample]):
 
     @property
     def image_ids(self) -> Tensor:
-        """For every item the position of its picture among the samples, int64 (len(self),).
+        """For every item the position of its image among the samples, int64 (len(self),).
 
-        As `unique_groups` of `fiber_data.EpochSampler`, it keeps captions of a picture out of each other's
+        As `unique_groups` of `fiber_data.EpochSampler`, it keeps captions of an image out of each other's
         batch.
         """
         return self._image_of_text if self.captions == "each" else torch.arange(len(self.samples))

@@ -3,11 +3,11 @@
 Both give the same kind of item, so that a batch may mix them: a caption, boxes, and for each box the words of the
 caption that name it. For detection the caption is a prompt made of category names.
 
-- ``pixel_values``: what the transform made of the picture, float32 (3, H, W);
-- ``original_size``: (height, width) of the picture on disk;
+- ``pixel_values``: what the transform made of the image, float32 (3, H, W);
+- ``original_size``: (height, width) of the image as it is stored;
 - ``text``: the caption, and ``text_id``: the position among the samples;
 - ``target``: of the n boxes ``boxes`` (n, 4) float32, corners (x1, y1, x2, y2) in half-open pixels of
-  ``pixel_values``; ``labels`` (n,) int64; ``area`` (n,) float32, scaled with the picture; ``iscrowd`` (n,) bool;
+  ``pixel_values``; ``labels`` (n,) int64; ``area`` (n,) float32, scaled with the image; ``iscrowd`` (n,) bool;
   ``image_id``, the position among the samples, int64 ();
 - ``spans``: for each box the [start, end) of its words in characters of the text;
 - ``phrases``: the spans of each of the P things that the text names, and ``phrase_labels`` (P,) int64, what a
@@ -18,17 +18,19 @@ A flip is held back by a caption that names a side.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from fiber_data.dataset import SeededDataset, Transform
+from fiber_data.dataset import SeededDataset, Transform, is_lazy
 from fiber_data.formats.boxes import Box
 from fiber_data.formats.detection import DetectionData, DetectionSample
 from fiber_data.formats.grounding import GroundingSample, Spans
 from fiber_data.images import BrokenImageError, load_image
+from fiber_data.mapped import glance, image_key
 from fiber_data.packed import PackedRecords
 from fiber_data.prompts import Prompt, PromptSampler
 
@@ -36,35 +38,38 @@ Sample = TypeVar("Sample", bound=DetectionSample | GroundingSample)
 
 
 class BoxDataset(SeededDataset[Sample]):
-    """What data sets of pictures with boxes share.
+    """What data sets of images with boxes share.
 
     Args:
-        samples: Samples of `fiber_data.read_detection` or `fiber_data.read_grounding`.
+        samples: Samples as of `fiber_data.read_detection` or `fiber_data.read_grounding`. Sizes are read before the
+            start, see `fiber_data.MappedSamples`.
         transform: Such as `fiber_data.build_detection_training_transform` makes; it keeps all boxes.
         include_crowds: Whether boxes around crowds are kept; they name no single object to learn from.
         seed: Seed of everything random.
     """
 
     def __init__(self, samples: Iterable[Sample], transform: Transform, include_crowds: bool, seed: int) -> None:
-        samples = list(samples)
+        samples = samples if is_lazy(samples) else list(samples)
         super().__init__(samples, transform, seed)
         self.include_crowds = include_crowds
-        self.image_sizes = torch.tensor([sample["size"] for sample in samples])
-        """For every item the (height, width) of its picture in pixels, as the file says, int64 (len(self), 2)."""
+        self.image_sizes = torch.tensor([sample["size"] for sample in glance(samples, "size")])
+        """For every item the (height, width) of its image in pixels, as the file says, int64 (len(self), 2)."""
 
     @property
     def aspect_groups(self) -> Tensor:
-        """For every item 1 where the picture is taller than wide, else 0: `alike_groups` of `EpochSampler`."""
+        """For every item 1 where the image is taller than wide, else 0: `alike_groups` of `EpochSampler`."""
         return (self.image_sizes[:, 0] > self.image_sizes[:, 1]).long()
 
-    def _ground(self, index: int, text: str, labels: Sequence[int], spans: Sequence[Spans | None]) -> dict[str, Any]:
+    def _ground(
+        self, index: int, sample: Sample, text: str, labels: Sequence[int], spans: Sequence[Spans | None]
+    ) -> dict[str, Any]:
         """The item of a sample; boxes whose spans are None are left out."""
-        sample = self.samples[index]
         image = load_image(sample["image"])
         size = (image.shape[-2], image.shape[-1])
         if size != tuple(sample["size"]):
+            name = sample["image"] if isinstance(sample["image"], str | Path) else f"sample {sample['id']!r}"
             raise BrokenImageError(
-                f"{sample['image']}: the picture is {size[0]} x {size[1]} pixels (height x width), but its boxes are "
+                f"{name}: the image is {size[0]} x {size[1]} pixels (height x width), but its boxes are "
                 f"for {sample['size'][0]} x {sample['size'][1]}"
             )
         kept = [
@@ -101,7 +106,7 @@ def _boxes(boxes: list[Box], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
 
 
 class DetectionDataset(BoxDataset[DetectionSample]):
-    """Pictures with the boxes of categories, as grounding of a prompt; the module says what an item is.
+    """Images with the boxes of categories, as grounding of a prompt; the module says what an item is.
 
     Args:
         data: What `fiber_data.read_detection` gives.
@@ -145,7 +150,7 @@ class DetectionDataset(BoxDataset[DetectionSample]):
             prompt = self.prompts([label for label, crowd in zip(labels, crowds, strict=True) if not crowd])
         spans = [[prompt.spans[label]] if label in prompt.spans else None for label in labels]
         return {
-            **self._ground(index, prompt.text, labels, spans),
+            **self._ground(index, sample, prompt.text, labels, spans),
             "phrases": [[span] for span in prompt.spans.values()],
             "phrase_labels": torch.tensor(list(prompt.spans), dtype=torch.int64),
         }
@@ -157,9 +162,9 @@ class GroundingDataset(BoxDataset[GroundingSample]):
     The ``labels`` of all boxes are 1, as in MDETR's files; which phrase a box belongs to, its spans say.
 
     Args:
-        samples: Samples of `fiber_data.read_grounding`.
+        samples: Samples as of `fiber_data.read_grounding`.
         transform: As of `BoxDataset`.
-        captions: "each" gives an item for every caption, "random" for every picture, with one of its captions.
+        captions: "each" gives an item for every caption, "random" for every image, with one of its captions.
         include_crowds: Whether boxes around crowds are kept.
         seed: Seed of everything random.
 
@@ -176,13 +181,16 @@ class GroundingDataset(BoxDataset[GroundingSample]):
         include_crowds: bool = False,
         seed: int = 0,
     ) -> None:
-        samples = list(samples)
+        samples = samples if is_lazy(samples) else list(samples)
         super().__init__(samples, transform, include_crowds, seed)
-        of_picture: dict[Any, list[int]] = {}
-        for place, sample in enumerate(samples):
-            of_picture.setdefault(sample["image"] if captions == "random" else place, []).append(place)
-        self._choices = PackedRecords(of_picture.values())
-        self.image_sizes = self.image_sizes[[places[0] for places in of_picture.values()]]
+        of_image: dict[Any, list[int]] = {}
+        keys: Iterable[Any] = range(len(samples))
+        if captions == "random":
+            keys = (image_key(sample, "original_id") for sample in glance(samples, "original_id"))
+        for place, key in enumerate(keys):
+            of_image.setdefault(key, []).append(place)
+        self._choices = PackedRecords(of_image.values())
+        self.image_sizes = self.image_sizes[[places[0] for places in of_image.values()]]
 
     def __len__(self) -> int:
         return len(self._choices)
@@ -192,7 +200,7 @@ class GroundingDataset(BoxDataset[GroundingSample]):
         index = choices[int(torch.randint(len(choices), ()))] if len(choices) > 1 else choices[0]
         sample = self.samples[index]
         return {
-            **self._ground(index, sample["caption"], [1] * len(sample["boxes"]), sample["spans"]),
+            **self._ground(index, sample, sample["caption"], [1] * len(sample["boxes"]), sample["spans"]),
             "phrases": sample["phrases"],
             "phrase_labels": torch.arange(1, len(sample["phrases"]) + 1),
         }

@@ -1,7 +1,6 @@
-"""Pictures of any shape, and categories or phrases, to the tensors that a grounding model takes."""
+"""Images of any shape, and categories or phrases, to the tensors that a grounding model takes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,29 +8,31 @@ from torch import Tensor
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
-from fiber_data.collate import ImageTextCollator, pad_images
-from fiber_data.images import ImageSource, load_image
+from fiber_data.collate import pad_images
 from fiber_data.phrases import noun_phrases
-from fiber_data.processor import FiberProcessor, as_list, read_settings, write_settings
+from fiber_data.processor import Processor
 from fiber_data.prompts import chunk_categories, encode_prompts
-from fiber_data.text import load_tokenizer, positive_map
+from fiber_data.text import positive_map
 from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_detection_evaluation_transform
 
-_KEYS = ("shorter", "longest", "max_length", "size_divisor", "mean", "std")
 
+class GroundingProcessor(Processor):
+    """The processor of models that see images in their own shape, and look for categories and phrases.
 
-class GroundingProcessor:
-    """The evaluation transform and the tokenizer of a grounding model, saved and loaded with it.
+    Images become ``pixel_values`` (B, 3, H, W) float32, padded to the right and below, with ``image_sizes`` and
+    ``original_sizes`` (B, 2) int64, (height, width) before padding and before resizing.
 
     Args:
         tokenizer: A fast tokenizer, see `fiber_data.load_tokenizer`.
-        shorter: Length that a picture's shorter side gets, in pixels.
+        shorter: Length that an image's shorter side gets, in pixels.
         longest: Bound of the longer side.
         max_length: Most tokens of a prompt or caption, special ones included.
         size_divisor: What height and width of a batch are multiples of; the model's last stride.
-        mean: Mean of each colour channel, on the scale [0, 1].
-        std: Standard deviation of each colour channel, on the same scale.
+        mean: Mean of each color channel, on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
     """
+
+    settings = ("shorter", "longest", "max_length", "size_divisor", "mean", "std")
 
     def __init__(
         self,
@@ -43,47 +44,16 @@ class GroundingProcessor:
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.shorter, self.longest, self.max_length, self.size_divisor = shorter, longest, max_length, size_divisor
-        self.mean: tuple[float, float, float] = (mean[0], mean[1], mean[2])
-        self.std: tuple[float, float, float] = (std[0], std[1], std[2])
+        super().__init__(tokenizer, max_length, mean, std)
+        self.shorter, self.longest, self.size_divisor = shorter, longest, size_divisor
         self.transform = build_detection_evaluation_transform(shorter, longest, self.mean, self.std)
-        self._collator = ImageTextCollator(tokenizer, max_length, mlm_probability=None)
 
-    def __call__(
-        self, images: ImageSource | Sequence[ImageSource] | None = None, text: str | Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Prepares pictures, texts or both.
-
-        Args:
-            images: One picture or several, as `fiber_data.FiberProcessor` takes them.
-            text: One text or several (T).
-
-        Returns:
-            ``pixel_values`` (B, 3, H, W) float32, padded to the right and below, ``image_sizes`` and
-            ``original_sizes`` (B, 2) int64, (height, width) before padding and before resizing, if pictures were
-            given; ``input_ids`` and ``attention_mask`` (T, L) int64 if texts were.
-
-        Raises:
-            ValueError: Neither was given, or a list is empty.
-            BrokenImageError: A picture cannot be read.
-        """
-        if images is None and text is None:
-            raise ValueError("give images, text or both")
-        batch: dict[str, Tensor] = {}
-        if images is not None:
-            loaded = [load_image(image) for image in as_list(images)]
-            if not loaded:
-                raise ValueError("images is empty; give at least one picture")
-            pixel_values, image_sizes = pad_images([self._prepare(image) for image in loaded], self.size_divisor)
-            original_sizes = torch.tensor([image.shape[-2:] for image in loaded])
-            batch |= {"pixel_values": pixel_values, "image_sizes": image_sizes, "original_sizes": original_sizes}
-        if text is not None:
-            batch |= self._collator.tokenize([text] if isinstance(text, str) else list(text))
-        return batch
-
-    def _prepare(self, image: tv_tensors.Image) -> Tensor:
-        return self.transform({"image": image})["image"].as_subclass(Tensor)
+    def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
+        """``pixel_values`` of B images, ``image_sizes`` and ``original_sizes``, as the class says."""
+        resized = [self.transform({"image": image})["image"].as_subclass(Tensor) for image in images]
+        pixel_values, image_sizes = pad_images(resized, self.size_divisor)
+        original_sizes = torch.tensor([image.shape[-2:] for image in images])
+        return {"pixel_values": pixel_values, "image_sizes": image_sizes, "original_sizes": original_sizes}
 
     def category_prompts(self, categories: Sequence[str], chunk_size: int | None = None) -> dict[str, Any]:
         """Prompts that name all categories, as many as they need.
@@ -143,36 +113,3 @@ class GroundingProcessor:
             "phrase_labels": [torch.arange(len(own)) for own in found],
             "phrase_texts": [[text[a:b] for a, b in own] for text, own in zip(texts, found, strict=True)],
         }
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the tokenizer's files and ``preprocessor_config.json`` to a folder, made if need be."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(str(target))
-        write_settings(target, self, _KEYS)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "GroundingProcessor":
-        """Reads what `save_pretrained` wrote.
-
-        Raises:
-            FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
-            KeyError: The file lacks a setting.
-        """
-        settings = read_settings(folder, _KEYS, cls.__name__)
-        return cls(load_tokenizer(folder), **settings)
-
-
-def load_processor(folder: str | Path) -> FiberProcessor | GroundingProcessor:
-    """The processor that a folder holds, of whichever kind.
-
-    Raises:
-        FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
-        KeyError: The file lacks a setting.
-        ValueError: It is of a kind that is not known here.
-    """
-    kinds = {kind.__name__: kind for kind in (FiberProcessor, GroundingProcessor)}
-    name = read_settings(folder, ("processor_class",), "FiberProcessor")["processor_class"]
-    if name not in kinds:
-        raise ValueError(f"{folder}: expected one of {', '.join(kinds)} in preprocessor_config.json, found {name!r}")
-    return kinds[name].from_pretrained(folder)

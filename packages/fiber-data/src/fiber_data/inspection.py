@@ -8,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from fiber_data.formats.samples import CaptionSample, find_missing
+from fiber_data.formats.files import find_missing
+from fiber_data.formats.samples import CaptionSample
 from fiber_data.images import BrokenImageError, load_image
 
 
@@ -88,7 +89,10 @@ def find_shared(splits: Mapping[str, Sequence[CaptionSample]]) -> dict[tuple[str
     Returns:
         For each pair of splits that share pictures the names that they share, sorted.
     """
-    names = {split: {sample["image"].name for sample in samples} for split, samples in splits.items()}
+    names = {
+        split: {Path(sample["image"]).name for sample in samples if isinstance(sample["image"], str | Path)}
+        for split, samples in splits.items()
+    }
     shared = {}
     for position, first in enumerate(names):
         for second in list(names)[position + 1 :]:
@@ -100,7 +104,7 @@ def find_shared(splits: Mapping[str, Sequence[CaptionSample]]) -> dict[tuple[str
 def _find_broken(samples: Sequence[CaptionSample], missing: set[Path]) -> list[str]:
     broken = []
     for sample in tqdm(samples, desc="decoding", unit="picture", disable=None):
-        if sample["image"] in missing:
+        if isinstance(sample["image"], str | Path) and Path(sample["image"]) in missing:
             continue
         try:
             load_image(sample["image"])

@@ -1,34 +1,130 @@
-"""Pictures and texts as a user holds them to the tensors that a model takes."""
+"""Images and texts as a user holds them to the tensors that a model takes."""
 
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
 from fiber_data.collate import ImageTextCollator
 from fiber_data.images import ImageSource, load_image
+from fiber_data.seams import name_of, resolve
 from fiber_data.text import load_tokenizer
 from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_evaluation_transform
 
-SETTINGS_FILE = "preprocessor_config.json"
-_KEYS = ("image_size", "max_length", "mean", "std")
+_FILE = "preprocessor_config.json"
+_GROUP = "fiber.processors"
 
 
-class FiberProcessor:
+class Processor(ABC):
     """The evaluation transform and the tokenizer of a model, saved and loaded with it.
+
+    A subclass says how images are prepared. Its constructor takes the tokenizer, and every one of its `settings` by
+    name; each is an attribute too. Declared as an entry point of ``fiber.processors``, `load_processor` finds it.
 
     Args:
         tokenizer: A fast tokenizer, see `fiber_data.load_tokenizer`.
-        image_size: Side of the square that pictures are resized to, in pixels.
         max_length: Most tokens of a text, special tokens included.
-        mean: Mean of each colour channel, on the scale [0, 1].
-        std: Standard deviation of each colour channel, on the same scale.
+        mean: Mean of each color channel, on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
     """
+
+    settings: ClassVar[tuple[str, ...]] = ("max_length", "mean", "std")
+    """What ``preprocessor_config.json`` holds beside the class."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.mean: tuple[float, float, float] = (mean[0], mean[1], mean[2])
+        self.std: tuple[float, float, float] = (std[0], std[1], std[2])
+        self._collator = ImageTextCollator(tokenizer, max_length, mlm_probability=None)
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        text: str | Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Prepares images, texts or both.
+
+        Args:
+            images: One image or several (B), each as `fiber_data.load_image` takes it: path, PIL image,
+                array (H, W, 3), tensor (3, H, W), bytes. A batched array or tensor counts as several.
+            text: One text or several (T).
+
+        Returns:
+            What `prepare_images` makes if images were given; ``input_ids`` and ``attention_mask`` (T, L) int64 if texts
+            were.
+
+        Raises:
+            ValueError: Neither was given, or a list is empty.
+            BrokenImageError: An image cannot be read.
+        """
+        if images is None and text is None:
+            raise ValueError("give images, text or both")
+        batch: dict[str, Tensor] = {}
+        if images is not None:
+            loaded = [load_image(image) for image in _as_list(images)]
+            if not loaded:
+                raise ValueError("images is empty; give at least one image")
+            batch |= self.prepare_images(loaded)
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            if not texts:
+                raise ValueError("text is empty; give at least one text")
+            batch |= self._collator.tokenize(texts)
+        return batch
+
+    @abstractmethod
+    def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
+        """The model's tensors of B images, each uint8 RGB (3, H, W); at least ``pixel_values``."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the tokenizer's files and ``preprocessor_config.json`` to a folder, made if need be."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(str(target))
+        kind = {"processor_class": name_of(type(self), _GROUP)}
+        content = kind | {key: getattr(self, key) for key in self.settings}
+        (target / _FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Reads what `save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
+            KeyError: The file lacks a setting.
+        """
+        settings = _read_settings(folder, cls.settings, cls.__name__)
+        return cls(load_tokenizer(folder), **settings)
+
+
+class FiberProcessor(Processor):
+    """The processor of models that see images as squares of one size.
+
+    Images become ``pixel_values`` (B, 3, image_size, image_size) float32.
+
+    Args:
+        tokenizer: A fast tokenizer, see `fiber_data.load_tokenizer`.
+        image_size: Side of the square that images are resized to, in pixels.
+        max_length: Most tokens of a text, special tokens included.
+        mean: Mean of each color channel, on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
+    """
+
+    settings = ("image_size", *Processor.settings)
 
     def __init__(
         self,
@@ -38,80 +134,40 @@ class FiberProcessor:
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, max_length, mean, std)
         self.image_size = image_size
-        self.max_length = max_length
-        self.mean: tuple[float, float, float] = (mean[0], mean[1], mean[2])
-        self.std: tuple[float, float, float] = (std[0], std[1], std[2])
-        self.transform = build_evaluation_transform(image_size, mean, std)
-        self._collator = ImageTextCollator(tokenizer, max_length, mlm_probability=None)
+        self.transform = build_evaluation_transform(image_size, self.mean, self.std)
 
-    def __call__(
-        self,
-        images: ImageSource | Sequence[ImageSource] | None = None,
-        text: str | Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """Prepares pictures, texts or both.
-
-        Args:
-            images: One picture or several (B), each as `fiber_data.load_image` takes it: path, PIL image,
-                array (H, W, 3), tensor (3, H, W), bytes. A batched array or tensor counts as several.
-            text: One text or several (T).
-
-        Returns:
-            ``pixel_values`` (B, 3, image_size, image_size) float32 if pictures were given; ``input_ids`` and
-            ``attention_mask`` (T, L) int64 if texts were.
-
-        Raises:
-            ValueError: Neither was given, or a list is empty.
-            BrokenImageError: A picture cannot be read.
-        """
-        if images is None and text is None:
-            raise ValueError("give images, text or both")
-        batch: dict[str, Tensor] = {}
-        if images is not None:
-            several = as_list(images)
-            if not several:
-                raise ValueError("images is empty; give at least one picture")
-            batch["pixel_values"] = torch.stack([self._prepare(image) for image in several])
-        if text is not None:
-            texts = [text] if isinstance(text, str) else list(text)
-            if not texts:
-                raise ValueError("text is empty; give at least one text")
-            batch.update(self._collator.tokenize(texts))
-        return batch
-
-    def _prepare(self, image: ImageSource) -> Tensor:
-        return self.transform(load_image(image)).as_subclass(Tensor)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the tokenizer's files and ``preprocessor_config.json`` to a folder, made if need be."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(str(target))
-        write_settings(target, self, _KEYS)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "FiberProcessor":
-        """Reads what `save_pretrained` wrote.
-
-        Raises:
-            FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
-            KeyError: The file lacks a setting.
-        """
-        settings = read_settings(folder, _KEYS, cls.__name__)
-        return cls(load_tokenizer(folder), **settings)
+    def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
+        """``pixel_values`` of B images, float32 (B, 3, image_size, image_size)."""
+        return {"pixel_values": torch.stack([self.transform(image).as_subclass(Tensor) for image in images])}
 
 
-def write_settings(folder: Path, processor: Any, keys: Sequence[str]) -> None:
-    """Writes a processor's class and settings to ``preprocessor_config.json``."""
-    settings = {"processor_class": type(processor).__name__, **{key: getattr(processor, key) for key in keys}}
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+def load_processor(folder: str | Path, *, trusted: Collection[str] = ()) -> Processor:
+    """The processor that a folder holds, of whichever kind.
+
+    Args:
+        folder: What `Processor.save_pretrained` wrote.
+        trusted: Import paths of processors (``package.module:Name``) that the folder may name; those that an installed
+            distribution declares in ``fiber.processors`` need not be named here.
+
+    Raises:
+        FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
+        KeyError: The file lacks a setting.
+        ValueError: The class is not installed, not trusted or no processor.
+    """
+    name = _read_settings(folder, ("processor_class",), Processor.__name__)["processor_class"]
+    try:
+        kind = resolve(str(name), _GROUP, trusted=trusted)
+    except ValueError as error:
+        raise ValueError(f"{Path(folder) / _FILE}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Processor)):
+        raise ValueError(f"{Path(folder) / _FILE}: {name!r} is not a class that derives from fiber_data.Processor")
+    return kind.from_pretrained(folder)
 
 
-def read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[str, Any]:
-    """The settings of a processor of some kind that a folder holds; raises as `FiberProcessor.from_pretrained`."""
-    path = Path(folder) / SETTINGS_FILE
+def _read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[str, Any]:
+    path = Path(folder) / _FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a folder written by {kind}.save_pretrained")
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -120,8 +176,8 @@ def read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[st
     return {key: settings[key] for key in keys}
 
 
-def as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
-    """One picture or several as a list; a batched array or tensor counts as several."""
+def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    """One image or several as a list; a batched array or tensor counts as several."""
     if isinstance(images, list | tuple):
         return list(images)
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:

@@ -204,73 +204,85 @@ def encode_prompts(
     }
 
 
-class PromptSampler:
-    """Draws prompts for training on many categories: those that a picture holds, and some that it does not.
+@dataclass
+class PromptConfig:
+    """How many categories a training prompt names, and how it is written.
 
-    One draw decides how many negatives: one, none, all (that is `max_negatives`, or as many as there are), or any
-    number from one to that, each as likely. Positives come first into the budget of tokens, then negatives while
-    they fit, all in random order; then the caption is shuffled. Random numbers come from torch's global generator,
-    which `fiber_data.DetectionDataset` seeds for each item.
+    One draw decides how many negatives (categories that the image does not hold): one, none, all (that is
+    `max_negatives`, or as many as there are), or any number from one to that, each as likely.
+
+    Raises:
+        ValueError: The chances are none.
+    """
+
+    max_negatives: int = 85
+    """Most negatives of a prompt."""
+    one_negative: float = 0.05
+    """Chance of exactly one negative."""
+    no_negatives: float = 0.05
+    """Chance of none."""
+    all_negatives: float = 0.5
+    """Chance of all."""
+    drop_positives: float = 0.0
+    """Chance, in the remaining cases, that only a random number of the positives are named; the objects of the others
+    are then no objects of the item."""
+    max_categories: int | None = None
+    """Most categories of a prompt, or None; positives go first."""
+    shuffle: bool = True
+    """Whether the caption is shuffled; else it runs by category id."""
+    separator: str = SEPARATOR
+    """What stands between two categories; none follows the last."""
+
+    def __post_init__(self) -> None:
+        chances = (self.one_negative, self.no_negatives, self.all_negatives, self.drop_positives)
+        if not all(0 <= chance <= 1 for chance in chances) or sum(chances[:3]) > 1 + 1e-9:
+            raise ValueError(
+                f"one_negative, no_negatives, all_negatives and drop_positives are chances in [0, 1], the first three "
+                f"at most 1 together, not {chances}"
+            )
+
+
+class PromptSampler:
+    """Draws prompts for training on many categories: those that an image holds, and some that it does not.
+
+    How many, `PromptConfig` says. Positives come first into the budget of tokens, then negatives while they fit, all in
+    random order; then the caption is shuffled. Random numbers come from torch's global generator, which
+    `fiber_data.DetectionDataset` seeds for each item.
 
     Args:
         categories: As of `make_prompt`. An entry "__background__" is never drawn.
         tokenizer: That of the model.
-        max_negatives: Most negatives of a prompt.
-        one_negative: Chance of exactly one negative.
-        no_negatives: Chance of none.
-        all_negatives: Chance of all.
-        drop_positives: Chance, in the remaining cases, that only a random number of the positives are named; the
-            objects of the others are then no objects of the item.
+        config: The chances; None takes the defaults.
         max_tokens: Most tokens of a prompt, without the special ones.
-        max_categories: Most categories of a prompt, or None; positives go first.
-        shuffle: Whether the caption is shuffled; else it runs by category id.
-        separator: As of `make_prompt`.
 
     Raises:
-        ValueError: There are no categories, or the chances are none.
+        ValueError: There are no categories.
     """
 
     def __init__(
         self,
         categories: Categories,
         tokenizer: PreTrainedTokenizerBase,
+        config: PromptConfig | None = None,
         *,
-        max_negatives: int = 85,
-        one_negative: float = 0.05,
-        no_negatives: float = 0.05,
-        all_negatives: float = 0.5,
-        drop_positives: float = 0.0,
         max_tokens: int = 254,
-        max_categories: int | None = None,
-        shuffle: bool = True,
-        separator: str = SEPARATOR,
     ) -> None:
-        chances = (one_negative, no_negatives, all_negatives, drop_positives)
-        if not all(0 <= chance <= 1 for chance in chances) or sum(chances[:3]) > 1 + 1e-9:
-            raise ValueError(
-                f"one_negative, no_negatives, all_negatives and drop_positives are chances in [0, 1], the first three "
-                f"at most 1 together, not {chances}"
-            )
         self.categories = {number: name for number, name in categories.items() if name != "__background__"}
         if not self.categories:
             raise ValueError("expected at least one category to make prompts of, found none")
         self.tokenizer = tokenizer
-        self.max_negatives = max_negatives
-        self.chances = chances
+        self.config = PromptConfig() if config is None else config
         self.max_tokens = max_tokens
-        self.max_categories = max_categories
-        self.shuffle = shuffle
-        self.separator = separator
-        self._lengths = _piece_lengths(self.categories, tokenizer, separator, original=False)
+        self._lengths = _piece_lengths(self.categories, tokenizer, self.config.separator, original=False)
 
     def __call__(self, present: Collection[int]) -> Prompt:
-        """Draws a prompt for a picture.
+        """Draws a prompt for an image.
 
         Args:
             present: Ids of the categories that it holds, repetitions allowed.
 
         Returns:
-            The prompt. Categories of the picture that do not fit are left out. The text is empty if nothing was
+            The prompt. Categories of the image that do not fit are left out. The text is empty if nothing was
             present and nothing was drawn.
         """
         positives = [number for number in dict.fromkeys(present) if number in self.categories]
@@ -279,7 +291,7 @@ class PromptSampler:
         chosen = _drawn(positives, num_positives) + _drawn(negatives, num_negatives)
         kept: list[int] = []
         budget = self.max_tokens
-        for number in chosen[: self.max_categories]:
+        for number in chosen[: self.config.max_categories]:
             if self._lengths[number] <= budget:
                 kept.append(number)
                 budget -= self._lengths[number]
@@ -288,24 +300,24 @@ class PromptSampler:
         return prompt
 
     def _prompt(self, kept: list[int]) -> Prompt:
-        order = _drawn(kept, len(kept)) if self.shuffle else sorted(kept)
-        return make_prompt(self.categories, order, separator=self.separator)
+        order = _drawn(kept, len(kept)) if self.config.shuffle else sorted(kept)
+        return make_prompt(self.categories, order, separator=self.config.separator)
 
     def draw_counts(self, num_present: int, num_absent: int) -> tuple[int, int]:
         """Draws how many positives and negatives a prompt names, before the budget is looked at.
 
         Args:
-            num_present: Categories that the picture holds.
+            num_present: Categories that the image holds.
             num_absent: Categories that it does not.
         """
-        full = min(self.max_negatives, num_absent)
-        one, none, every, drop = self.chances
+        full = min(self.config.max_negatives, num_absent)
+        one, none, every = self.config.one_negative, self.config.no_negatives, self.config.all_negatives
         draw = float(torch.rand(()))
         if full == 0:
             return num_present, 0
         if draw < one + none + every:
             return num_present, 1 if draw < one else 0 if draw < one + none else full
-        if num_present and float(torch.rand(())) < drop:
+        if num_present and float(torch.rand(())) < self.config.drop_positives:
             num_present = 1 + int(torch.randint(num_present, ()))
         return num_present, 1 + int(torch.randint(full, ()))
 

@@ -1,40 +1,42 @@
-"""Questions about a picture and sentences about two as map-style data sets; see `SeededDataset` of their common traits.
+"""Questions about an image and sentences about two as map-style data sets; see `SeededDataset` of their common traits.
 
 A flip is held back by every text that names a side: the question, what people answered to it ("left"), the sentence.
-In a pair each picture is augmented by itself, and never exchanged with the other: "the left image" is about its place.
+In a pair each image is augmented by itself, and never exchanged with the other: "the left image" is about its place.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fiber_data.answers import AnswerVocabulary, soft_scores
-from fiber_data.dataset import SeededDataset, Transform
+from fiber_data.dataset import SeededDataset, Transform, is_lazy
 from fiber_data.formats.nlvr2 import ReasoningSample
 from fiber_data.formats.vqav2 import QuestionSample
+from fiber_data.mapped import glance, image_key
 
 
 class QuestionDataset(SeededDataset[QuestionSample]):
-    """Questions about pictures.
+    """Questions about images.
 
     An item is a dict:
 
-    - ``pixel_values``: what the transform made of the picture, float32 (3, H, W);
+    - ``pixel_values``: what the transform made of the image, float32 (3, H, W);
     - ``text``: the question, and ``text_id``: its position among the samples;
     - ``answers``, if the samples have them: what people answered;
     - ``answer_targets``, if there is a vocabulary too: the score of each of its A answers, float32 (A,);
-    - ``id``: the question's id in its file; ``image_id``: the number of its picture, counting the pictures of the
+    - ``id``: the question's id in its file; ``image_id``: the number of its image, counting the images of the
       samples in the order in which they first come;
     - ``index`` and ``seed``.
 
     Args:
-        samples: Samples of `fiber_data.read_vqav2`, with answers all or none.
+        samples: Samples as of `fiber_data.read_vqav2`, with answers all or none. Images are numbered by their paths;
+            those that are held in memory by the samples' ``image_id``.
         transform: As of `SeededDataset`.
         vocabulary: The answers that the model chooses from, or None for no targets. A question that nobody
             answered with one of them has a target of zeros, see `coverage`.
-        normalise: Whether people's answers are normalised before they are counted, see `fiber_data.soft_scores`.
+        normalize: Whether people's answers are normalized before they are counted, see `fiber_data.soft_scores`.
         seed: Seed of everything random.
 
     Raises:
@@ -47,22 +49,27 @@ class QuestionDataset(SeededDataset[QuestionSample]):
         transform: Transform,
         vocabulary: AnswerVocabulary | None = None,
         *,
-        normalise: bool = True,
+        normalize: bool = True,
         seed: int = 0,
     ) -> None:
-        samples = list(samples)
+        samples = samples if is_lazy(samples) else list(samples)
         super().__init__(samples, transform, seed)
         self.vocabulary = vocabulary
-        self.normalise = normalise
+        self.normalize = normalize
         numbers: dict[str, int] = {}
-        self.image_ids = torch.tensor([numbers.setdefault(str(sample["image"]), len(numbers)) for sample in samples])
-        """For every item the number of its picture, int64 (len(self),)."""
-        num_annotated = sum("answers" in sample for sample in samples)
+        image_ids: list[int] = []
+        num_annotated, is_covered = 0, False
+        for sample in glance(samples, "image_id", "answers"):
+            image_ids.append(numbers.setdefault(image_key(sample, "image_id"), len(numbers)))
+            num_annotated += "answers" in sample
+            is_covered = is_covered or (vocabulary is not None and "answers" in sample and self._is_covered(sample))
+        self.image_ids = torch.tensor(image_ids)
+        """For every item the number of its image, int64 (len(self),)."""
         if num_annotated not in (0, len(samples)):
             raise ValueError(
                 f"{num_annotated} of {len(samples)} questions have answers: make one set of these, another of the rest"
             )
-        if vocabulary is not None and num_annotated and not any(map(self._is_covered, samples)):
+        if vocabulary is not None and num_annotated and not is_covered:
             raise ValueError(
                 f"not one of {len(samples)} questions has an answer among the {len(vocabulary)} of the vocabulary (it "
                 f"begins {list(vocabulary.answers[:3])}): is it that of another data set?"
@@ -76,11 +83,11 @@ class QuestionDataset(SeededDataset[QuestionSample]):
         """
         if self.vocabulary is None or "answers" not in self.samples[0]:
             raise ValueError("coverage is that of answers by a vocabulary: give samples with answers, and a vocabulary")
-        return sum(map(self._is_covered, self.samples)) / len(self)
+        return sum(map(self._is_covered, glance(self.samples, "answers"))) / len(self)
 
-    def _is_covered(self, sample: QuestionSample) -> bool:
+    def _is_covered(self, sample: Mapping[str, Any]) -> bool:
         assert self.vocabulary is not None, "asked only where there is one"
-        return any(answer in self.vocabulary for answer in soft_scores(sample["answers"], normalise=self.normalise))
+        return any(answer in self.vocabulary for answer in soft_scores(sample["answers"], normalize=self.normalize))
 
     def _make_item(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
@@ -89,24 +96,24 @@ class QuestionDataset(SeededDataset[QuestionSample]):
             texts["answers"] = sample["answers"]
         item = self._transformed(sample["image"], texts)
         if self.vocabulary is not None and "answers" in sample:
-            item["answer_targets"] = self.vocabulary.encode(sample["answers"], normalise=self.normalise)
+            item["answer_targets"] = self.vocabulary.encode(sample["answers"], normalize=self.normalize)
         return {**item, "id": sample["id"], "image_id": int(self.image_ids[index])}
 
 
 class ReasoningDataset(SeededDataset[ReasoningSample]):
-    """Sentences that are true or false of two pictures.
+    """Sentences that are true or false of two images.
 
     An item is a dict:
 
-    - ``pixel_values``: what the transform made of the pictures, left and right, float32 (2, 3, H, W);
+    - ``pixel_values``: what the transform made of the images, left and right, float32 (2, 3, H, W);
     - ``text``: the sentence, and ``text_id``: its position among the samples;
     - ``labels``, if the samples have them: int64 (), 1 = true, 0 = false;
     - ``id``: the identifier in the file; ``image_id``: the number of the pair, as `text_id`;
     - ``index`` and ``seed``.
 
     Args:
-        samples: Samples of `fiber_data.read_nlvr2`, with labels all or none.
-        transform: As of `SeededDataset`; it makes pictures of one size.
+        samples: Samples as of `fiber_data.read_nlvr2`, with labels all or none.
+        transform: As of `SeededDataset`; it makes images of one size.
         seed: Seed of everything random.
 
     Raises:
@@ -115,17 +122,17 @@ class ReasoningDataset(SeededDataset[ReasoningSample]):
 
     def __init__(self, samples: Iterable[ReasoningSample], transform: Transform, *, seed: int = 0) -> None:
         super().__init__(samples, transform, seed)
-        num_labelled = sum(sample["label"] is not None for sample in self.samples)
-        if num_labelled not in (0, len(self)):
+        num_labeled = sum(sample["label"] is not None for sample in glance(self.samples, "label"))
+        if num_labeled not in (0, len(self)):
             raise ValueError(
-                f"{num_labelled} of {len(self)} sentences have a label: make one set of these, another of the rest"
+                f"{num_labeled} of {len(self)} sentences have a label: make one set of these, another of the rest"
             )
 
     def _make_item(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
         text = {"text": sample["statement"]}
-        pictures: list[Tensor] = [self._transformed(path, text)["pixel_values"] for path in sample["images"]]
-        item = {"pixel_values": torch.stack(pictures), **text, "text_id": index, "id": sample["id"], "image_id": index}
+        images: list[Tensor] = [self._transformed(image, text)["pixel_values"] for image in sample["images"]]
+        item = {"pixel_values": torch.stack(images), **text, "text_id": index, "id": sample["id"], "image_id": index}
         if sample["label"] is not None:
             item["labels"] = torch.tensor(int(sample["label"]))
         return item

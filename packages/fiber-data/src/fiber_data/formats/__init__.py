@@ -3,11 +3,12 @@
 from fiber_data.formats.caption_folder import read_caption_folder
 from fiber_data.formats.coco_captions import read_coco_captions
 from fiber_data.formats.detection import DetectionData, DetectionSample, read_detection
+from fiber_data.formats.files import find_missing
 from fiber_data.formats.grounding import GroundingSample, read_grounding
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
-from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, find_missing
+from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
 __all__ = [

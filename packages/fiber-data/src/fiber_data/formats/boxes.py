@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fiber_data.formats.samples import require
+
 Box = tuple[float, float, float, float]
 _SLACK = 1.0  # pixels: half-open and inclusive conventions differ by one, and files round
 
@@ -25,11 +27,11 @@ class BoxReader:
         self._first: dict[str, str] = {}
 
     def corners(self, box: Any, size: tuple[int, int], where: str) -> Box | None:
-        """The corners of one box, cut at the border of its picture; None for a box that has to be left out.
+        """The corners of one box, cut at the border of its image; None for a box that has to be left out.
 
         Args:
             box: What the file holds.
-            size: (height, width) of the picture in pixels.
+            size: (height, width) of the image in pixels.
             where: File and place in it.
 
         Raises:
@@ -47,10 +49,10 @@ class BoxReader:
             return None
         x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, size[1]), min(y + height, size[0])
         if x2 <= x1 or y2 <= y1:
-            self.note("left out, being empty or wholly outside their picture", where)
+            self.note("left out, being empty or wholly outside their image", where)
             return None
         if min(x, y) < -_SLACK or x + width > size[1] + _SLACK or y + height > size[0] + _SLACK:
-            self.note("cut, for they reach out of their picture", where)
+            self.note("cut, for they reach out of their image", where)
         return float(x1), float(y1), float(x2), float(y2)
 
     def note(self, fault: str, where: str) -> None:
@@ -63,3 +65,16 @@ class BoxReader:
         if self._faults:
             parts = [f"{count} are {fault} (the first: {self._first[fault]})" for fault, count in self._faults.items()]
             warnings.warn(f"{self.source}: of the boxes {'; '.join(parts)}", stacklevel=4)
+
+
+def image_size(entry: Any, where: str) -> tuple[int, int]:
+    """The (height, width) of an entry of an image.
+
+    Raises:
+        KeyError: It has none.
+        ValueError: They are not positive whole numbers.
+    """
+    size = require(entry, "height", where), require(entry, "width", where)
+    if not all(isinstance(side, int | float) and side == int(side) > 0 for side in size):
+        raise ValueError(f"{where}: expected height and width as positive whole numbers, found {size}")
+    return int(size[0]), int(size[1])

@@ -1,47 +1,71 @@
 """COCO captions: ``{"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}``."""
 
+import re
 from pathlib import Path
 
-from fiber_data.formats.samples import CaptionSample, clean_caption, keep_usable, read_json, require
+from fiber_data.formats.files import FolderListing, ImageFinder, find_annotation_file, keep_on_disk, split_folders
+from fiber_data.formats.samples import CaptionSample, clean_caption, entries, read_json, require
 
 
 def read_coco_captions(
-    annotation_file: str | Path,
-    image_root: str | Path,
-    split: str | None = None,
+    root: str | Path,
+    split: str,
     *,
     check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
 ) -> list[CaptionSample]:
-    """Reads a COCO captions file.
+    """Reads one split of COCO captions.
+
+    Looked for is ``annotations/captions_<split>.json``, or with a year such as ``captions_<split>2017.json``; images in
+    ``images/<name>``, ``<name>``, ``images`` or the folder itself, where the name is ``<split>`` with or without the
+    year.
 
     Args:
-        annotation_file: Such as ``annotations/captions_train2017.json``.
-        image_root: The folder that the file names are relative to.
-        split: Noted in the samples.
-        check_images: Whether to leave out, with a warning, pictures that are not on disk or have no caption.
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...; noted in the samples.
+        check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
+        annotation_file: A file that lies elsewhere or has another name.
+        image_folder: The folder that the file names are relative to, if it is another.
 
     Returns:
         A sample for each image, in the order of the file; ``id`` is COCO's image id.
 
     Raises:
-        FileNotFoundError: The file is missing, or none of its pictures is on disk.
+        FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
         KeyError: A key of the format is missing; the message names file and place.
-        ValueError: The file is not JSON, or an annotation belongs to no image.
+        ValueError: The file is not JSON, an annotation belongs to no image, or several files fit the split.
+        SplitNotFoundError: The folder holds no such file of the split.
     """
-    path, root = Path(annotation_file), Path(image_root)
+    folder = Path(root)
+    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
     content = read_json(path)
     samples: dict[int, CaptionSample] = {}
-    for position, image in enumerate(require(content, "images", str(path))):
-        where = f"{path}: images[{position}]"
+    for where, image in entries(path, content, "images"):
         file_name = require(image, "file_name", where)
         image_id = require(image, "id", where)
-        samples[image_id] = {"image": root / file_name, "captions": [], "id": image_id, "split": split}
-    for position, annotation in enumerate(require(content, "annotations", str(path))):
-        where = f"{path}: annotations[{position}]"
+        samples[image_id] = {"image": file_name, "captions": [], "id": image_id, "split": split}
+    for where, annotation in entries(path, content, "annotations"):
         image_id = require(annotation, "image_id", where)
         if image_id not in samples:
             raise ValueError(f"{where}: image_id {image_id} is not among the file's {len(samples)} images")
         if caption := clean_caption(require(annotation, "caption", where), where):
             samples[image_id]["captions"].append(caption)
     found = list(samples.values())
-    return keep_usable(found, path) if check_images else found
+    own = path.stem.removeprefix("captions_")
+    places = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
+    listing = FolderListing()
+    images = ImageFinder(places, listing).find_together([[str(sample["image"])] for sample in found])
+    for sample, image in zip(found, images, strict=True):
+        sample["image"] = image
+    return keep_on_disk(found, "samples", path, listing) if check_images else found
+
+
+def _find_file(root: Path, split: str) -> Path:
+    return find_annotation_file(
+        root,
+        ["annotations/captions_*.json"],
+        rf"annotations/captions_{re.escape(split)}(\d{{4}})?\.json",
+        expected=f"no captions of split {split!r}; expected annotations/captions_{split}*.json",
+        mend="keep one, or name the one that is meant with annotation_file",
+    )

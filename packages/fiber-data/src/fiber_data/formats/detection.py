@@ -1,27 +1,42 @@
 """Detection in COCO's form: COCO, LVIS, Objects365, Roboflow's ODinW, and what `fiber_data.scenes` writes.
 
 All are ``{"images": [{id, file_name, height, width}], "annotations": [{image_id, bbox, category_id}], "categories":
-[{id, name}]}``; they differ in what they add, in what they leave out and in where the pictures lie.
+[{id, name}]}``; they differ in what they add, in what they leave out and in where the images lie.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from fiber_data.formats.boxes import Box, BoxReader
-from fiber_data.formats.pictures import PictureFinder
-from fiber_data.formats.samples import SplitNotFoundError, read_json, require
-from fiber_data.formats.tasks import keep_on_disk, list_some
+from fiber_data.formats.boxes import Box, BoxReader, image_size
+from fiber_data.formats.files import (
+    FolderListing,
+    ImageFinder,
+    find_annotation_file,
+    image_names,
+    keep_on_disk,
+    root_of_images,
+    split_folders,
+)
+from fiber_data.formats.samples import entries, list_some, read_json, require
 
+if TYPE_CHECKING:
+    from fiber_data.images import ImageSource
+
+_FILE_FOLDERS = ("annotations",)
 _ROBOFLOW_FILE = "_annotations.coco.json"
 
 
 class DetectionSample(TypedDict):
-    """A picture with the boxes of its objects; the lists of boxes run in parallel."""
+    """An image with the boxes of its objects; the lists of boxes run in parallel."""
 
-    image: Path
+    image: ImageSource
+    """A path from our readers; anything that `fiber_data.load_image` takes from yours."""
     id: int | str
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -43,108 +58,84 @@ class DetectionData:
     """A split with its categories.
 
     Attributes:
-        samples: A sample for each picture, in the order of the file; pictures without boxes are among them.
+        samples: A sequence with a sample for each image, in the order of the file; images without boxes are among them.
         categories: Names by category id, sorted by id, as the file has them.
         frequencies: LVIS's ``"r"``, ``"c"`` or ``"f"`` by category id; empty for other data.
         path: The annotation file.
     """
 
-    samples: list[DetectionSample]
+    samples: Sequence[DetectionSample]
     categories: dict[int, str]
     frequencies: dict[int, str] = field(default_factory=dict)
     path: Path | None = None
 
 
 def read_detection(
-    root_or_file: str | Path,
-    image_folder: str | Path | None = None,
-    split: str | None = None,
+    root: str | Path,
+    split: str,
     *,
     check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
 ) -> DetectionData:
     """Reads the boxes of one split.
 
-    In a folder these files are looked for, itself or in ``annotations``: ``instances_<split>.json`` (COCO, with or
-    without a year), ``lvis_v1_<split>.json`` and ``lvis_v0.5_<split>.json``, ``*obj*365_<split>.json`` and
+    Looked for, in the folder itself or in ``annotations``: ``instances_<split>.json`` (COCO, with or without a year),
+    ``lvis_v1_<split>.json`` and ``lvis_v0.5_<split>.json``, ``*obj*365_<split>.json`` and
     ``zhiyuan_objv2_<split>.json`` (Objects365), and ``<split>/_annotations.coco.json`` (Roboflow, ODinW).
-    Pictures are sought below the folder as the file names them, by ``coco_url`` where LVIS names none, and in the
+    Images are sought below the folder as the file names them, by ``coco_url`` where LVIS names none, and in the
     patch folders of Objects365. Roboflow's category 0, which stands for the data set, is left out.
 
     Args:
-        root_or_file: The folder, or the annotation file.
-        image_folder: The folder with the pictures; None looks beside the file.
-        split: For a folder: ``"train"``, ``"val"``, ...
-        check_images: Whether to leave out, with a warning, pictures that are not on disk.
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        check_images: Whether to leave out, with a warning, images that are not on disk.
+        annotation_file: A file that lies elsewhere or has another name.
+        image_folder: The folder with the images, if it is another.
 
     Returns:
         The samples and the categories. Boxes that are no boxes (not finite, of negative size, empty) are left out,
-        boxes that reach out of their picture are cut; one warning says how many.
+        boxes that reach out of their image are cut; one warning says how many.
 
     Raises:
-        FileNotFoundError: The file is missing, or none of its pictures is on disk.
+        FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
         KeyError: A key of the format is missing; the message names file and place.
         ValueError: The file is not JSON, ids repeat, an annotation belongs to no image or category, a box is not
             four numbers, or several files fit the split.
         SplitNotFoundError: The folder holds no boxes of the split.
     """
-    path = Path(root_or_file)
-    if path.is_dir():
-        path = _find_file(path, split)
+    folder = Path(root)
+    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    listing = FolderListing()
+    finder = ImageFinder([Path(image_folder)] if image_folder is not None else _folders(folder, path, split), listing)
     content = read_json(path)
     categories, frequencies = _read_categories(path, content)
-    samples = _read_images(path, content, image_folder, split)
+    samples = _read_images(path, content, finder)
     _add_boxes(samples, categories, path, content)
     found = list(samples.values())
     if check_images:
-        found = keep_on_disk(found, lambda sample: [sample["image"]], "pictures with boxes", path)
+        found = keep_on_disk(found, "images with boxes", path, listing)
     return DetectionData(found, categories, frequencies, path)
 
 
-def _find_file(folder: Path, split: str | None) -> Path:
-    if split is None:
-        raise ValueError(f"{folder}: a folder holds several splits; say which with split, such as split='val'")
+def _find_file(root: Path, split: str) -> Path:
     kinds = r"instances|lvis_v[\d.]+|zhiyuan_objv2|objects365(_v\d)?|obj365"
-    name = re.compile(rf"({kinds})_{re.escape(split)}(\d{{4}})?\.json")
-    there = [file for place in (folder, folder / "annotations") for file in sorted(place.glob("*.json"))]
-    files = [file for file in there if name.fullmatch(file.name)]
-    files += [file for file in [folder / split / _ROBOFLOW_FILE] if file.is_file()]
-    if not files:
-        others = ", ".join(file.name for file in there) or "no .json file at all"
-        raise SplitNotFoundError(
-            f"{folder}: no boxes of split {split!r}; expected annotations/instances_{split}*.json (COCO), "
-            f"lvis_v1_{split}.json, zhiyuan_objv2_{split}.json (Objects365) or {split}/{_ROBOFLOW_FILE}; there is "
-            f"{others}"
-        )
-    if len(files) > 1:
-        names = ", ".join(str(file.relative_to(folder)) for file in files)
-        raise ValueError(f"{folder}: several files would fit ({names}); name the one that is meant instead of a folder")
-    return files[0]
+    own = re.escape(split)
+    return find_annotation_file(
+        root,
+        ["*.json", "annotations/*.json", f"{escape(split)}/{_ROBOFLOW_FILE}"],
+        rf"(annotations/)?({kinds})_{own}(\d{{4}})?\.json|{own}/{re.escape(_ROBOFLOW_FILE)}",
+        expected=f"no boxes of split {split!r}; expected annotations/instances_{split}*.json (COCO), "
+        f"lvis_v1_{split}.json, zhiyuan_objv2_{split}.json (Objects365) or {split}/{_ROBOFLOW_FILE}",
+        mend="name the one that is meant with annotation_file",
+    )
 
 
-def entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The entries of one list of a file, each with its place for messages.
-
-    Raises:
-        KeyError: The file has no such list.
-        ValueError: What it has is no list.
-    """
-    found = require(content, key, str(path))
-    if not isinstance(found, list):
-        raise ValueError(f"{path}: expected {key!r} as a list, found {type(found).__name__}")
-    return ((f"{path}: {key}[{position}]", entry) for position, entry in enumerate(found))
-
-
-def picture_size(entry: Any, where: str) -> tuple[int, int]:
-    """The (height, width) of an entry of a picture.
-
-    Raises:
-        KeyError: It has none.
-        ValueError: They are not positive whole numbers.
-    """
-    size = require(entry, "height", where), require(entry, "width", where)
-    if not all(isinstance(side, int | float) and side == int(side) > 0 for side in size):
-        raise ValueError(f"{where}: expected height and width as positive whole numbers, found {size}")
-    return int(size[0]), int(size[1])
+def _folders(root: Path, path: Path, split: str) -> list[Path]:
+    """Where the images may lie. The file's own name tells the folder, such as val2017 of instances_val2017."""
+    if path.name == _ROBOFLOW_FILE:
+        return [path.parent]
+    return split_folders(root_of_images(root, path, _FILE_FOLDERS), path.stem.rpartition("_")[2], split)
 
 
 def _read_categories(path: Path, content: Any) -> tuple[dict[int, str], dict[int, str]]:
@@ -164,10 +155,7 @@ def _read_categories(path: Path, content: Any) -> tuple[dict[int, str], dict[int
     return dict(sorted(categories.items())), dict(sorted(frequencies.items()))
 
 
-def _read_images(
-    path: Path, content: Any, image_folder: str | Path | None, split: str | None
-) -> dict[int | str, DetectionSample]:
-    finder = PictureFinder(_folders(path, image_folder, split))
+def _read_images(path: Path, content: Any, finder: ImageFinder) -> dict[int | str, DetectionSample]:
     samples: dict[int | str, DetectionSample] = {}
     for where, entry in entries(path, content, "images"):
         number = require(entry, "id", where)
@@ -176,7 +164,7 @@ def _read_images(
         sample: DetectionSample = {
             "image": finder.find(_names(entry, where)),
             "id": number,
-            "size": picture_size(entry, where),
+            "size": image_size(entry, where),
             "boxes": [],
             "labels": [],
             "area": [],
@@ -189,30 +177,10 @@ def _read_images(
     return samples
 
 
-def _folders(path: Path, image_folder: str | Path | None, split: str | None) -> list[Path]:
-    """Where the pictures may lie. The file's own name tells the folder, such as val2017 of instances_val2017."""
-    if image_folder is not None:
-        return [Path(image_folder)]
-    if path.name == _ROBOFLOW_FILE:
-        return [path.parent]
-    root = path.parent.parent if path.parent.name == "annotations" else path.parent
-    own = path.stem.rpartition("_")[2]
-    names = dict.fromkeys(name for name in (own, split) if name)
-    return [*(base / name for name in names for base in (root / "images", root)), root / "images", root]
-
-
-def _names(entry: Any, where: str) -> list[str]:
-    """What the picture may be called below its folder: as it says, in its patch or split folder, or plainly."""
-    written = entry.get("file_name") if isinstance(entry, dict) else None
-    url = "" if written else require(entry, "coco_url", f"{where} (which has no file_name)")
-    parts = str(written or url).split("/")
-    names = [str(written)] if written else []
-    names += ["/".join(parts[-2:]), parts[-1]]
-    if written and "coco_url" in entry:  # LVIS v0.5 keeps names of 2014 for files of 2017
-        names += ["/".join(str(entry["coco_url"]).split("/")[-2:])]
-    if parts[-1].startswith("COCO_"):
-        names += [parts[-1].rpartition("_")[2]]
-    return list(dict.fromkeys(names))
+def _names(entry: dict[str, Any], where: str) -> list[str]:
+    if written := entry.get("file_name"):
+        return image_names(str(written), str(entry.get("coco_url", "")))
+    return image_names("", str(require(entry, "coco_url", f"{where} (which has no file_name)")))
 
 
 def _add_boxes(samples: dict[int | str, DetectionSample], categories: dict[int, str], path: Path, content: Any) -> None:

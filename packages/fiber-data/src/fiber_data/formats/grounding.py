@@ -1,33 +1,55 @@
 """Phrases of a caption with their boxes, in MDETR's form (Kamath et al., ICCV 2021): Flickr30k Entities, the mixed
 set of COCO and Visual Genome, RefCOCO/+/g, and what `fiber_data.scenes` writes.
 
-The skeleton is COCO's, but an entry of ``images`` is a picture *with one caption*; a picture with five captions has
+The skeleton is COCO's, but an entry of ``images`` is an image *with one caption*; an image with five captions has
 five entries. Spans of characters say which words name a box.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from fiber_data.formats.boxes import Box, BoxReader
-from fiber_data.formats.detection import entries, picture_size
-from fiber_data.formats.pictures import PictureFinder
-from fiber_data.formats.samples import SplitNotFoundError, read_json, require
-from fiber_data.formats.tasks import keep_on_disk
+from fiber_data.formats.boxes import Box, BoxReader, image_size
+from fiber_data.formats.files import (
+    FolderListing,
+    ImageFinder,
+    find_annotation_file,
+    image_names,
+    keep_on_disk,
+    root_of_images,
+    split_folders,
+)
+from fiber_data.formats.samples import entries, read_json, require
+
+if TYPE_CHECKING:
+    from fiber_data.images import ImageSource
 
 Spans = list[tuple[int, int]]
 _FILE_FOLDERS = ("annotations", "mdetr_annotations", "OpenSource")
+_IMAGE_FOLDERS = (  # of COCO, Visual Genome and Flickr30k
+    "train2014",
+    "val2014",
+    "train2017",
+    "VG_100K",
+    "VG_100K_2",
+    "images",
+    "flickr30k_images",
+    "flickr30k-images",
+)
 
 
 class GroundingSample(TypedDict):
-    """A picture with one caption, and boxes with the words that name them; the lists of boxes run in parallel."""
+    """An image with one caption, and boxes with the words that name them; the lists of boxes run in parallel."""
 
-    image: Path
+    image: ImageSource
+    """A path from our readers; anything that `fiber_data.load_image` takes from yours."""
     id: int | str
-    """Of the entry, that is of picture and caption."""
+    """Of the entry, that is of image and caption."""
     original_id: int | str
-    """Of the picture in the data set that it is from; the entry's id where the file says none."""
+    """Of the image in the data set that it is from; the entry's id where the file says none."""
     size: tuple[int, int]
     """Height and width in pixels."""
     caption: str
@@ -42,48 +64,51 @@ class GroundingSample(TypedDict):
     """What to look for in an evaluation: ``tokens_positive_eval`` of the file, else the spans of the boxes, once."""
     dataset_name: str
     sentence_id: NotRequired[int | str]
-    """Flickr30k: the number of the caption among those of the picture."""
+    """Flickr30k: the number of the caption among those of the image."""
 
 
 def read_grounding(
-    root_or_file: str | Path,
-    image_folder: str | Path | Mapping[str, str | Path] | None = None,
-    split: str | None = None,
-    name: str | None = None,
+    root: str | Path,
+    split: str,
     *,
+    name: str | None = None,
     check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | Mapping[str, str | Path] | None = None,
 ) -> list[GroundingSample]:
     """Reads the captions and boxes of one split.
 
-    In a folder these files are looked for, itself or in ``annotations``: ``final_<name>_<split>.json`` and
-    ``finetune_<name>_<split>.json``. Pictures are sought in ``images/<split>``, ``<split>``, ``images``, the
-    folder itself, and under the names that Flickr30k, COCO and Visual Genome give their folders.
+    Looked for, in the folder itself or in ``annotations``: ``final_<name>_<split>.json`` and
+    ``finetune_<name>_<split>.json``. Images are sought in ``images/<split>``, ``<split>``, ``images``, the folder
+    itself, and under the names that Flickr30k, COCO and Visual Genome give their folders.
 
     Args:
-        root_or_file: The folder, or the annotation file.
-        image_folder: The folder with the pictures; or, for the mixed set, one for each ``data_source`` of the file,
-            such as ``{"coco": "train2014", "vg": "vg/images"}``; None looks beside the file.
-        split: For a folder: ``"train"``, ``"val"``, ``"testA"``, ...
-        name: For a folder: ``"flickr_separateGT"``, ``"mixed"``, ``"refcoco+"``, ``"scenes"``, ...; None takes
-            the one file ``final_*`` that there is.
-        check_images: Whether to leave out, with a warning, captions whose picture is not on disk.
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ``"testA"``, ...
+        name: ``"flickr_separateGT"``, ``"mixed"``, ``"refcoco+"``, ``"scenes"``, ...; None takes the one file
+            ``final_*`` that there is.
+        check_images: Whether to leave out, with a warning, captions whose image is not on disk.
+        annotation_file: A file that lies elsewhere or has another name.
+        image_folder: The folder with the images, if it is another; or, for the mixed set, one for each
+            ``data_source`` of the file, such as ``{"coco": "train2014", "vg": "vg/images"}``.
 
     Returns:
         A sample for each caption, in the order of the file. Of boxes see `fiber_data.read_detection`; spans that do
         not lie in the caption are left out, and counted with them.
 
     Raises:
-        FileNotFoundError: The file is missing, or none of its pictures is on disk.
+        FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
         KeyError: A key of the format is missing; the message names file and place.
         ValueError: The file is out of format, as of `fiber_data.read_detection`; or spans are not pairs of numbers.
         SplitNotFoundError: The folder holds no such file of the split.
     """
-    path = Path(root_or_file)
-    if path.is_dir():
-        path = _find_file(path, split, name)
+    folder = Path(root)
+    path = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
     content = read_json(path)
     samples: dict[int | str, GroundingSample] = {}
-    finders = _finders(path, image_folder, split)
+    listing = FolderListing()
+    places = _folders(folder, path, split) if image_folder is None else image_folder
+    finders = _finders(places, listing)
     reader = BoxReader(path)
     for where, entry in entries(path, content, "images"):
         sample = _read_entry(entry, where, finders, reader)
@@ -94,59 +119,42 @@ def read_grounding(
         _add_box(samples, entry, where, reader)
     reader.report()
     found = [_with_phrases(sample) for sample in samples.values()]
-    return keep_on_disk(found, lambda each: [each["image"]], "captions", path) if check_images else found
+    return keep_on_disk(found, "captions", path, listing) if check_images else found
 
 
-def _find_file(folder: Path, split: str | None, name: str | None) -> Path:
-    if split is None:
-        raise ValueError(f"{folder}: a folder holds several splits; say which with split, such as split='val'")
-    places = [folder, *(folder / each for each in _FILE_FOLDERS)]
-    there = [
-        file for place in places for kind in ("final", "finetune") for file in sorted(place.glob(f"{kind}_*.json"))
-    ]
+def _find_file(root: Path, split: str, name: str | None) -> Path:
     wanted = rf"final_.+_{re.escape(split)}" if name is None else rf"fin(al|etune)_{re.escape(f'{name}_{split}')}"
-    files = [file for file in there if re.fullmatch(wanted, file.stem)]
-    if not files:
-        others = ", ".join(file.name for file in there) or "no such file at all"
-        raise SplitNotFoundError(
-            f"{folder}: no final_{name or '*'}_{split}.json or finetune_{name or '*'}_{split}.json, here or in "
-            f"{' or '.join(_FILE_FOLDERS)}; there is {others} (for finetune_* give its name, such as name='refcoco')"
-        )
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise ValueError(f"{folder}: several files would fit ({names}); say which with name, such as name='mixed'")
-    return files[0]
+    folders = ["", *(f"{folder}/" for folder in _FILE_FOLDERS)]
+    return find_annotation_file(
+        root,
+        [f"{folder}{kind}_*.json" for folder in folders for kind in ("final", "finetune")],
+        rf"({'|'.join(folders)}){wanted}\.json",
+        expected=f"no final_{name or '*'}_{split}.json or finetune_{name or '*'}_{split}.json, here or in "
+        f"{' or '.join(_FILE_FOLDERS)} (for finetune_* give its name, such as name='refcoco')",
+        mend="say which with name, such as name='mixed'",
+    )
+
+
+def _folders(root: Path, path: Path, split: str) -> list[Path]:
+    """Where the images may lie, if nobody says it."""
+    base = root_of_images(root, path, _FILE_FOLDERS)
+    return [*split_folders(base, split, path.stem.rpartition("_")[2]), *_with_known(base)]
 
 
 def _finders(
-    path: Path, image_folder: str | Path | Mapping[str, str | Path] | None, split: str | None
-) -> dict[str | None, PictureFinder]:
+    places: list[Path] | str | Path | Mapping[str, str | Path], listing: FolderListing
+) -> dict[str | None, ImageFinder]:
     """A finder for each data source; that of None serves all others."""
-    if isinstance(image_folder, Mapping):
-        return {source: PictureFinder(_with_known(Path(folder))) for source, folder in image_folder.items()}
-    if image_folder is not None:
-        return {None: PictureFinder(_with_known(Path(image_folder)))}
-    root = path.parent.parent if path.parent.name in _FILE_FOLDERS else path.parent
-    names = dict.fromkeys(each for each in (split, path.stem.rpartition("_")[2]) if each)
-    own = [base / each for each in names for base in (root / "images", root)]
-    return {None: PictureFinder([*own, root / "images", *_with_known(root)])}
+    if isinstance(places, Mapping):
+        return {source: ImageFinder(_with_known(Path(folder)), listing) for source, folder in places.items()}
+    return {None: ImageFinder(places if isinstance(places, list) else _with_known(Path(places)), listing)}
 
 
 def _with_known(folder: Path) -> list[Path]:
-    known = (
-        "train2014",
-        "val2014",
-        "train2017",
-        "VG_100K",
-        "VG_100K_2",
-        "images",
-        "flickr30k_images",
-        "flickr30k-images",
-    )
-    return [folder, *(folder / each for each in known)]
+    return [folder, *(folder / each for each in _IMAGE_FOLDERS)]
 
 
-def _read_entry(entry: Any, where: str, finders: dict[str | None, PictureFinder], reader: BoxReader) -> GroundingSample:
+def _read_entry(entry: Any, where: str, finders: dict[str | None, ImageFinder], reader: BoxReader) -> GroundingSample:
     number, file_name = require(entry, "id", where), require(entry, "file_name", where)
     caption = require(entry, "caption", where)
     if not isinstance(caption, str) or not isinstance(file_name, str):
@@ -154,17 +162,16 @@ def _read_entry(entry: Any, where: str, finders: dict[str | None, PictureFinder]
     source = entry.get("data_source")
     if (finder := finders.get(source) or finders.get(None)) is None:
         raise ValueError(f"{where}: data_source {source!r} has no image folder, only {', '.join(map(repr, finders))}")
-    plain = file_name.rpartition("/")[2]
     phrases = [
         kept
         for position, spans in enumerate(entry.get("tokens_positive_eval") or [])
         if (kept := _spans(spans, caption, f"{where}.tokens_positive_eval[{position}]", reader))
     ]
     sample: GroundingSample = {
-        "image": finder.find(list(dict.fromkeys([file_name, plain, re.sub(r"^COCO_\w+_", "", plain)]))),
+        "image": finder.find(image_names(file_name)),
         "id": number,
         "original_id": entry.get("original_img_id", entry.get("original_id", number)),
-        "size": picture_size(entry, where),
+        "size": image_size(entry, where),
         "caption": caption,
         "boxes": [],
         "spans": [],

@@ -1,68 +1,85 @@
 """NLVR2: sentences that are true or false of two photographs, an object a line (Suhr et al., ACL 2019)."""
 
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, TypedDict
+from __future__ import annotations
 
-from fiber_data.formats.samples import SplitNotFoundError, read_json_lines, require
-from fiber_data.formats.tasks import choose_place, clean_text, keep_on_disk, list_some
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from fiber_data.formats.files import FileOfSplitNotFoundError, FolderListing, ImageFinder, check_folder, keep_on_disk
+from fiber_data.formats.samples import clean_text, list_some, read_json_lines, require
+
+if TYPE_CHECKING:
+    from fiber_data.images import ImageSource
 
 _LABELS = {"true": True, "false": False}
 
 
 class ReasoningSample(TypedDict):
-    """A sentence about two pictures, the left one first; `label` is None in a test split without labels."""
+    """A sentence about two images, the left one first; `label` is None in a test split without labels."""
 
-    images: tuple[Path, Path]
+    images: tuple[ImageSource, ImageSource]
+    """Paths from our readers; anything that `fiber_data.load_image` takes from yours."""
     statement: str
     label: bool | None
     id: str
 
 
-def read_nlvr2(root: str | Path, split: str, *, check_images: bool = True) -> list[ReasoningSample]:
+def read_nlvr2(
+    root: str | Path,
+    split: str,
+    *,
+    check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
+) -> list[ReasoningSample]:
     """Reads one split of NLVR2.
 
     The lines are in ``<split>.json``, in the folder itself, in ``data``, in ``nlvr2`` (where `fiber_data.scenes`
-    writes them) or in ``nlvr2/data``. The pictures of ``dev-850-0-1`` are ``dev-850-0-img0.png`` and
+    writes them) or in ``nlvr2/data``. The images of ``dev-850-0-1`` are ``dev-850-0-img0.png`` and
     ``dev-850-0-img1.png`` in ``images/<split>`` or ``<split>``, of the folder itself or of ``nlvr2``; lines with a
     ``directory`` (train) have them in a folder of this name there.
 
     Args:
-        root: The folder of the data set.
+        root: Folder of the data set.
         split: ``"train"``, ``"dev"``, ``"test1"`` or what the file is called.
-        check_images: Whether to leave out, with a warning, sentences without both pictures on disk.
+        check_images: Whether to leave out, with a warning, sentences without both images on disk.
+        annotation_file: A file of such lines that lies elsewhere or has another name.
+        image_folder: The folder with the images, or with the directories of train, if it is another.
 
     Returns:
         A sample for each line, in the order of the file; ``id`` is its identifier.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no sentence has its pictures on disk.
+        FileNotFoundError: There is no such folder or file, or no sentence has its images on disk.
         KeyError: A key of the format is missing; the message names file and line.
         ValueError: A line is not a JSON object, a sentence, label or identifier is of another form, identifiers
             repeat, or only some lines have a label.
         SplitNotFoundError: The folder holds no such split.
     """
     folder = Path(root)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected the root of NLVR2 with pictures and {split}.json")
-    tried = [folder / name / f"{split}.json" for name in ("", "data", "nlvr2", "nlvr2/data")]
-    path = next((path for path in tried if path.is_file()), None)
-    if path is None:
-        places = ", ".join(str(path.relative_to(folder)) for path in tried)
-        raise SplitNotFoundError(f"{folder}: no sentences of split {split!r}; expected one of {places}")
+    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
     samples, directories = _read_lines(path)
-    bases = (folder, folder / "nlvr2")
-    folders = [place for base in bases for place in (base / "images" / split, base / split)]
-    place = choose_place([partial(_pictures, place, directories) for place in folders], samples)
-    for sample in samples:
-        left, right = place(sample)
-        sample["images"] = (left, right)
-    return keep_on_disk(samples, lambda sample: sample["images"], "sentences", path) if check_images else samples
+    places = [base / place for base in (folder, folder / "nlvr2") for place in (f"images/{split}", split)]
+    listing = FolderListing()
+    finder = ImageFinder(places if image_folder is None else [Path(image_folder)], listing)
+    pairs = [f"{directories.get(sample['id'], '')}/{sample['id'].rpartition('-')[0]}".lstrip("/") for sample in samples]
+    for sample, left in zip(samples, finder.find_together([[f"{pair}-img0.png"] for pair in pairs]), strict=True):
+        sample["images"] = left, left.with_name(f"{left.name.removesuffix('0.png')}1.png")
+    return keep_on_disk(samples, "sentences", path, listing) if check_images else samples
+
+
+def _find_file(root: Path, split: str) -> Path:
+    """The first of the places where the lines may be; copies of them in the others do no harm."""
+    check_folder(root)
+    tried = [root / name / f"{split}.json" for name in ("", "data", "nlvr2", "nlvr2/data")]
+    if (path := next((path for path in tried if path.is_file()), None)) is None:
+        places = ", ".join(str(path.relative_to(root)) for path in tried)
+        raise FileOfSplitNotFoundError(f"{root}: no sentences of split {split!r}; expected one of {places}")
+    return path
 
 
 def _read_lines(path: Path) -> tuple[list[ReasoningSample], dict[str, str]]:
-    """The samples, still without pictures, and the directories of those that name one, by identifier."""
+    """The samples, still without images, and the directories of those that name one, by identifier."""
     samples: dict[str, ReasoningSample] = {}
     directories: dict[str, str] = {}
     repeated = []
@@ -92,8 +109,3 @@ def _read_label(label: Any, where: str) -> bool | None:
     if str(label).lower() not in _LABELS:
         raise ValueError(f"{where}: expected the label 'True' or 'False', found {label!r}")
     return _LABELS[str(label).lower()]
-
-
-def _pictures(folder: Path, directories: dict[str, str], sample: ReasoningSample) -> Sequence[Path]:
-    stem = sample["id"].rpartition("-")[0]
-    return [folder / directories.get(sample["id"], "") / f"{stem}-img{side}.png" for side in (0, 1)]

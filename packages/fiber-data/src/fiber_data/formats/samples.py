@@ -1,16 +1,23 @@
-"""What every caption reader gives, and what they share: reading JSON with clear errors, missing pictures."""
+"""What every caption reader gives, and what all readers share: reading JSON with clear errors, texts, ids."""
+
+from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from fiber_data.images import ImageSource
+
+_LISTED = 5  # ids that a message names
 
 
 class CaptionSample(TypedDict):
-    """A picture with its captions. Readers of other formats add keys of their own (boxes, questions, spans)."""
+    """An image with its captions. Readers of other formats have keys of their own (boxes, questions, spans)."""
 
-    image: Path
+    image: ImageSource
+    """A path from our readers; anything that `fiber_data.load_image` takes from yours."""
     captions: list[str]
     id: str | int
     split: NotRequired[str | None]
@@ -55,6 +62,19 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
 
 
+def entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The entries of one list of a file, each with its place for messages, such as ``captions.json: images[3]``.
+
+    Raises:
+        KeyError: The file has no such list.
+        ValueError: What it has is no list.
+    """
+    found = require(content, key, str(path))
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: expected {key!r} as a list, found {type(found).__name__}")
+    return ((f"{path}: {key}[{position}]", entry) for position, entry in enumerate(found))
+
+
 def require(record: Any, key: str, where: str) -> Any:
     """The value of a key that the format prescribes.
 
@@ -85,41 +105,24 @@ def clean_caption(text: Any, where: str) -> str:
     return " ".join(text.split())
 
 
-def find_missing(samples: Iterable[CaptionSample]) -> list[Path]:
-    """The pictures that are not on disk, each once; folders are listed once, so that large sets are quick."""
-    listed: dict[Path, set[str]] = {}
-    missing: dict[Path, None] = {}
-    for sample in samples:
-        folder = sample["image"].parent
-        if folder not in listed:
-            listed[folder] = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if sample["image"].name not in listed[folder]:
-            missing[sample["image"]] = None
-    return list(missing)
-
-
-def keep_usable(samples: list[CaptionSample], source: Path) -> list[CaptionSample]:
-    """Leaves out samples without a picture on disk or without a caption, and says so in one warning.
+def clean_text(text: Any, what: str, where: str) -> str:
+    """A text with its white space made single.
 
     Args:
-        samples: What a reader found.
-        source: The annotation file, for the messages.
+        text: What the file holds.
+        what: What it ought to be, such as ``"a question"``.
+        where: File and place in it.
 
     Raises:
-        FileNotFoundError: Not one picture is there.
+        ValueError: It is no text, or empty.
     """
-    missing = set(find_missing(samples))
-    if missing and all(sample["image"] in missing for sample in samples):
-        raise FileNotFoundError(
-            f"{source}: none of its {len(missing)} pictures is on disk; the first was sought at "
-            f"{samples[0]['image']}: check the image root"
-        )
-    bare = sum(not sample["captions"] for sample in samples)
-    if missing or bare:
-        example = f" (the first: {min(missing)})" if missing else ""
-        warnings.warn(
-            f"{source}: of {len(samples)} pictures {len(missing)} are not on disk{example} and {bare} have no caption; "
-            "these are left out",
-            stacklevel=3,
-        )
-    return [sample for sample in samples if sample["captions"] and sample["image"] not in missing]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: expected {what} as text, found {text!r}")
+    return " ".join(text.split())
+
+
+def list_some(ids: Iterable[Any]) -> str:
+    """The first few of some ids, and how many more there are."""
+    listed = list(ids)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(repr(each) for each in listed[:_LISTED]) + more

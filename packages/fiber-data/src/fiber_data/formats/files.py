@@ -1,0 +1,210 @@
+"""Where a split's annotation files and images lie. People move both, and file names begin with folders or not.
+
+A reader looks for its annotation file by `find_annotation_file`, for images by an `ImageFinder` over the folders where
+they may lie, and leaves out what is not on disk by `keep_on_disk`. Folders are listed, each once, instead of asking the
+disk for every file, so that large sets are quick.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fiber_data.formats.samples import SplitNotFoundError
+
+Sample = TypeVar("Sample", bound=Mapping[str, Any])
+_PROBED = 100  # images that decide where all of a set lie
+
+
+class FileOfSplitNotFoundError(SplitNotFoundError):
+    """The folder holds no annotation file of this format and split; it may be of another format."""
+
+
+class FolderListing:
+    """Which files are on disk: ``path in listing``, and each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._names:
+            self._names[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        return path.name in self._names[folder]
+
+
+# Annotation files
+
+
+def find_annotation_file(root: Path, globs: Iterable[str], wanted: str, *, expected: str, mend: str) -> Path:
+    """The one annotation file of a split.
+
+    Args:
+        root: Folder of the data set.
+        globs: Where files of the format may lie, relative to the root.
+        wanted: The regular expression that the name of the split's file fits, from the root on, with ``/``.
+        expected: What was looked for, as the message of an error says it: "no captions of split 'val'; expected ...".
+        mend: What to do where several files fit: "keep one".
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        FileOfSplitNotFoundError: No file fits.
+        ValueError: Several files fit.
+    """
+    check_folder(root)
+    there = [file for glob in globs for file in sorted(root.glob(glob))]
+    files = [file for file in there if re.fullmatch(wanted, file.relative_to(root).as_posix())]
+    if not files:
+        others = ", ".join(file.name for file in there) or "no such file at all"
+        raise FileOfSplitNotFoundError(f"{root}: {expected}; there is {others}")
+    if len(files) > 1:
+        names = ", ".join(str(file.relative_to(root)) for file in files)
+        raise ValueError(f"{root}: several files would fit ({names}); {mend}")
+    return files[0]
+
+
+def check_folder(root: Path) -> None:
+    """Raises FileNotFoundError if a data set has no folder."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; expected the root of a data set")
+
+
+def root_of_images(root: Path, annotation_file: Path, file_folders: Sequence[str]) -> Path:
+    """The folder that images lie below: the root, or the one above if the root is itself a folder of annotation files.
+
+    Args:
+        root: Folder of the data set, as the user names it.
+        annotation_file: The file of the split.
+        file_folders: What folders of annotation files are called, such as ``("annotations",)``.
+    """
+    return root.parent if root.name in file_folders and annotation_file.parent == root else root
+
+
+# Images
+
+
+def split_folders(root: Path, *names: str | None) -> list[Path]:
+    """Where the images of a split mostly lie, the likeliest first.
+
+    Args:
+        root: Folder of the data set.
+        names: What the split's folder may be called, such as ``"val2017"`` and ``"val"``; None is none.
+    """
+    own = [base / name for name in names if name for base in (root / "images", root)]
+    return list(dict.fromkeys([*own, root / "images", root]))
+
+
+def whole_folder(root: Path, image_folder: str | Path | None) -> Path:
+    """Where all images of a data set lie together: the folder given by hand, or ``images``, or the root itself."""
+    if image_folder is not None:
+        return Path(image_folder)
+    return root / "images" if (root / "images").is_dir() else root
+
+
+def image_names(file_name: str, url: str = "") -> list[str]:
+    """What an image may be called below its folder: as written, in its patch or split folder, plainly.
+
+    COCO's images are known with and without the prefix of 2014.
+
+    Args:
+        file_name: As the annotation file has it, or empty if only the address is known.
+        url: Address of the image, or empty; its last two parts are a name too.
+    """
+    parts = (file_name or url).split("/")
+    names = [file_name, "/".join(parts[-2:]), parts[-1]]
+    if url:  # LVIS v0.5 keeps names of 2014 for files of 2017
+        names.append("/".join(url.split("/")[-2:]))
+    names.append(re.sub(r"^COCO_\w+_", "", parts[-1]))
+    return [name for name in dict.fromkeys(names) if name]
+
+
+class ImageFinder:
+    """Looks for images in several folders under several names.
+
+    Args:
+        folders: Where to look, the likeliest first.
+        listing: What is known of the disk already.
+    """
+
+    def __init__(self, folders: Iterable[Path], listing: FolderListing) -> None:
+        self.folders = list(dict.fromkeys(folders))
+        self.listing = listing
+        self._last = (0, 0)  # where the last one was found is where the next one will be
+
+    def find(self, names: Sequence[str]) -> Path:
+        """The first place where an image is; the likeliest one if it is nowhere.
+
+        Args:
+            names: What the file may be called, relative to the folders.
+        """
+        ways = [self._last, *((folder, name) for folder in range(len(self.folders)) for name in range(len(names)))]
+        for folder, name in ways:
+            if name < len(names) and (path := self.folders[folder] / names[name]) in self.listing:
+                self._last = folder, name
+                return path
+        return self.folders[0] / names[0]
+
+    def find_together(self, names: Sequence[Sequence[str]]) -> list[Path]:
+        """The images of a set that lies in one folder and is named in one way.
+
+        That is the first folder and way of naming by which one of the first images is on disk; else the likeliest.
+
+        Args:
+            names: For each image what it may be called, relative to the folders; the ways of naming in one order.
+        """
+        ways = [(folder, way) for folder in self.folders for way in range(len(names[0]) if names else 0)]
+        for folder, way in ways:
+            if any(folder / each[way] in self.listing for each in names[:_PROBED]):
+                return [folder / each[way] for each in names]
+        return [self.folders[0] / each[0] for each in names]
+
+
+# What is not on disk
+
+
+def find_missing(samples: Iterable[Mapping[str, Any]], listing: FolderListing | None = None) -> list[Path]:
+    """The images that are not on disk, each once.
+
+    Args:
+        samples: Samples with ``image`` or ``images``. Images that are no paths, but held in memory, are never missing.
+        listing: What is known of the disk already; None looks anew.
+    """
+    known = FolderListing() if listing is None else listing
+    return list(dict.fromkeys(path for sample in samples for path in _paths(sample) if path not in known))
+
+
+def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: FolderListing) -> list[Sample]:
+    """Leaves out samples without all of their images on disk, or with an empty list of captions; one warning says so.
+
+    Args:
+        samples: What a reader found.
+        what: What a sample is, in the plural, for the message.
+        source: The annotation file, for the message.
+        listing: What is known of the disk already.
+
+    Raises:
+        FileNotFoundError: Not one sample has its images.
+    """
+    missing = dict.fromkeys(find_missing(samples, listing))
+    found = [sample for sample in samples if missing.keys().isdisjoint(_paths(sample))] if missing else samples
+    if samples and not found:
+        first = next(iter(missing))
+        raise FileNotFoundError(
+            f"{source}: none of its {len(samples)} {what} has its images on disk; one was sought at {first}: check the "
+            "image folder"
+        )
+    kept = [sample for sample in found if sample.get("captions", True)]
+    faults = []
+    if missing:
+        faults.append(f"{len(samples) - len(found)} lack an image on disk (the first: {next(iter(missing))})")
+    if bare := sum(not sample.get("captions", True) for sample in samples):
+        faults.append(f"{bare} have no caption")
+    if faults:
+        warnings.warn(f"{source}: of {len(samples)} {what} {' and '.join(faults)}; these are left out", stacklevel=3)
+    return kept
+
+
+def _paths(sample: Mapping[str, Any]) -> list[Path]:
+    images = sample["images"] if "images" in sample else (sample["image"],)
+    return [Path(image) for image in images if isinstance(image, str | Path)]

@@ -1,0 +1,88 @@
+"""Samples made from rows of a table as they are asked for, such as a Hugging Face data set or a data base."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, overload
+
+from fiber_data.images import BrokenImageError
+
+Sample = TypeVar("Sample")
+
+
+class Rows(Protocol):
+    """What can be counted and indexed: a list, a `datasets.Dataset`, any other table."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class MappedSamples(Sequence[Sample]):
+    """The samples of rows, each made when it is asked for, and never kept.
+
+    Some facts a data set must know of all samples before it starts: how many captions each has, or the sizes of images
+    with boxes. It then makes every sample once, decoding its image if the rows do that, unless `columns` tells it:
+
+        MappedSamples(rows, make, columns={"captions": rows["captions"]})
+
+    Args:
+        rows: The table. It is sent to worker processes as it is.
+        make: The sample of a row, a dict as of `fiber_data.read_captions` or another reader. ``image`` may be anything
+            that `fiber_data.load_image` takes. Worker processes that are spawned need a function of a module.
+        columns: Values of keys of all samples that are known without making them. ``captions`` is asked of captions;
+            ``image_id`` and ``answers`` of questions; ``label`` of sentences about two images; ``size`` of boxes; and
+            ``original_id`` of captions with boxes, one of which is drawn for each image.
+
+    Raises:
+        ValueError: A column has not as many values as there are rows.
+    """
+
+    def __init__(
+        self, rows: Rows, make: Callable[[Any], Sample], *, columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        self.rows = rows
+        self.make = make
+        self.columns = dict(columns or {})
+        for key, values in self.columns.items():
+            if len(values) != len(rows):
+                raise ValueError(f"the column {key!r} has {len(values)} values, expected {len(rows)}, one for each row")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        """The sample at `index`, or a list of those of a slice.
+
+        Raises:
+            BrokenImageError: The row, or a file of it, cannot be read.
+        """
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        try:
+            return self.make(self.rows[position])
+        except OSError as error:  # what Pillow raises too, where rows decode their images
+            raise BrokenImageError(f"row {position}: cannot be read ({type(error).__name__}: {error})") from error
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[position] for position in range(len(self)))
+
+
+def glance(samples: Iterable[Any], *keys: str) -> Iterable[Mapping[str, Any]]:
+    """All samples, or no more of them than these keys where that is known without making them."""
+    if isinstance(samples, MappedSamples) and samples.columns.keys() >= set(keys):
+        values = zip(*(samples.columns[key] for key in keys), strict=True)
+        return (dict(zip(keys, each, strict=True)) for each in values)
+    return samples
+
+
+def image_key(sample: Mapping[str, Any], other: str) -> str:
+    """What tells a sample's image from others: its path, or the value of another key if it is held in memory."""
+    image = sample.get("image")
+    return str(image) if isinstance(image, str | Path) else repr(sample[other])
