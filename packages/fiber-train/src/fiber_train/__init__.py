@@ -1,19 +1,44 @@
-"""Training, evaluation and prediction for FIBER."""
+"""Training, evaluation and prediction for FIBER; names are imported when they are first asked for."""
 
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from fiber_train.config import TrainConfig, load_config
-from fiber_train.predict import Match, find_images, load_model, retrieve
-from fiber_train.report import write_report
-from fiber_train.run import train
-from fiber_train.tasks import Evaluation, Task, make_task
+if TYPE_CHECKING:
+    from fiber_train.callbacks import Callback
+    from fiber_train.checkpoint import load_model
+    from fiber_train.config import TaskSettings, TrainConfig, find_recipes, load_config
+    from fiber_train.evaluation import Evaluation, Measure
+    from fiber_train.report import write_report
+    from fiber_train.run import train
+    from fiber_train.tasks.base import Task, fill_in, make_task
+    from fiber_train.tasks.retrieval.folder import Match, find_images, retrieve
+
+_HOMES = {
+    "callbacks": ("Callback",),
+    "checkpoint": ("load_model",),
+    "config": ("TaskSettings", "TrainConfig", "find_recipes", "load_config"),
+    "evaluation": ("Evaluation", "Measure"),
+    "report": ("write_report",),
+    "run": ("train",),
+    "tasks.base": ("Task", "fill_in", "make_task"),
+    "tasks.retrieval.folder": ("Match", "find_images", "retrieve"),
+}
+_HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Callback",
     "Evaluation",
     "Match",
+    "Measure",
     "Task",
+    "TaskSettings",
     "TrainConfig",
+    "fill_in",
     "find_images",
+    "find_recipes",
     "load_config",
     "load_model",
     "make_task",
@@ -23,3 +48,9 @@ __all__ = [
 ]
 
 __version__ = version("fiber-train")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

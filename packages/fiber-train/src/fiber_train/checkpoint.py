@@ -1,42 +1,23 @@
 """Checkpoints that are whole or absent: written beside their target, then renamed.
 
-A checkpoint is a model folder (weights, configuration, tokenizer, image settings), so that every tool can use it, with
-one more file, `training.pt`, that a resumed run needs.
+A checkpoint is a model folder (weights, configuration, tokenizer, image settings, the task's settings), so that every
+tool can use it, with one more file, `training.pt`, that a resumed run needs.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from fiber_heads import (
-    FiberForCaptioning,
-    FiberForGrounding,
-    FiberForPretraining,
-    FiberForQuestionAnswering,
-    FiberForRetrieval,
-    FiberForVisualReasoning,
-    TaskModel,
-)
+from fiber_data import load_processor
+from fiber_heads import AutoFiber, TaskModel
 
 _NAME = re.compile(r"step-(\d+)")
 TRAINING_FILE = "training.pt"
-MODEL_CLASSES: dict[str, type[TaskModel]] = {
-    model.__name__: model
-    for model in (
-        FiberForPretraining,
-        FiberForRetrieval,
-        FiberForQuestionAnswering,
-        FiberForVisualReasoning,
-        FiberForCaptioning,
-        FiberForGrounding,
-    )
-}
 
 
 def find_checkpoints(run: str | Path) -> list[Path]:
@@ -63,18 +44,40 @@ def find_model(path: str | Path) -> Path:
     )
 
 
-def load_task_model(path: str | Path) -> TaskModel:
+def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskModel:
     """The model, of whatever task, in a folder that `find_model` finds; in eval mode, on the CPU.
+
+    Args:
+        path: The folder.
+        trusted: Import paths that the folder's files may name; entry points they always may.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is of no task that is known here.
+        ValueError: It is of a class that no installed package declares.
     """
-    folder = find_model(path)
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_class")
-    if name not in MODEL_CLASSES:
-        raise ValueError(f"{folder} holds a {name}; expected one of {', '.join(MODEL_CLASSES)}")
-    return MODEL_CLASSES[name].from_pretrained(folder)
+    return AutoFiber.from_pretrained(find_model(path), trusted=trusted)
+
+
+def load_model(
+    checkpoint: str | Path, *, kind: type[TaskModel] = TaskModel, trusted: Collection[str] = ()
+) -> tuple[Any, Any]:
+    """The model, in eval mode on the best device, and the processor of a run, checkpoint or model folder.
+
+    Args:
+        checkpoint: Of a run its best model is taken, else the finished or the newest one.
+        kind: The class that the model must be of.
+        trusted: Import paths that the folder's files may name; entry points they always may.
+
+    Raises:
+        FileNotFoundError: There is no model.
+        ValueError: It is of another task.
+    """
+    folder = find_model(checkpoint)
+    model = load_task_model(folder, trusted)
+    if not isinstance(model, kind):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
+    model.processor = processor = load_processor(folder, trusted=trusted)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -98,7 +101,7 @@ def save_checkpoint(
 
     Args:
         run: The run's folder.
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         write_model: Fills a folder with the model and its processor.
         state: What else a resumed run needs: tensors, numbers and plain containers only.
         keep: How many checkpoints stay.

@@ -1,16 +1,21 @@
-"""Configuration is data: a YAML recipe, then dotted overrides, checked against these dataclasses."""
+"""Configuration is data: YAML recipes, then dotted overrides, checked against these dataclasses and the task's own."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from fiber_backbone.seams import available, name_of, resolve
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_TASK = "pretraining"
 
 
 @dataclass
@@ -18,13 +23,17 @@ class DataConfig:
     """What to learn from."""
 
     root: str = MISSING
-    """Folder of a data set: COCO captions, Karpathy's splits, or `images/` with `captions.jsonl`."""
+    """Folder of a data set, in a layout that the task's reader or `format` knows."""
+    format: str | None = None
+    """What reads the samples in place of the task's own reader: a name of the group `fiber.formats`, or an import path of
+    a callable `(root, split, **format_options)` that gives samples as the task's own reader does."""
+    format_options: dict[str, Any] = field(default_factory=dict)
     train_split: str = "train"
     eval_split: str = "val"
     captions: str = "each"
-    """An item for every caption ("each", an epoch passes all captions), or every picture ("random", one of its)."""
+    """An item for every caption ("each", an epoch passes all captions), or every image ("random", one of its)."""
     augment: bool = False
-    """Whether to crop, flip and colour training pictures; the original does not in pre-training."""
+    """Whether to crop, flip and color training images; the original does not in pre-training."""
     tokenizer: str | None = None
     """Folder or hub name of a tokenizer; without one, a byte-level BPE is trained on the training captions."""
     vocab_size: int = 512
@@ -35,7 +44,7 @@ class DataConfig:
     num_workers: int = 2
     """Loading processes beside each training process."""
     blind: bool = False
-    """Whether every picture is replaced by one grey one: what is learned without looking, to compare with."""
+    """Whether every image is replaced by one gray one: what is learned without looking, to compare with."""
 
 
 @dataclass
@@ -45,133 +54,30 @@ class ModelConfig:
     preset: str = "fiber_base"
     """Sizes of a fresh model; weights to start from bring their own."""
     image_size: int | None = None
-    """Side of the pictures in pixels, to which windows grow; without one, the preset's or that of the weights."""
+    """Side of the images in pixels, to which windows grow; without one, the preset's or that of the weights."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Fields of `fiber_backbone.FiberConfig` that differ from the preset."""
+    """Fields of `fiber_backbone.FiberConfig` that differ from the preset, `image_stream`, `text_stream` and `fusion` too."""
     image_weights: str | None = None
     """A `swin_*` of timm to start the image stream from; needs `text_weights` too."""
     text_weights: str | None = None
     """A RoBERTa of transformers, hub name or folder, to start the text stream from."""
     checkpoint: str | None = None
     """Weights to start from: a folder that we wrote, of this or another task, or a checkpoint file of the original."""
+    trusted: list[str] = field(default_factory=list)
+    """Import paths that the folder `checkpoint` may name its parts by; entry points it always may."""
     gradient_checkpointing: bool = False
     """Whether to recompute blocks in the backward pass: about a third more time, far less memory."""
 
 
 @dataclass
-class ObjectivesConfig:
-    """What to optimise; see `fiber_heads.PretrainingConfig`."""
-
-    objectives: list[str] = field(default_factory=lambda: ["itc", "itm", "mlm"])
-    temperature: float = 0.07
-    queue_size: int = 4096
-    queue_inputs: str = "none"
-    original: bool = False
-
-
-@dataclass
-class AnsweringConfig:
-    """Which answers a question answering model chooses from."""
-
-    answers: str | None = None
-    """File of the answers; without one they are the frequent ones of the training questions."""
-    min_count: int = 9
-    """How many training questions an answer must answer; 9 gives the usual 3,129 of VQAv2."""
-
-
-@dataclass
-class RetrievalConfig:
-    """How retrieval is evaluated."""
-
-    rerank: int = 16
-    """With matching: how many of the best by contrast are looked at together with the query; 0 for every pair."""
-
-
-@dataclass
-class CaptioningConfig:
-    """What captioning optimises, and how captions are searched for; see `fiber_heads.CaptioningConfig`."""
-
-    objective: str = "mle"
-    """"mle" (likelihood), "gold" (off-policy weights of a frozen copy) or "cider" (self-critical)."""
-    refresh_every: int = 1000
-    """Optimiser steps after which the frozen copy is renewed ("gold")."""
-    num_samples: int = 5
-    """Sampled captions a picture ("cider")."""
-    reward_weight: float = 0.7
-    """Weight of the reward's loss; the likelihood's is 1 minus this ("cider")."""
-    baseline: str = "constant"
-    """What a reward is compared with: the "constant" 1, or the other "samples" of the picture ("cider")."""
-    num_beams: int = 5
-    generated_length: int = 50
-    """Most tokens of a generated caption."""
-    min_length: int = 1
-    """Fewest tokens of a generated caption, special ones not counted."""
-
-
-@dataclass
-class BoxFilesConfig:
-    """Which annotation files of `data.root` boxes come from."""
-
-    detection: bool = False
-    """Boxes by category: COCO, LVIS, Objects365, ODinW; measured by COCO's AP, of LVIS by its fixed AP."""
-    captions: list[str] = field(default_factory=list)
-    """Names of MDETR's files of captions, `final_<name>_<split>.json`, such as mixed; measured by recall of phrases."""
-    expressions: list[str] = field(default_factory=list)
-    """Names of its files of expressions, `finetune_<name>_<split>.json`, such as refcoco+; measured by accuracy."""
-
-
-@dataclass
-class PromptsConfig:
-    """How categories are put into prompts; see `fiber_data.PromptSampler`."""
-
-    max_negatives: int = 85
-    one_negative: float = 0.05
-    no_negatives: float = 0.05
-    all_negatives: float = 0.5
-    separator: str = ". "
-    wording: dict[str, str] = field(default_factory=dict)
-    """Other words for a category, its name in braces: `{pothole: "there are {holes} in the road"}`."""
-    chunk_size: int | None = None
-    """Categories that an evaluation asks for at once; as many as fit by default."""
-
-
-@dataclass
-class GroundingConfig:
-    """Grounding and detection, the fine stage."""
-
-    train: BoxFilesConfig = field(default_factory=BoxFilesConfig)
-    evaluate: BoxFilesConfig = field(default_factory=BoxFilesConfig)
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
-    shots: int | None = None
-    """Few-shot: learn from so many pictures of each category; which ones, `trainer.seed` decides."""
-    entities: str | None = None
-    """Flickr30k Entities' own folder (Annotations, Sentences): recall then comes by types of phrases too."""
-    shorter: list[int] = field(default_factory=lambda: [480, 560, 640, 720, 800])
-    """Pixels of a training picture's shorter side, of which one is drawn."""
-    longest: int = 1333
-    """Bound of the longer side."""
-    shorter_in_evaluation: int = 800
-    evaluation_batch_size: int = 8
-    """Pictures looked at together in evaluations, in each process."""
-    flip: float = 0.5
-    """Chance of a mirrored picture; never where the text names a side."""
-    head: dict[str, Any] = field(default_factory=dict)
-    """Fields of `fiber_heads.GroundingConfig` that differ from its defaults."""
-    original: bool = False
-    """Whether the head computes as the original does, which the original's own detectors need."""
-    score_threshold: float = 0.05
-    """What a category or phrase must be more probable than, in evaluations; expressions take the best box anyway."""
-    max_detections: int = 100
-    """Detections of a picture in evaluations, with several prompts of each prompt."""
-    empty_expressions: bool = False
-    """Whether an evaluation also asks with empty expressions: what is right without reading."""
-
-
-@dataclass
 class OptimConfig:
-    """AdamW in three groups of learning rates, each with and without weight decay."""
+    """An optimizer over groups of learning rates, each with and without weight decay."""
 
     learning_rate: float = 1e-5
+    optimizer: str = "torch.optim.AdamW"
+    """Import path of an optimizer, built as `optimizer(groups, **options)`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """More arguments of the optimizer, such as `{momentum: 0.9}`."""
     cross_modal_multiplier: float = 5.0
     """For what lets the streams read each other and brings them together."""
     head_multiplier: float = 5.0
@@ -184,6 +90,7 @@ class OptimConfig:
     """For biases and the bias tables of the windows, on top of the others."""
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
+    """For optimizers that have them, like `eps`."""
     eps: float = 1e-8
     original_decay: bool = False
     """Whether to decay gates, the temperature and the query norms, as the original does by oversight.
@@ -192,7 +99,11 @@ class OptimConfig:
     frozen: list[str] = field(default_factory=list)
     """Parts that are not trained, such as "backbone.image_stream.patch_embed"."""
     schedule: str = "linear"
-    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), or "constant"."""
+    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), or "constant".
+
+    Or an import path: of a function `(step, max_steps, **schedule_options)` that gives the rate over its peak, applied
+    after the warm-up; or of an `LRScheduler`, built as `scheduler(optimizer, **schedule_options)`, without warm-up."""
+    schedule_options: dict[str, Any] = field(default_factory=dict)
     milestones: list[float] = field(default_factory=lambda: [0.67, 0.89])
     """Shares of all steps after which the rate falls ("step")."""
     milestone_factor: float = 0.1
@@ -217,7 +128,7 @@ class TrainerConfig:
     max_epochs: int | None = None
     """Passes over the training data, in place of `max_steps`."""
     batch_size: int = 4096
-    """Pairs of one optimiser step, over all devices and accumulated batches."""
+    """Samples of one optimizer step, over all devices and accumulated batches."""
     accumulate: int = 1
     """Batches whose gradients are summed for one step."""
     seed: int = 0
@@ -239,53 +150,68 @@ class TrainerConfig:
 
 
 @dataclass
+class TaskSettings:
+    """What every task's settings have; a task's own are a subclass (see `fiber_train.tasks.base`)."""
+
+    name: str = MISSING
+    """An entry point of `fiber.tasks` or an import path, `package.module:Name`."""
+    monitor: str | None = None
+    """The measure by which the best weights are kept; the task's own choice by default."""
+    metrics: list[str] = field(default_factory=list)
+    """Import paths of what to measure beside the task's own: callables `(predictions, samples)` that give numbers by name.
+
+    Predictions are by sample id; see `Evaluation.outputs`. The numbers appear as `FUNCTION/NAME`."""
+
+
+@dataclass
 class TrainConfig:
     """A whole run."""
 
     out: str = MISSING
     """Folder of the run: checkpoints, logs, the finished model and the best one."""
-    task: str = "pretraining"
-    """What to train for: pretraining, answering, reasoning, retrieval, captioning or grounding."""
+    task: TaskSettings = field(default_factory=TaskSettings)
+    """What to train for, and the task's settings."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
-    answering: AnsweringConfig = field(default_factory=AnsweringConfig)
-    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    captioning: CaptioningConfig = field(default_factory=CaptioningConfig)
-    grounding: GroundingConfig = field(default_factory=GroundingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-TASKS = ("pretraining", "answering", "reasoning", "retrieval", "captioning", "grounding")
-RECIPES = resources.files("fiber_train") / "recipes"
-
-
-def load_config(recipe: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(
+    recipe: str | Path | Sequence[str | Path], overrides: Sequence[str] = (), *, task: type | None = None
+) -> TrainConfig:
     """Reads a recipe, or several laid over each other, and applies overrides.
 
     Args:
-        recipe: Name of a recipe that comes with the package, such as ``"coarse"``, or path of a YAML file; of several,
-            such as ``["vqa", "small"]``, later ones win.
+        recipe: Name of a recipe that comes with the package or with a task, such as ``"coarse"``, or path of a YAML
+            file; of several, such as ``["vqa", "small"]``, later ones win.
         overrides: Such as ``"trainer.max_steps=100"``; later ones win.
+        task: A subclass of `Task`, in place of the one that `task.name` names.
 
     Returns:
-        The configuration.
+        The configuration; `config.task` is an instance of the task's `settings_class`.
 
     Raises:
         FileNotFoundError: There is no such recipe or file.
-        ValueError: A key does not exist (the message names the nearest), a value has another type, or one that
-            has no default is missing.
+        ValueError: A key does not exist (the message names the nearest), a value has another type, one that
+            has no default is missing, or there is no such task.
     """
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
-    layers = [(str(each), OmegaConf.create(_find_recipe(each).read_text(encoding="utf-8"))) for each in recipes]
     if malformed := [word for word in overrides if "=" not in word]:
         raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r}")
-    config = OmegaConf.structured(TrainConfig)
+    last = ("the command line", OmegaConf.from_dotlist(list(overrides)))
+    known = find_recipes()
+    first_look = [(str(each), _read(path)) for each in recipes for path in _files(each, known, RECIPES)]
+    kind = _task_class([*first_look, last]) if task is None else task
+    layers = [(str(each), _read(path)) for each in recipes for path in _files(each, known, _own_recipes(kind))]
+    config = _schema(kind)
+    everything = _all_keys(config)
     try:
-        for source, layer in (*layers, ("the command line", OmegaConf.from_dotlist(list(overrides)))):
-            _check_keys(layer, TrainConfig, source)
+        for source, layer in (*layers, last):
+            _check_keys(layer, config, source, everything)
             config = OmegaConf.merge(config, layer)
+        if task is not None or OmegaConf.is_missing(config.task, "name"):
+            config.task.name = name_of(kind, "fiber.tasks")
         made = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise ValueError(f"{error.full_key} is not set; give it as {error.full_key}=...") from error
@@ -296,41 +222,111 @@ def load_config(recipe: str | Path | Sequence[str | Path], overrides: Sequence[s
     return made
 
 
-def _find_recipe(recipe: str | Path) -> Path:
-    own = Path(str(RECIPES / f"{recipe}.yaml"))
-    path = own if own.is_file() else Path(recipe)
-    if not path.is_file():
-        names = sorted(Path(item.name).stem for item in RECIPES.iterdir() if item.name.endswith(".yaml"))
-        raise FileNotFoundError(f"{recipe}: no such recipe or file; the recipes are {', '.join(names)}")
-    return path
+def find_recipes() -> dict[str, list[Path]]:
+    """The recipes by name, each with its files: the one of no task, if there is one, then those of tasks.
+
+    A task's recipes lie in the folder `recipes/` beside the module that its entry point names, which is not imported.
+    """
+    folders = [RECIPES]
+    for entry in available("fiber.tasks").values():
+        try:
+            spec = find_spec(entry.module)
+        except ModuleNotFoundError:
+            continue
+        if spec is not None and spec.origin is not None:
+            folders.append(Path(spec.origin).parent / "recipes")
+    found: dict[str, list[Path]] = {}
+    for path in (path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml"))):
+        found.setdefault(path.stem, []).append(path)
+    return dict(sorted(found.items()))
 
 
-def _check_keys(layer: Any, schema: type, source: str, prefix: str = "") -> None:
-    known = {item.name: item for item in fields(schema)}
+def _own_recipes(task: type) -> Path | None:
+    file = getattr(sys.modules.get(task.__module__), "__file__", None)
+    return None if file is None else Path(file).parent / "recipes"
+
+
+def _files(recipe: str | Path, known: dict[str, list[Path]], own: Path | None) -> list[Path]:
+    """The files of a recipe: that of no task and, over it, what the run's task brings under the same name.
+
+    With `RECIPES` for `own`, the task not being known yet, what tasks lay over a recipe of no task is left out.
+    """
+    candidates = known.get(str(recipe), [])
+    if not candidates:
+        if not Path(recipe).is_file():
+            raise FileNotFoundError(f"{recipe}: no such recipe or file; the recipes are {', '.join(known)}")
+        return [Path(recipe)]
+    chosen = [path for path in candidates if path.parent in (RECIPES, own)]
+    if not chosen and len(candidates) > 1 and own != RECIPES:
+        raise ValueError(f"{recipe} is a recipe of several tasks: {', '.join(map(str, candidates))}; give one's path")
+    return chosen or candidates[: len(candidates) == 1]
+
+
+def _read(path: Path) -> Any:
+    return OmegaConf.create(path.read_text(encoding="utf-8"))
+
+
+def _task_class(layers: Sequence[tuple[str, Any]]) -> type:
+    """The class that the last layer names which names any."""
+    name = DEFAULT_TASK
+    for source, layer in layers:
+        group = layer.get("task")
+        if group is not None and not OmegaConf.is_dict(group):
+            raise ValueError(f"{source}: task is a group of settings, not one; write task.NAME=")
+        name = (group or {}).get("name") or name
+    return resolve(name, "fiber.tasks")
+
+
+def _schema(task: type) -> DictConfig:
+    """All settings of a run of a task, at their defaults."""
+    settings = getattr(task, "settings_class", None)
+    if not (isinstance(settings, type) and issubclass(settings, TaskSettings) and is_dataclass(settings)):
+        raise ValueError(
+            f"{task.__module__}:{task.__qualname__} is no task; it needs settings_class, a dataclass that derives from "
+            "fiber_train.TaskSettings"
+        )
+    schema = OmegaConf.structured(TrainConfig)
+    schema.task = OmegaConf.structured(settings)
+    return schema
+
+
+def _check_keys(layer: Any, schema: DictConfig, source: str, everything: list[str], prefix: str = "") -> None:
+    known = list(schema.keys())
     for key in layer:
         if key not in known:
-            everything = _all_keys(TrainConfig)
             guess = [name for name in everything if name.rpartition(".")[2] == key]
-            guess += [prefix + near for near in get_close_matches(str(key), known, n=1)]
+            guess += [f"{prefix}{near}" for near in get_close_matches(str(key), map(str, known), n=1)]
             guess += get_close_matches(f"{prefix}{key}", everything, n=1, cutoff=0.5)
             hint = f"; did you mean {guess[0]!r}?" if guess else ""
             raise ValueError(f"{source}: no setting is called {prefix + str(key)!r}{hint}")
-        default = known[key].default_factory
-        if isinstance(default, type) and is_dataclass(default):
+        if _is_group(schema, key):
             if not OmegaConf.is_dict(layer[key]):
                 raise ValueError(f"{source}: {prefix}{key} is a group of settings, not one; write {prefix}{key}.NAME=")
-            _check_keys(layer[key], default, source, f"{prefix}{key}.")
+            _check_keys(layer[key], schema[key], source, everything, f"{prefix}{key}.")
 
 
-def _all_keys(schema: type, prefix: str = "") -> list[str]:
+def _all_keys(schema: DictConfig, prefix: str = "") -> list[str]:
     keys = []
-    for item in fields(schema):
-        default = item.default_factory
-        if isinstance(default, type) and is_dataclass(default):
-            keys += _all_keys(default, f"{prefix}{item.name}.")
-        else:
-            keys.append(f"{prefix}{item.name}")
+    for key in schema:
+        keys += _all_keys(schema[key], f"{prefix}{key}.") if _is_group(schema, key) else [f"{prefix}{key}"]
     return keys
+
+
+def _is_group(schema: DictConfig, key: Any) -> bool:
+    """Whether a setting is a dataclass of settings."""
+    return not OmegaConf.is_missing(schema, key) and is_dataclass(OmegaConf.get_type(schema, key))
+
+
+def has_setting(config: TrainConfig, key: str) -> bool:
+    """Whether a configuration has a setting of this name, such as `"task.rerank"`."""
+    node: Any = config
+    for part in key.split("."):
+        if isinstance(node, dict):
+            return True
+        if not hasattr(node, part):
+            return False
+        node = getattr(node, part)
+    return True
 
 
 def _check_values(config: TrainConfig) -> None:
@@ -340,8 +336,6 @@ def _check_values(config: TrainConfig) -> None:
             f"trainer.batch_size ({trainer.batch_size}) must be a multiple of trainer.accumulate x trainer.devices x "
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
-    if config.task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, is {config.task!r}")
     _check_optim(optim)
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
         if getattr(trainer, key) < 1:
@@ -351,7 +345,7 @@ def _check_values(config: TrainConfig) -> None:
 
 
 def _check_optim(optim: OptimConfig) -> None:
-    if optim.schedule not in ("linear", "cosine", "step", "constant"):
+    if optim.schedule not in ("linear", "cosine", "step", "constant") and optim.schedule.isidentifier():
         raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r}")
     if not all(0 < share < 1 for share in optim.milestones):
         raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones}")

@@ -17,7 +17,7 @@ from fiber_train.config import DataConfig, ModelConfig, TrainConfig
 
 
 class Processor(Protocol):
-    """The processors of fiber-data: pictures and texts to tensors."""
+    """The processors of fiber-data: images and texts to tensors."""
 
     tokenizer: Any
     max_length: int
@@ -39,7 +39,7 @@ class TrainingData:
     sampler: EpochSampler
 
     def steps_of_epoch(self, accumulate: int) -> int:
-        """Whole optimiser steps of one epoch, at least one."""
+        """Whole optimizer steps of one epoch, at least one."""
         return max(1, len(self.sampler) // accumulate)
 
 
@@ -57,14 +57,20 @@ def image_overrides(model: ModelConfig) -> dict[str, Any]:
     return model.overrides if model.image_size is None else {"image_size": model.image_size, **model.overrides}
 
 
+def trusted_names(config: TrainConfig) -> list[str]:
+    """What files of a run, and of the weights that it starts from, may import: what its own configuration names."""
+    parts = (value for value in config.model.overrides.values() if isinstance(value, str))
+    return [config.task.name, *config.model.trusted, *parts]
+
+
 def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[str], fabric: Fabric) -> Any:
     """Tokenizer and image settings of a run: those of its start weights, else of its configuration.
 
     A tokenizer is trained once on `texts`, by the first process, and kept in the run's folder.
     """
-    checkpoint = config.model.checkpoint
+    checkpoint, trusted = config.model.checkpoint, trusted_names(config)
     if checkpoint and Path(checkpoint).is_dir() and config.data.tokenizer is None:
-        start = load_processor(find_model(checkpoint))
+        start = load_processor(find_model(checkpoint), trusted=trusted)
         return make(start.tokenizer, start)
     if source := tokenizer_source(config):
         return make(load_tokenizer(source), None)
@@ -72,7 +78,7 @@ def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[st
     if fabric.is_global_zero and not folder.is_dir():
         replace_folder(folder, make(train_tokenizer(texts, config.data.vocab_size), None).save_pretrained)
     fabric.barrier()
-    return load_processor(folder)
+    return load_processor(folder, trusted=trusted)
 
 
 def build_training_data(
@@ -124,12 +130,12 @@ def build_evaluation_loader(
 
 @dataclass
 class Blindfold:
-    """Makes batches whose pictures are all alike: what is learned without looking."""
+    """Makes batches whose images are all alike: what is learned without looking."""
 
     collate: ImageTextCollator
 
     def __call__(self, items: list[Any]) -> dict[str, Any]:
-        """The batch, its pictures zero (the mean colour)."""
+        """The batch, its images zero (the mean color)."""
         batch = self.collate(items)
         batch["pixel_values"] = torch.zeros_like(batch["pixel_values"])
         return batch

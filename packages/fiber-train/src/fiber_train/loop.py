@@ -20,10 +20,11 @@ from torch import Tensor
 
 from fiber_train.config import TrainerConfig
 from fiber_train.ema import WeightAverage
+from fiber_train.evaluation import Evaluation
 from fiber_train.tracking import Tracker
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(FloatingPointError):
     """A loss became NaN or infinite. The message names the step, the losses and the samples."""
 
 
@@ -60,10 +61,10 @@ class Loop:
     """What a run is made of, and how far it is.
 
     Attributes:
-        fabric: Devices and precision.
+        fabric: Devices and precision, and the run's callbacks.
         model: The task model, set up by Fabric: `model(batch)` gives an output with `loss`, `losses` and `metrics`.
-        optimizer: Its optimiser, set up by Fabric.
-        scheduler: Stepped after every optimiser step.
+        optimizer: Its optimizer, set up by Fabric.
+        scheduler: Stepped after every optimizer step.
         sampler: Where in the data the run is.
         config: Steps, intervals, accumulation.
         max_norm: Largest gradient norm, or None.
@@ -86,7 +87,7 @@ class Loop:
         batches: Iterator[dict[str, Any]],
         tracker: Tracker,
         save: Callable[[], None],
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[], Evaluation],
     ) -> bool:
         """Trains until `max_steps` or until asked to stop.
 
@@ -111,6 +112,7 @@ class Loop:
                 for name, value in values.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value
                 counted += 1
+                self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
                 last, stopping = self.step == self.config.max_steps, self._agree(stop)
                 saving = self.step % self.config.checkpoint_every == 0 or last or stopping
@@ -120,7 +122,7 @@ class Loop:
                 if saving:
                     save()
                 if self.config.eval_every and self.step % self.config.eval_every == 0 and not last:
-                    tracker.log(self.step, {f"eval/{name}": value for name, value in evaluate().items()})
+                    tracker.log(self.step, {f"eval/{name}": value for name, value in evaluate().numbers().items()})
                     self.model.train()
                 if stopping:
                     tracker.say(f"stopped after step {self.step}; the same command goes on from there")
@@ -128,7 +130,7 @@ class Loop:
         return True
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Any]]:
-        """One optimiser step; gives the means of its losses and metrics, on the device."""
+        """One optimizer step; gives the means of its losses and metrics, on the device."""
         values: dict[str, Tensor] = {}
         ids: list[Any] = []
         for part in range(self.config.accumulate):

@@ -1,28 +1,21 @@
-"""The optimiser's groups and the learning rate's course (the original's, `spec` in the recipes)."""
+"""The optimizer's groups and the learning rate's course (the original's, `spec` in the recipes)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from functools import partial
+from inspect import signature
+from typing import Any
 
 import torch
-from fiber_heads.grounding.model import FiberForGrounding
+from fiber_backbone.seams import load_object
+from fiber_heads import TaskModel
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from fiber_train.config import OptimConfig
-
-
-class Grouped(Protocol):
-    """A task model that tells its parameters apart."""
-
-    def cross_modal_parameter_names(self) -> set[str]:
-        """Those that bring the streams together."""
-
-    def head_parameter_names(self) -> set[str]:
-        """Those of heads that start from nothing."""
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
@@ -53,21 +46,19 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Splits the trainable parameters by learning rate and decay.
-
-    Vectors and scalars (biases, norms, gates, the temperature) and the bias tables of the windows are not decayed.
+def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, Any]]:
+    """Splits the trainable parameters by learning rate and decay, as the model tells them apart.
 
     Args:
-        model: A task model (see `Grouped`).
+        model: A task model.
         config: Rates, multipliers and decay.
 
     Returns:
-        Groups for an optimiser, with `name` and `parameter_names` beside the usual keys. A name is such as
+        Groups for an optimizer, with `name` and `parameter_names` beside the usual keys. A name is such as
         "cross_modal", and, where their multipliers are not 1, "language_cross_modal" or "cross_modal_bias".
     """
-    cross_modal: set[str] = model.cross_modal_parameter_names()  # type: ignore[operator]
-    heads: set[str] = model.head_parameter_names()  # type: ignore[operator]
+    cross_modal, heads = model.cross_modal_parameter_names(), model.head_parameter_names()
+    language, not_decayed = model.language_parameter_names(), model.no_weight_decay()
     multipliers = {
         "base": 1.0,
         "head": config.head_multiplier,
@@ -81,48 +72,36 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         kind = "cross_modal" if name in cross_modal else "head" if name in heads else "base"
         kind = "gate" if name.endswith(".gate") else kind
         rate = config.learning_rate * multipliers[kind]
-        if config.language_multiplier != 1 and name.startswith("backbone.text_stream."):
+        if config.language_multiplier != 1 and name in language:
             kind, rate = f"language_{kind}", rate * config.language_multiplier
-        if config.bias_multiplier != 1 and _is_bias(name):
+        if config.bias_multiplier != 1 and "bias" in name.rpartition(".")[2]:
             kind, rate = f"{kind}_bias", rate * config.bias_multiplier
-        decays = parameter.ndim > 1 and not _is_bias(name)
-        if config.original_decay and _decayed_by_oversight(model, name):
-            decays = True
-        group = groups.setdefault(
-            (kind, decays),
-            {
-                "name": kind,
-                "params": [],
-                "parameter_names": [],
-                "lr": rate,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            },
-        )
+        decays = name not in not_decayed or (config.original_decay and model.decayed_by_original(name))
+        empty = {"name": kind, "params": [], "parameter_names": [], "lr": rate}
+        group = groups.setdefault((kind, decays), {**empty, "weight_decay": config.weight_decay if decays else 0.0})
         group["params"].append(parameter)
         group["parameter_names"].append(name)
     return list(groups.values())
 
 
-def _is_bias(name: str) -> bool:
-    """Biases, the bias tables of the windows, and the offsets of a detector's scores."""
-    return "bias" in name.rpartition(".")[2]
+def build_optimizer(model: TaskModel, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over `parameter_groups`, without the parts of the model that are frozen.
 
-
-def _decayed_by_oversight(model: nn.Module, name: str) -> bool:
-    if isinstance(model, FiberForGrounding):  # the original's detector decays whatever is not called a bias
-        return not _is_bias(name)
-    image_query_norm = ".image_stream.cross_attention." in name and name.endswith(".norm.weight")
-    return name.endswith((".gate", ".temperature")) or image_query_norm
-
-
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, without the parts of the model that are frozen."""
+    Raises:
+        ValueError: There is no such optimizer, or it does not take the options.
+    """
     freeze(model, config.frozen)
-    return torch.optim.AdamW(parameter_groups(model, config), betas=config.betas, eps=config.eps)
+    make = load_object(config.optimizer)
+    known = {"betas": config.betas, "eps": config.eps}
+    own = {name: value for name, value in known.items() if name in signature(make).parameters}
+    try:
+        return make(parameter_groups(model, config), **{**own, **config.options})
+    except TypeError as error:
+        raise ValueError(f"optim.options do not fit {config.optimizer}: {error}") from error
 
 
 class Schedule(LambdaLR):
-    """The course of the learning rates, and of the weight decay if that has one; stepped once an optimiser step.
+    """The course of the learning rates, and of the weight decay if that has one; stepped once an optimizer step.
 
     Args:
         optimizer: Its groups are changed.
@@ -140,7 +119,7 @@ class Schedule(LambdaLR):
         super().__init__(optimizer, rate)
 
     def step(self, epoch: int | None = None) -> None:
-        """Sets the rates and decays of the next optimiser step."""
+        """Sets the rates and decays of the next optimizer step."""
         super().step(epoch)
         if self._decay is not None:
             for group in self.optimizer.param_groups:
@@ -152,29 +131,53 @@ class Schedule(LambdaLR):
         return {name: value for name, value in super().state_dict().items() if name != "_decay"}
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int) -> Schedule:
-    """Linear warm-up, then the chosen course until `max_steps`; stepped once an optimiser step."""
-    decays = config.decay_milestone_ratio is not None
-    decay = weight_decay_factor(config, max_steps) if decays else None
+def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int) -> LRScheduler:
+    """Linear warm-up, then the chosen course until `max_steps`; stepped once an optimizer step.
+
+    Raises:
+        ValueError: There is no such schedule, or it does not take the options.
+    """
+    if not config.schedule.isidentifier():
+        make = load_object(config.schedule)
+        if isinstance(make, type) and issubclass(make, LRScheduler):
+            try:
+                return make(optimizer, **config.schedule_options)
+            except TypeError as error:
+                raise ValueError(f"optim.schedule_options do not fit {config.schedule}: {error}") from error
+    decay = None if config.decay_milestone_ratio is None else weight_decay_factor(config, max_steps)
     return Schedule(optimizer, learning_rate_factor(config, max_steps), decay)
 
 
 def learning_rate_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:
     """The learning rate of a step over its peak."""
     warmup = int(config.warmup * max_steps) if config.warmup < 1 else int(config.warmup)
-    milestones = _milestone_steps(config, max_steps)
+    course = _course(config, warmup, max_steps)
 
     def factor(step: int) -> float:
         if step < warmup:
             return config.warmup_start + (1 - config.warmup_start) * (step / warmup)
-        progress = min(1.0, (step - warmup) / max(1, max_steps - warmup))
-        if config.schedule == "cosine":
-            return (1 + math.cos(math.pi * progress)) / 2
-        if config.schedule == "step":
-            return config.milestone_factor ** sum(step >= milestone for milestone in milestones)
-        return 1.0 - progress if config.schedule == "linear" else 1.0
+        return course(step)
 
     return factor
+
+
+def _course(config: OptimConfig, warmup: int, max_steps: int) -> Callable[[int], float]:
+    """What follows the warm-up."""
+
+    def progress(step: int) -> float:
+        return min(1.0, (step - warmup) / max(1, max_steps - warmup))
+
+    milestones = _milestone_steps(config, max_steps)
+    match config.schedule:
+        case "constant":
+            return lambda step: 1.0
+        case "linear":
+            return lambda step: 1.0 - progress(step)
+        case "cosine":
+            return lambda step: (1 + math.cos(math.pi * progress(step))) / 2
+        case "step":
+            return lambda step: config.milestone_factor ** sum(step >= milestone for milestone in milestones)
+    return partial(load_object(config.schedule), max_steps=max_steps, **config.schedule_options)
 
 
 def weight_decay_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:

@@ -14,11 +14,11 @@ from fiber_data import read_captions, read_grounding, train_tokenizer
 from fiber_data.scenes import generate_scenes
 
 from fiber_train.checkpoint import replace_folder
-from fiber_train.config import TrainConfig, load_config
+from fiber_train.config import TrainConfig, has_setting, load_config
+from fiber_train.evaluation import read_evaluation
 from fiber_train.report import FineRuns, write_report
-from fiber_train.report_boxes import read_numbers
 from fiber_train.run import train
-from fiber_train.tasks import make_task
+from fiber_train.tasks.base import make_task
 
 SPLITS = {"train": 4000, "val": 500}
 COARSE, FINE, SCRATCH = "coarse stage", "fine stage after the coarse stage", "fine stage from scratch"
@@ -32,7 +32,8 @@ def quickstart(
     Args:
         out: Folder for the scenes (`scenes/`), their tokenizer, the runs (`coarse/`, `fine/`, `fine_from_scratch/`)
             and the page (`report.html`).
-        overrides: Settings of all three runs to change, such as `"trainer.max_steps=50"`.
+        overrides: Settings of all three runs to change, such as `"trainer.max_steps=50"`; of `task.` those runs' whose
+            task has the setting.
         splits: How many scenes to generate.
 
     Returns:
@@ -58,24 +59,34 @@ def quickstart(
     held_out = configs[COARSE].data.eval_split
     captions = make_task(configs[COARSE]).read(held_out)
     fine = FineRuns(
-        {title: Path(configs[title].out) for title in (FINE, SCRATCH)}, read_grounding(root / "scenes", split=held_out)
+        {title: Path(configs[title].out) for title in (FINE, SCRATCH)}, read_grounding(root / "scenes", held_out)
     )
     write_report(configs[COARSE].out, captions, root / "report.html", fine)
-    return {title: make_task(config).describe(read_numbers(config.out)) for title, config in configs.items()}
+    return {title: make_task(config).summary(read_evaluation(config.out)) for title, config in configs.items()}
 
 
 def run_configs(root: Path, overrides: Sequence[str] = ()) -> dict[str, TrainConfig]:
     """The three runs by title."""
-    given, fine = (
-        [f"data.root={root / 'scenes'}", f"data.tokenizer={root / 'tokenizer'}"],
-        ["fine", "small", "quickstart_fine"],
-    )
-    start = f"model.checkpoint={root / 'coarse'}"
-    return {
-        COARSE: load_config("quickstart", [*given, f"out={root / 'coarse'}", *overrides]),
-        FINE: load_config(fine, [*given, f"out={root / 'fine'}", start, *overrides]),
-        SCRATCH: load_config(fine, [*given, f"out={root / 'fine_from_scratch'}", *overrides]),
+    given = [f"data.root={root / 'scenes'}", f"data.tokenizer={root / 'tokenizer'}"]
+    start, fine = f"model.checkpoint={root / 'coarse'}", ["fine", "small", "quickstart_fine"]
+    runs: dict[str, tuple[list[str], list[str]]] = {
+        COARSE: (["quickstart"], [*given, f"out={root / 'coarse'}"]),
+        FINE: (fine, [*given, f"out={root / 'fine'}", start]),
+        SCRATCH: (fine, [*given, f"out={root / 'fine_from_scratch'}"]),
     }
+    plain = {title: load_config(*run) for title, run in runs.items()}
+    own = [word for word in overrides if word.startswith("task.")]
+    nobodys = [word for word in own if not any(_takes(config, word) for config in plain.values())]  # to be refused
+    return {
+        title: load_config(
+            recipes, [*settings, *(word for word in overrides if word not in own or _takes(plain[title], word))] + nobodys
+        )
+        for title, (recipes, settings) in runs.items()
+    }
+
+
+def _takes(config: TrainConfig, override: str) -> bool:
+    return has_setting(config, override.partition("=")[0])
 
 
 def _prepare(root: Path, splits: Mapping[str, int], vocab_size: int) -> None:

@@ -18,19 +18,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torchvision.transforms.v2.functional import to_pil_image
 
-from fiber_train.predict import load_model
-from fiber_train.report_boxes import ground_examples, read_numbers
+from fiber_train.checkpoint import load_model
+from fiber_train.evaluation import Evaluation, read_evaluation
+from fiber_train.report_boxes import ground_examples
+from fiber_train.tasks.recall import DIRECTIONS, KS, recalls
 from fiber_train.tracking import read_metrics
 
 _LOSSES = {"itc": "contrast", "itm": "matching", "mlm": "masked words"}
 _BOX_LOSSES = {"token": "words of a place", "box": "its box", "centerness": "how central it is"}
-_MEASURES = {
-    "AP50": "AP at IoU 0.5, categories by name",
-    "AP": "AP, IoU 0.5 to 0.95",
-    "recall@1": "phrases of captions found, {}",
-    "P@1": "expressions found, {}",
-    "P@1_empty": "the same of empty expressions, {}",
-}
 _COLORS = ("#2458c5", "#e07a2d", "#2f8f5b")
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, small, and in the reader's font
@@ -39,12 +34,12 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-_SHOWN_SIDE = 144  # pixels of a picture in the page
+_SHOWN_SIDE = 144  # pixels of an image in the page
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """A caption that the model found for a picture."""
+    """A caption that the model found for an image."""
 
     text: str
     score: float
@@ -53,7 +48,7 @@ class Retrieved:
 
 @dataclass(frozen=True)
 class Example:
-    """A held-out picture and what was found for it."""
+    """A held-out image and what was found for it."""
 
     picture: str
     captions: list[str]
@@ -65,7 +60,7 @@ class FineRuns:
     """Finished runs of the fine stage, to be set beside each other.
 
     Attributes:
-        runs: Their folders by title; of the first one pictures are shown.
+        runs: Their folders by title; of the first one images are shown.
         samples: Held-out captions with boxes.
     """
 
@@ -80,10 +75,10 @@ def write_report(
 
     Args:
         run: The run's folder, with `metrics.csv`, `evaluation.json`, `config.yaml` and `model/`.
-        samples: The held-out pictures that it was evaluated on.
+        samples: The held-out images that it was evaluated on.
         out: The HTML file to write.
         fine: Runs of the fine stage.
-        num_examples: Pictures shown of each stage, spread evenly over the samples.
+        num_examples: Images shown of each stage, spread evenly over the samples.
 
     Returns:
         `out`.
@@ -92,15 +87,17 @@ def write_report(
         FileNotFoundError: A run is not finished.
     """
     folder, target = Path(run), Path(out)
-    results = read_numbers(folder)
+    found = read_evaluation(folder)
+    ranked = bool(recalls(found, DIRECTIONS[0]))
     template = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     html = page.render(
-        results=results,
+        counts=found.counts,
+        decisions=[measure for measure in found.measures if measure.title],
         losses=_loss_curves({"": folder}, _LOSSES),
         boxes=None if fine is None else _boxes(fine, num_examples),
-        recall=_recall_bars(results) if "image_to_text_recall@1" in results else "",
-        examples=_examples(folder, samples, num_examples) if "image_to_text_recall@1" in results else [],
+        recall=_recall_bars(found) if ranked else "",
+        examples=_examples(folder, samples, num_examples) if ranked else [],
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,32 +132,35 @@ def _loss_curves(runs: Mapping[str, Path], losses: Mapping[str, str]) -> str:
 
 def _boxes(fine: FineRuns, num_examples: int) -> dict[str, Any]:
     """What the template shows of the fine stage."""
-    numbers = {title: read_numbers(run) for title, run in fine.runs.items()}
-    table = []
-    for key in dict.fromkeys(key for found in numbers.values() for key in found):
-        name, _, kind = key.rpartition("/")
-        if kind in _MEASURES:
-            table.append((_MEASURES[kind].format(name), [found.get(key) for found in numbers.values()]))
     examples = ground_examples(next(iter(fine.runs.values())), fine.samples, num_examples)
     return {
         "titles": list(fine.runs),
-        "table": table,
+        "table": _table([read_evaluation(run) for run in fine.runs.values()]),
         "losses": _loss_curves(fine.runs, _BOX_LOSSES),
         "examples": [(example, _data_uri(example.image)) for example in examples],
     }
 
 
-def _recall_bars(results: dict[str, float]) -> str:
-    ks = [int(name.rpartition("@")[2]) for name in results if name.startswith("image_to_text_recall@")]
+def _table(evaluations: list[Evaluation]) -> list[tuple[str, list[float | None]]]:
+    """Rows for the measures that have titles, and for their baselines, with a value of each evaluation or None."""
+    rows = []
+    for name, title in {measure.name: measure.title for found in evaluations for measure in found if measure.title}.items():
+        measures = [found.find(name) if name in found else None for found in evaluations]
+        rows.append((title, [measure and measure.value for measure in measures]))
+        compared = {measure.baseline_name for measure in measures if measure and measure.baseline is not None}
+        rows += [(f"{title}: {what}", [measure and measure.baseline for measure in measures]) for what in compared]
+    return rows
+
+
+def _recall_bars(found: Evaluation) -> str:
+    titles = ("picture to caption", "caption to picture")
     with rc_context(_STYLE):
         figure = Figure(figsize=(9, 2.8), layout="constrained")
-        directions = (("image_to_text", "picture to caption"), ("text_to_image", "caption to picture"))
-        for axes, (direction, title) in zip(figure.subplots(1, 2, sharey=True), directions, strict=True):
-            values = [results[f"{direction}_recall@{k}"] for k in ks]
-            bars = axes.bar([f"R@{k}" for k in ks], values, color="#2458c5", width=0.55, label="model")
+        for axes, direction, title in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS, titles, strict=True):
+            measures, ticks = recalls(found, direction), [f"R@{k}" for k in KS]
+            bars = axes.bar(ticks, [each.value for each in measures], color="#2458c5", width=0.55, label="model")
             axes.bar_label(bars, fmt="%.2f", padding=2)
-            chance = [results[f"chance_recall@{k}"] for k in ks]
-            axes.bar([f"R@{k}" for k in ks], chance, color="#e07a2d", width=0.55, label="chance")
+            axes.bar(ticks, [each.baseline for each in measures], color="#e07a2d", width=0.55, label="chance")
             axes.set(title=title, ylim=(0, 1.1))
         axes.legend(frameon=False, loc="upper left")
         return _svg(figure)
@@ -168,8 +168,8 @@ def _recall_bars(results: dict[str, float]) -> str:
 
 @torch.inference_mode()
 def _examples(run: Path, samples: list[CaptionSample], number: int) -> list[Example]:
-    """Pictures with the three captions, of all held-out ones, that the contrast ranks first."""
-    model, processor = load_model(run, FiberForPretraining)
+    """Images with the three captions, of all held-out ones, that the contrast ranks first."""
+    model, processor = load_model(run, kind=FiberForPretraining)
     device = next(model.parameters()).device
     texts = [(caption, row) for row, sample in enumerate(samples) for caption in sample["captions"]]
     features = []

@@ -1,8 +1,7 @@
-"""The part of a report that shows boxes: held-out pictures, their captions, and what a grounding model found."""
+"""The part of a report that shows boxes: held-out images, their captions, and what a grounding model found."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from fiber_data import GroundingSample
 from fiber_heads import FiberForGrounding
 from torchvision.ops import nms
 
+from fiber_train.checkpoint import load_model
 from fiber_train.drawing import label_colors
-from fiber_train.predict import load_model
 
 _LEAST_SCORE = 0.3  # of a box that is drawn
 _SAME_THING = 0.6  # overlap of two boxes
@@ -22,7 +21,7 @@ _SAME_THING = 0.6  # overlap of two boxes
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box as SVG draws it, in pixels of the picture."""
+    """A box as SVG draws it, in pixels of the image."""
 
     x: float
     y: float
@@ -33,13 +32,13 @@ class DrawnBox:
 
 @dataclass(frozen=True)
 class Grounded:
-    """A held-out picture with a caption.
+    """A held-out image with a caption.
 
     Attributes:
-        image: The picture's file.
-        width: Of the picture, in pixels.
+        image: The image's file.
+        width: Of the image, in pixels.
         height: Likewise.
-        words: Pieces of the caption, each with the colour of its phrase, or an empty text.
+        words: Pieces of the caption, each with the color of its phrase, or an empty text.
         found: Boxes found for the phrases.
         true: Their right boxes.
     """
@@ -52,18 +51,6 @@ class Grounded:
     true: list[DrawnBox]
 
 
-def read_numbers(run: str | Path) -> dict[str, float]:
-    """The final evaluation of a run.
-
-    Raises:
-        FileNotFoundError: The run is not finished.
-    """
-    path = Path(run) / "evaluation.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a report needs a finished run")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 @torch.inference_mode()
 def ground_examples(run: str | Path, samples: Sequence[GroundingSample], number: int = 9) -> list[Grounded]:
     """Looks for the phrases of some captions, spread evenly over the samples.
@@ -73,7 +60,7 @@ def ground_examples(run: str | Path, samples: Sequence[GroundingSample], number:
         samples: Held-out captions with boxes.
         number: How many to show.
     """
-    model, _ = load_model(run, FiberForGrounding)
+    model, _ = load_model(run, kind=FiberForGrounding)
     chosen = [samples[place] for place in range(0, len(samples), max(1, len(samples) // number))][:number]
     return [_ground(model, sample) for sample in chosen]
 
@@ -101,7 +88,7 @@ def _drawn(box: Sequence[float], color: str) -> DrawnBox:
 
 
 def _colored(caption: str, spans: Sequence[tuple[int, int]], colors: Sequence[str]) -> list[tuple[str, str]]:
-    """The caption in pieces; of spans that overlap the earlier keeps its colour."""
+    """The caption in pieces; of spans that overlap the earlier keeps its color."""
     pieces, place = [], 0
     for (start, end), color in sorted(zip(spans, colors, strict=True)):
         if start >= place:

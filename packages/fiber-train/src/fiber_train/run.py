@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
+from lightning_fabric.loggers import Logger
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -20,10 +23,11 @@ from fiber_train.checkpoint import find_checkpoints, load_training_state, replac
 from fiber_train.config import TrainConfig, TrainerConfig, to_yaml
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
 from fiber_train.ema import WeightAverage
+from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
 from fiber_train.loop import Loop
 from fiber_train.optim import build_optimizer, build_scheduler
-from fiber_train.tasks import make_task
-from fiber_train.tasks.base import Evaluation, Task
+from fiber_train.tasks.base import Samples, Task, make_task
+from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, tracking
 
 # What may change between the parts of a run without changing its numbers.
@@ -45,13 +49,25 @@ FREE_SETTINGS = (
 )
 
 
-def train(config: TrainConfig) -> dict[str, float] | None:
+def train(
+    config: TrainConfig,
+    *,
+    task: type[Task[Any]] | Task[Any] | None = None,
+    samples: Samples | None = None,
+    callbacks: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
+) -> Evaluation | None:
     """Trains a task; the same call goes on where an earlier one stopped.
 
     Args:
         config: The run. `config.out` receives `config.yaml`, `metrics.csv`, `checkpoints/`, `best/` (the best weights
             by the task's measure, with their evaluation and predictions), and at the end `model/` and
             `evaluation.json`.
+        task: A task of your own, in place of the one that `config.task.name` names.
+        samples: By split, or a function of the split, in place of the files below `config.data.root`; such as the task's
+            reader gives, for instance `fiber_data.MappedSamples` over a data set of Hugging Face.
+        callbacks: Objects with any of the hooks of `Callback`.
+        loggers: Loggers of Lightning Fabric, which get all numbers that `metrics.csv` gets.
 
     Returns:
         The final evaluation, or None if the run was asked to stop before its last step.
@@ -61,14 +77,16 @@ def train(config: TrainConfig) -> dict[str, float] | None:
         FileNotFoundError: Data or weights are missing.
         NonFiniteLossError: Training diverged.
     """
+    made = make_task(config, task, samples)
     with _threads(config.trainer.threads):
-        return _train(config, build_fabric(config))
+        return _train(made, build_fabric(made, callbacks, loggers))
 
 
-def build_fabric(config: TrainConfig) -> Fabric:
+def build_fabric(task: Task[Any], callbacks: Sequence[Any] = (), loggers: Sequence[Logger] = ()) -> Fabric:
     """Devices, processes and precision, launched."""
-    trainer, strategy = config.trainer, config.trainer.strategy
-    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and make_task(config).needs_unused_parameters():
+    trainer = task.config.trainer
+    strategy = trainer.strategy
+    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and task.needs_unused_parameters():
         strategy = "ddp_find_unused_parameters_true"
     fabric = Fabric(
         accelerator=trainer.accelerator,
@@ -76,6 +94,8 @@ def build_fabric(config: TrainConfig) -> Fabric:
         num_nodes=trainer.num_nodes,
         strategy=strategy,
         precision=trainer.precision,  # type: ignore[arg-type]
+        callbacks=list(callbacks),
+        loggers=list(loggers),
     )
     fabric.launch()
     return fabric
@@ -85,21 +105,27 @@ def build_fabric(config: TrainConfig) -> Fabric:
 class _Run:
     """What a run is built of."""
 
-    task: Task
+    task: Task[Any]
     model: TaskModel
     processor: Processor
     data: TrainingData
     held_out: Any
     loop: Loop
+    report: LoadReport | None
+
+    def write_model(self, folder: Path) -> None:
+        """The model, its processor and its task's settings."""
+        self.model.save_pretrained(folder)
+        write_task(self.task, folder)
 
 
-def _build(config: TrainConfig, fabric: Fabric, checkpoint: Path | None) -> _Run:
+def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
-    task = make_task(config)
-    samples, held_out = task.read_training(), task.read(config.data.eval_split)
+    config = task.config
+    samples, held_out = task.samples(config.data.train_split, training=True), task.samples(config.data.eval_split)
     processor = build_processor(config, task.make_processor, task.texts(samples), fabric)
     torch.manual_seed(config.trainer.seed)
-    model = build_model(task, samples, processor)
+    model, report = build_model(task, samples, processor)
     model.processor = processor
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
@@ -116,47 +142,49 @@ def _build(config: TrainConfig, fabric: Fabric, checkpoint: Path | None) -> _Run
     loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, optim.max_norm, average)
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
-    return _Run(task, model, processor, data, held_out, loop)
+    return _Run(task, model, processor, data, held_out, loop, report)
 
 
-def _train(config: TrainConfig, fabric: Fabric) -> dict[str, float] | None:
-    out = Path(config.out)
+def _train(task: Task[Any], fabric: Fabric) -> Evaluation | None:
+    config, out = task.config, Path(task.config.out)
     checkpoints = find_checkpoints(out)
     if fabric.is_global_zero:
         _claim_folder(out, config, bool(checkpoints))
-    run = _build(config, fabric, checkpoints[-1] if checkpoints else None)
+    run = _build(task, fabric, checkpoints[-1] if checkpoints else None)
     loop, trainer = run.loop, run.loop.config
-
-    def write_model(folder: Path) -> None:
-        run.model.save_pretrained(folder)
+    if run.report is not None and not checkpoints and fabric.is_global_zero:
+        sys.stderr.write(f"weights to start from: {run.report}\n")
 
     def save() -> None:
         if fabric.is_global_zero:
-            save_checkpoint(out, loop.step, write_model, loop.state_dict(), trainer.keep_checkpoints)
+            folder = save_checkpoint(out, loop.step, run.write_model, loop.state_dict(), trainer.keep_checkpoints)
+            fabric.call("on_checkpoint", step=loop.step, folder=folder)
         fabric.barrier()
 
-    def evaluate() -> dict[str, float]:
+    def evaluate() -> Evaluation:
         with loop.averaged():
-            found = run.task.measure(loop.model, run.held_out, run.processor, fabric)
+            found = task.measure(loop.model, run.held_out, run.processor, fabric)
             if fabric.is_global_zero:
-                keep_best(out, run.task, run.model, found, loop.step)
+                keep_best(out, task.settings.monitor or task.monitor, found, loop.step, run.write_model)
         fabric.barrier()
-        return found.numbers
+        fabric.call("on_evaluation_end", step=loop.step, evaluation=found)
+        return found
 
-    tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, trainer.tensorboard)
+    also = fabric.log_dict if fabric.loggers else None
+    tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, trainer.tensorboard, also)
     with tracking(tracker):
         if checkpoints:
             tracker.say(f"going on from {checkpoints[-1]}")
-        finished = loop.run(endless(run.data, fabric), tracker, save, evaluate)
-        if not finished:
-            return None
-        results = evaluate()
-        tracker.log(loop.step, {f"eval/{name}": value for name, value in results.items()})
-    if fabric.is_global_zero:
+        fabric.call("on_train_start", loop=loop, model=run.model)
+        results = evaluate() if loop.run(endless(run.data, fabric), tracker, save, evaluate) else None
+        if results is not None:
+            tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
+    if results is not None and fabric.is_global_zero:
         with loop.averaged():
-            replace_folder(out / "model", write_model)
-        write_json(out / "evaluation.json", results)
+            replace_folder(out / "model", run.write_model)
+        write_json(out / EVALUATION_FILE, results.to_json())
     fabric.barrier()
+    fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results
 
 
@@ -169,17 +197,27 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
 
 
-def keep_best(out: Path, task: Task, model: TaskModel, found: Evaluation, step: int) -> None:
-    """Writes `best/`, weights, numbers and predictions, if these are the best so far by the task's measure."""
-    path = out / "best" / "evaluation.json"
-    score = found.numbers.get(task.monitor)
-    if score is None or (path.is_file() and json.loads(path.read_text(encoding="utf-8"))[task.monitor] >= score):
-        return
+def keep_best(out: Path, monitor: str, found: Evaluation, step: int, write_model: Callable[[Path], None]) -> None:
+    """Writes `best/`, weights, numbers and predictions, if these are the best so far by the measure `monitor`.
+
+    Raises:
+        ValueError: The evaluation has measures, but not this one.
+    """
+    if not found.measures:
+        return  # of samples without annotations
+    if monitor not in found:
+        names = ", ".join(measure.name for measure in found)
+        raise ValueError(f"task.monitor: the evaluation has no measure {monitor!r} to keep the best by; it has {names}")
+    measure, path = found.find(monitor), out / "best" / EVALUATION_FILE
+    if path.is_file():
+        best = Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))[monitor]
+        if best >= measure.value if measure.higher_is_better else best <= measure.value:
+            return
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        write_model(folder)
         found.write_predictions(folder)
-        write_json(folder / "evaluation.json", {"step": step, **found.numbers})
+        write_json(folder / EVALUATION_FILE, {"step": step, **found.to_json()})
 
     replace_folder(out / "best", write)
 
@@ -211,13 +249,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return leaves
-
-
-def write_json(path: Path, values: dict[str, float]) -> None:
-    """Writes numbers, beside the target first."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextmanager

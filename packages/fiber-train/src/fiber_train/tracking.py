@@ -1,10 +1,10 @@
-"""Numbers of a run as it goes: a progress bar, a CSV file, TensorBoard."""
+"""Numbers of a run as it goes: a progress bar, a CSV file, TensorBoard, and loggers of the user's."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,13 +26,20 @@ class Tracker:
         max_steps: Steps in all, for the progress bar.
         active: Whether this process writes.
         tensorboard: Whether to write TensorBoard's files too.
+        also: Called with the same numbers and their step, such as `Fabric.log_dict`.
     """
 
     def __init__(
-        self, folder: str | Path, first_step: int, max_steps: int, active: bool = True, tensorboard: bool = True
+        self,
+        folder: str | Path,
+        first_step: int,
+        max_steps: int,
+        active: bool = True,
+        tensorboard: bool = True,
+        also: Callable[[Mapping[str, float], int], None] | None = None,
     ) -> None:
         self.path, self.active = Path(folder) / CSV_FILE, active
-        self._max_steps = max_steps
+        self._max_steps, self._also = max_steps, also
         self._writer: SummaryWriter | None = None
         self._bar: tqdm | None = None
         if not active:
@@ -59,6 +66,8 @@ class Tracker:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
             self._writer.flush()
+        if self._also is not None:
+            self._also(values, step)
         shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix(shown)

@@ -1,65 +1,68 @@
-"""What a task brings to a run: its data, its model, its evaluation."""
+"""What a task brings to a run: its settings, its data, its model, its evaluation.
+
+A task of your own is a subclass of `Task` with a dataclass of settings. It needs five methods: `read`, `texts`,
+`make_model`, `make_dataset` and `evaluate`; the others have defaults for one image with one text. Name it in a
+configuration (`task.name: package.module:Name`), declare it as an entry point of `fiber.tasks`, or hand it over in
+Python (`load_config(..., task=Name)`, `train(config, task=Name)`). Recipes, YAML files, may lie in a folder `recipes/`
+beside its module.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone.seams import load_object, name_of, resolve
 from fiber_data import FiberProcessor, ImageTextCollator, build_evaluation_transform, build_training_transform
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
-from torch import distributed
+from omegaconf import MISSING
 
-from fiber_train.config import TrainConfig
+from fiber_train.config import TaskSettings, TrainConfig
 from fiber_train.data import build_evaluation_loader, image_overrides, on_device
+from fiber_train.evaluation import Evaluation, Measure
+
+Settings = TypeVar("Settings", bound=TaskSettings)
+Samples = Mapping[str, Any] | Callable[[str], Any]  # by split, or a function of it
 
 
-@dataclass
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        numbers: By name.
-        predictions: By name the files that the benchmark's server or tool takes, as text or bytes; none for some tasks.
-    """
-
-    numbers: dict[str, float]
-    predictions: Mapping[str, str | bytes] = field(default_factory=dict)
-
-    def write_predictions(self, folder: Path, name: str | None = None) -> None:
-        """Writes the files to a folder; `name` is that of a single one, its own by default."""
-        for own, content in self.predictions.items():
-            (folder / (name or own)).write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-class Task(ABC):
+class Task(ABC, Generic[Settings]):
     """One task under one configuration.
 
     Attributes:
+        settings_class: The dataclass that checks `task.*`.
         model_class: Its model.
-        monitor: The number of an evaluation by which the best weights are kept; higher is better.
+        monitor: The measure of an evaluation by which the best weights are kept, unless `task.monitor` names another.
         evaluation_batch_size: Items looked at together in each process.
+        settings: `config.task`.
+        given: Samples from Python, in place of the data set's files.
+
+    Raises:
+        ValueError: `config.task` is of another task.
     """
 
+    settings_class: ClassVar[type[TaskSettings]] = TaskSettings
     model_class: ClassVar[type[TaskModel]]
     monitor: str
     evaluation_batch_size: int = 50
+    given: Samples | None = None
 
     def __init__(self, config: TrainConfig) -> None:
+        if not isinstance(config.task, self.settings_class):
+            raise ValueError(
+                f"{type(self).__name__} needs settings of {self.settings_class.__name__}, config.task is a "
+                f"{type(config.task).__name__}; make the configuration with load_config(..., task={type(self).__name__})"
+            )
         self.config = config
+        self.settings = cast(Settings, config.task)
 
     @abstractmethod
     def read(self, split: str) -> Any:
-        """The samples of a split of the run's data set."""
-
-    def read_training(self) -> Any:
-        """The samples to learn from."""
-        return self.read(self.config.data.train_split)
+        """The samples of a split of the run's data set, `config.data.root`."""
 
     @abstractmethod
     def texts(self, samples: Any) -> Iterator[str]:
@@ -81,19 +84,33 @@ class Task(ABC):
             model: Of `model_class`, in eval mode, on the process's device.
             samples: Of `read`. Without annotations, as of a test split, only predictions come out.
             processor: The model's own.
-            fabric: Devices; every process takes its share, and gets all the numbers.
+            fabric: Devices; every process takes its share (`batches`), and gets all the numbers
+                (`fiber_heads.distributed.gather_by_id`).
         """
 
-    @abstractmethod
-    def describe(self, numbers: dict[str, float]) -> str:
-        """The numbers for people, each beside what a guess would reach."""
+    def describe(self, found: Evaluation) -> str:
+        """The task's own measures for people, each beside what a guess would reach."""
+        return "\n".join([*(f"{count:,} {name}" for name, count in found.counts.items()), *map(str, found.measures)])
+
+    def read_training(self) -> Any:
+        """The samples to learn from."""
+        return self.read(self.config.data.train_split)
+
+    def samples(self, split: str, training: bool = False) -> Any:
+        """The samples that a run uses: those given from Python, else those of `data.format`, else those of `read`."""
+        data = self.config.data
+        if self.given is not None:
+            return self.given(split) if callable(self.given) else self.given[split]
+        if data.format is not None:
+            return resolve(data.format, "fiber.formats")(data.root, split, **data.format_options)
+        return self.read_training() if training else self.read(split)
 
     def backbone_switches(self) -> dict[str, Any]:
         """Fields of `FiberConfig` that the model needs set."""
         return {}
 
     def make_processor(self, tokenizer: Any, start: Any = None) -> Any:
-        """What prepares pictures and texts.
+        """What prepares images and texts.
 
         Args:
             tokenizer: Of the run.
@@ -106,18 +123,18 @@ class Task(ABC):
         return FiberProcessor(tokenizer, size, self.config.data.max_length, *normalization)
 
     def make_transform(self, processor: Any, training: bool) -> Any:
-        """What makes tensors of pictures."""
+        """What makes tensors of images."""
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
         return build(processor.image_size, processor.mean, processor.std)
+
+    def make_collator(self, processor: Any, training: bool) -> Callable[[list[Any]], dict[str, Any]]:
+        """What makes batches of items."""
+        # Broken images are replaced: processes that gather from each other need batches of equal size.
+        return ImageTextCollator(processor.tokenizer, processor.max_length, None, fill_broken=True)
 
     def sampling_groups(self, dataset: Any) -> dict[str, Any]:
         """What the training data's sampler has to keep apart, or together (`unique_groups` of `EpochSampler`, ...)."""
         return {}
-
-    def make_collator(self, processor: Any, training: bool) -> ImageTextCollator:
-        """What makes batches of items."""
-        # Broken pictures are replaced: processes that gather from each other need batches of equal size.
-        return ImageTextCollator(processor.tokenizer, processor.max_length, None, fill_broken=True)
 
     def prepare_training(self, model: Any, samples: Any, processor: Any) -> None:
         """Gives the model what its objective needs beside batches: for most nothing."""
@@ -141,20 +158,65 @@ class Task(ABC):
         return on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
 
     def measure(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
-        """`evaluate` without gradients, under the run's precision, leaving no trace in random numbers."""
+        """`evaluate` without gradients, under the run's precision, leaving no trace in random numbers; and `metrics`."""
         module = getattr(model, "module", model)
         was_training = module.training
         module.eval()
         with torch.no_grad(), fabric.autocast(), torch.random.fork_rng():
             found = self.evaluate(module, samples, processor, fabric)
+            found.extra += [measure for path in self.settings.metrics for measure in _extra(path, found, samples)]
         module.train(was_training)
         return found
 
+    def summary(self, found: Evaluation) -> str:
+        """`describe` and, below it, what the metrics of `task.metrics` gave."""
+        return "\n".join([self.describe(found), *map(str, found.extra)])
 
-def gather(found: dict[Any, Any]) -> dict[Any, Any]:
-    """The predictions of all processes by id; of a sample that several saw, the lowest rank's."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return found
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, found)
-    return {name: value for part in reversed(parts) for name, value in part.items()}
+
+def make_task(
+    config: TrainConfig, task: type[Task[Any]] | Task[Any] | None = None, samples: Samples | None = None
+) -> Task[Any]:
+    """The task of a run.
+
+    Args:
+        config: Its `task.name` names the task.
+        task: A class in place of that one, or the task itself.
+        samples: By split, or a function of the split, in place of the data set's files.
+
+    Raises:
+        ValueError: There is no such task, or the settings are of another one.
+    """
+    kind = resolve(config.task.name, "fiber.tasks") if task is None else task
+    made: Task[Any] = kind if isinstance(kind, Task) else kind(config)
+    if config.task.name == MISSING:
+        config.task.name = name_of(type(made), "fiber.tasks")
+    if samples is not None:
+        made.given = samples
+    return made
+
+
+Library = TypeVar("Library")
+
+
+def fill_in(settings: Library, where: str, **known: Any) -> Library:
+    """A library's dataclass of settings with what only the run knows.
+
+    Args:
+        settings: As the configuration has them.
+        where: Their place in it, such as `"task.model"`.
+        **known: Fields and their values.
+
+    Raises:
+        ValueError: The configuration sets one of the fields too, to another value.
+    """
+    defaults = {item.name: item.default for item in fields(settings)}  # type: ignore[arg-type]
+    for name, value in known.items():
+        if (own := getattr(settings, name)) not in (defaults[name], value):
+            raise ValueError(f"{where}.{name} is {own!r}, but the run decides it, {value!r}; leave it out")
+    return replace(settings, **known)  # type: ignore[type-var]
+
+
+def _extra(path: str, found: Evaluation, samples: Any) -> list[Measure]:
+    """The numbers of a metric of the user's."""
+    name = path.replace(":", ".").rpartition(".")[2]
+    return [Measure(f"{name}/{key}", float(value)) for key, value in load_object(path)(found.outputs, samples).items()]

@@ -1,0 +1,126 @@
+"""Visual question answering (VQAv2): one of a fixed set of answers to a question about an image."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from fiber_backbone import FiberBackbone
+from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, read_vqav2
+from fiber_eval import normalize_answer, vqa_accuracy
+from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
+from fiber_heads.distributed import gather_by_id
+from lightning_fabric import Fabric
+
+from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.tasks.answering.settings import AnsweringSettings
+from fiber_train.tasks.base import Task
+
+_QUESTION_TYPE, _ANSWER_TYPE = "type of question", "type of answer"
+
+
+class Answering(Task[AnsweringSettings]):
+    """VQAv2's files, the official accuracy, and the file that its server takes."""
+
+    settings_class = AnsweringSettings
+    model_class = FiberForQuestionAnswering
+    monitor = "overall"
+
+    def read(self, split: str) -> list[QuestionSample]:
+        """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""
+        root = self.config.data.root
+        return [sample for part in split.split("+") for sample in read_vqav2(root, part)]
+
+    def texts(self, samples: list[QuestionSample]) -> Iterator[str]:
+        """All questions."""
+        return (sample["question"] for sample in samples)
+
+    def make_model(
+        self, backbone: FiberBackbone, samples: list[QuestionSample], processor: FiberProcessor
+    ) -> FiberForQuestionAnswering:
+        """A fresh model whose answers are those of a file, or the frequent ones of the training questions."""
+        vocabulary = (
+            AnswerVocabulary.load(self.settings.answers)
+            if self.settings.answers
+            else AnswerVocabulary.from_annotations(samples, self.settings.min_count)
+        )
+        return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
+
+    def make_dataset(
+        self, samples: list[QuestionSample], transform: Any, training: bool, model: Any
+    ) -> QuestionDataset:
+        """Questions; in training with the scores of the model's answers."""
+        vocabulary = AnswerVocabulary(model.config.answers) if training else None
+        return QuestionDataset(samples, transform, vocabulary, seed=self.config.trainer.seed)
+
+    def evaluate(
+        self, model: Any, samples: list[QuestionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> Evaluation:
+        """The official accuracy, in percent: `overall`, `yes/no` and other types of answer, `type/...` of question.
+
+        The baseline is the most frequent answer to questions of the type, read off these very samples, so the best that
+        a guess by type can reach. Predictions are answers.
+        """
+        answers = self.predict(model, samples, processor, fabric)
+        file = json.dumps([{"question_id": name, "answer": answer} for name, answer in answers.items()])
+        counts = {"num_questions": len(samples)}
+        measures = measure_answers(answers, samples) if "answers" in samples[0] else []
+        return Evaluation(measures, {"predictions.json": file}, counts, answers)
+
+    def predict(
+        self, model: Any, samples: list[QuestionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> dict[Any, str]:
+        """The best answer to each question, over all processes."""
+        answers: dict[Any, str] = {}
+        for batch in self.batches(model, samples, processor, fabric):
+            best = model(batch).logits.argmax(dim=1).tolist()
+            answers |= {name: model.config.answers[row] for name, row in zip(batch["ids"], best, strict=True)}
+        return gather_by_id(answers)
+
+    def describe(self, found: Evaluation) -> str:
+        """A line for each type of question."""
+        lines = [f"{found.counts['num_questions']:,} questions"]
+        if "overall" in found:
+            overall = found.find("overall")
+            lines.append(f"{'accuracy':24} {overall.value:6.2f}   {overall.baseline_name}")
+            lines += [
+                f"  {measure.title:22} {measure.value:6.2f}   {measure.baseline:6.2f}"
+                for measure in (overall, *(each for each in found.measures if each.group == _QUESTION_TYPE))
+            ]
+        return "\n".join(lines)
+
+
+def measure_answers(answers: dict[Any, str], samples: list[QuestionSample]) -> list[Measure]:
+    """The official accuracy of answers by question id, overall and by types of answer and question."""
+    annotations = [annotation(sample) for sample in samples]
+    found, guessed = (vqa_accuracy(given, annotations) for given in (answers, most_frequent(samples)))
+    name = "most frequent answers"
+    measures = [Measure("overall", found["overall"], guessed["overall"], name, unit="%", title="all")]
+    measures += [
+        Measure(kind, value, unit="%", title=kind, group=_ANSWER_TYPE) for kind, value in found["perAnswerType"].items()
+    ]
+    return measures + [
+        Measure(f"type/{kind}", value, guessed["perQuestionType"][kind], name, True, "%", kind, _QUESTION_TYPE)
+        for kind, value in found["perQuestionType"].items()
+    ]
+
+
+def annotation(sample: QuestionSample) -> dict[str, Any]:
+    """What the metric takes."""
+    return {
+        "question_id": sample["id"],
+        "answers": [{"answer": answer} for answer in sample["answers"]],
+        "question_type": sample["question_type"],
+        "answer_type": sample["answer_type"],
+    }
+
+
+def most_frequent(samples: list[QuestionSample]) -> dict[Any, str]:
+    """For every question the answer that most people gave to questions of its type."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in samples:
+        counts[sample["question_type"]].update(map(normalize_answer, sample["answers"]))
+    best = {kind: counter.most_common(1)[0][0] for kind, counter in counts.items()}
+    return {sample["id"]: best[sample["question_type"]] for sample in samples}

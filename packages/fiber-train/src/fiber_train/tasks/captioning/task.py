@@ -1,0 +1,123 @@
+"""Captioning, by likelihood, off-policy weights or a self-critical reward, measured by the caption metrics."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from fiber_backbone import FiberBackbone
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor
+from fiber_eval import score_captions
+from fiber_eval.captioning import DocumentFrequencies, cider_d_reward, ptb_tokenize
+from fiber_heads import FiberForCaptioning
+from fiber_heads.distributed import gather_by_id
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.tasks.base import fill_in
+from fiber_train.tasks.captioning.settings import CaptioningSettings
+from fiber_train.tasks.captions import CaptionTask
+
+
+class Captioning(CaptionTask[CaptioningSettings]):
+    """Texts for images."""
+
+    settings_class = CaptioningSettings
+    model_class = FiberForCaptioning
+    monitor = "CIDEr"
+    evaluation_batch_size = 16
+
+    def backbone_switches(self) -> dict[str, Any]:
+        """The text stream reads a finished image through projections of its own."""
+        return {"decoder_projections": True}
+
+    def make_model(
+        self, backbone: FiberBackbone, samples: list[CaptionSample], processor: FiberProcessor
+    ) -> FiberForCaptioning:
+        """A fresh model whose texts begin, end and are filled up by the tokenizer's own tokens."""
+        model, tokenizer = self.settings.model, processor.tokenizer
+        generation = fill_in(
+            model.generation,
+            "task.model.generation",
+            begin_token_id=tokenizer.bos_token_id,
+            end_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            forbidden_token_ids=(tokenizer.unk_token_id, tokenizer.mask_token_id),
+        )
+        batches = model.refresh_every * self.config.trainer.accumulate
+        return FiberForCaptioning(backbone, replace(model, generation=generation, refresh_every=batches))
+
+    def prepare_training(self, model: FiberForCaptioning, samples: list[CaptionSample], processor: Any) -> None:
+        """The reward weighs words by how many training images have them in their captions."""
+        if self.settings.model.objective == "cider":
+            references = [[_words(text) for text in sample["captions"]] for sample in samples]
+            model.reward = CiderReward(processor.tokenizer, DocumentFrequencies.count(references))
+
+    def make_dataset(self, samples: list[CaptionSample], transform: Any, training: bool, model: Any) -> CaptionDataset:
+        """As for all captions, with all references of each image where they are rewarded."""
+        return CaptionDataset(
+            samples,
+            transform,
+            captions=self.config.data.captions if training else "random",  # type: ignore[arg-type]
+            references=training and self.settings.model.objective == "cider",
+            seed=self.config.trainer.seed,
+        )
+
+    def evaluate(
+        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> Evaluation:
+        """BLEU, ROUGE-L (0..1) and CIDEr-D (`CIDEr`, 0..10) beside that of the most frequent caption."""
+        captions: dict[Any, str] = {}
+        for batch in self.batches(model, samples, processor, fabric):
+            found = model.generate(batch["pixel_values"])
+            captions |= {name: best[0].text for name, best in zip(batch["ids"], found, strict=True)}
+        captions = gather_by_id(captions)
+        references = {sample["id"]: sample["captions"] for sample in samples}
+        file = json.dumps([{"image_id": name, "caption": text} for name, text in captions.items()])
+        common = Counter(text for texts in references.values() for text in texts).most_common(1)[0][0]
+        guess = score_captions(dict.fromkeys(references, common), references, metrics=["cider_d"])
+        measures = [
+            Measure(name, value, guess.get(name), "most frequent caption" * (name in guess))
+            for name, value in score_captions(captions, references).items()
+        ]
+        return Evaluation(measures, {"predictions.json": file}, {"num_images": len(samples)}, captions)
+
+    def describe(self, found: Evaluation) -> str:
+        """CIDEr-D beside that of the most frequent caption."""
+        lines, cider = [f"{found.counts['num_images']:,} pictures"], found.find("CIDEr")
+        lines.append(f"CIDEr-D        {cider.value:.3f} ({cider.baseline_name} {cider.baseline:.3f})")
+        lines.append(f"BLEU-4         {found['Bleu_4']:.3f}")
+        lines.append(f"ROUGE-L        {found['ROUGE_L']:.3f}")
+        return "\n".join(lines)
+
+
+@dataclass
+class CiderReward:
+    """CIDEr-D of sampled tokens against the references of their images, 0..10.
+
+    Both sides are tokenized alike and end with a word for the end, so that stopping in mid-sentence is not rewarded.
+
+    Args:
+        tokenizer: That the tokens are of.
+        frequencies: Of the training references, made by the same rule.
+    """
+
+    tokenizer: Any
+    frequencies: DocumentFrequencies
+
+    def __call__(self, token_ids: Tensor, references: Sequence[Sequence[str]]) -> Tensor:
+        """Rewards (B S,) of samples (B S, L), S of each of B images one after the other."""
+        texts = self.tokenizer.batch_decode(token_ids.tolist(), skip_special_tokens=True)
+        repeats = len(texts) // len(references)
+        right = [[_words(text) for text in of_image] for of_image in references]
+        repeated = [of_image for of_image in right for _ in range(repeats)]
+        return torch.from_numpy(cider_d_reward([_words(text) for text in texts], repeated, self.frequencies))
+
+
+def _words(text: str) -> str:
+    return f"{ptb_tokenize(text)} <eos>"

@@ -1,0 +1,30 @@
+"""`fiber caption`."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from fiber_train.options import add_checkpoint
+
+
+def caption(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Write captions for pictures."""
+    add_checkpoint(parser)
+    parser.add_argument("images", type=Path, nargs="+", help="the pictures")
+    parser.add_argument("--top", type=int, default=1, help="captions of each picture (%(default)s)")
+    return _caption
+
+
+def _caption(options: Namespace) -> int:
+    from fiber_heads import FiberForCaptioning
+
+    from fiber_train.checkpoint import load_model
+
+    model, _ = load_model(options.checkpoint, kind=FiberForCaptioning, trusted=options.trust)
+    for path in options.images:
+        for found in model.caption(path, options.top)[0]:
+            sys.stdout.write(f"{path}  {found.score:7.3f}  {found.text}\n")
+    return 0

@@ -1,0 +1,88 @@
+"""The boxes of a split: by category, by phrases of captions, of referring expressions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fiber_data import DetectionData, GroundingSample, Wording, read_detection, read_grounding
+
+from fiber_train.tasks.grounding.settings import BoxFiles
+
+
+@dataclass
+class BoxData:
+    """The boxes of a split.
+
+    Attributes:
+        detection: By category.
+        captions: By phrases of captions; a list for each file by its name.
+        expressions: Of referring expressions, likewise.
+    """
+
+    detection: DetectionData | None = None
+    captions: dict[str, Sequence[GroundingSample]] = field(default_factory=dict)
+    expressions: dict[str, Sequence[GroundingSample]] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[GroundingSample]:
+        """All captions and expressions."""
+        return [
+            sample for files in (self.captions, self.expressions) for samples in files.values() for sample in samples
+        ]
+
+
+def read_boxes(root: str | Path, split: str, files: BoxFiles, setting: str) -> BoxData:
+    """The files of a split.
+
+    Args:
+        root: Folder of the data set.
+        split: Such as `"train"`.
+        files: Which ones.
+        setting: Name of the setting that says which, for the message.
+
+    Raises:
+        ValueError: No file is named.
+    """
+    if not (files.detection or files.captions or files.expressions):
+        raise ValueError(
+            f"{setting} names no file; set {setting}.detection=true, {setting}.captions=[mixed] or "
+            f"{setting}.expressions=[refcoco], by the names of the files"
+        )
+    detection = read_detection(root, split) if files.detection else None
+    captions, expressions = (
+        {name: read_grounding(root, split, name=name) for name in names}
+        for names in (files.captions, files.expressions)
+    )
+    return BoxData(detection, captions, expressions)
+
+
+def as_boxes(samples: Any) -> BoxData:
+    """Samples of whatever format: `BoxData`, `DetectionData`, or a sequence of captions, called "captions"."""
+    if isinstance(samples, BoxData):
+        return samples
+    return BoxData(detection=samples) if isinstance(samples, DetectionData) else BoxData(captions={"captions": samples})
+
+
+def worded_categories(data: DetectionData, wording: dict[str, str]) -> dict[int, str | Wording]:
+    """Names of categories, or what `task.wording` says instead of them.
+
+    Raises:
+        ValueError: A wording is for no category, or has no name in braces.
+    """
+    if unknown := wording.keys() - set(data.categories.values()):
+        raise ValueError(
+            f"task.wording: {sorted(unknown)[0]!r} is no category of {data.path}; it has "
+            f"{', '.join(sorted(data.categories.values())[:8])}"
+        )
+    return {number: _worded(wording[name]) if name in wording else name for number, name in data.categories.items()}
+
+
+def _worded(text: str) -> Wording:
+    parts = re.fullmatch(r"([^{}]*)\{([^{}]+)\}([^{}]*)", text)
+    if parts is None:
+        raise ValueError(f"task.wording: expected one name in braces, as in 'some {{holes}}', got {text!r}")
+    return Wording(parts[2], parts[1], parts[3])

@@ -1,0 +1,59 @@
+"""The settings of the fine stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fiber_data import PromptConfig
+from fiber_heads import DetectionSettings, GroundingConfig
+
+from fiber_train.config import TaskSettings
+
+
+@dataclass
+class BoxFiles:
+    """Which annotation files of `data.root` boxes come from."""
+
+    detection: bool = False
+    """Boxes by category: COCO, LVIS, Objects365, ODinW; measured by COCO's AP, of LVIS by its fixed AP."""
+    captions: list[str] = field(default_factory=list)
+    """Names of MDETR's files of captions, `final_<name>_<split>.json`, such as mixed; measured by recall of phrases."""
+    expressions: list[str] = field(default_factory=list)
+    """Names of its files of expressions, `finetune_<name>_<split>.json`, such as refcoco+; measured by accuracy."""
+
+
+@dataclass
+class GroundingSettings(TaskSettings):
+    """Grounding and detection, the fine stage."""
+
+    train: BoxFiles = field(default_factory=BoxFiles)
+    evaluate: BoxFiles = field(default_factory=BoxFiles)
+    model: GroundingConfig = field(default_factory=GroundingConfig)
+    """The head; the run fills in its strides and the length of texts."""
+    original: bool = False
+    """Whether the head computes as the original does, which the original's own detectors need."""
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    """How categories are put into prompts for training."""
+    wording: dict[str, str] = field(default_factory=dict)
+    """Other words for a category, its name in braces: `{pothole: "there are {holes} in the road"}`."""
+    chunk_size: int | None = None
+    """Categories that an evaluation asks for at once; as many as fit by default."""
+    detection: DetectionSettings = field(default_factory=DetectionSettings)
+    """How evaluations of categories and phrases choose boxes, with several prompts those of each prompt.
+
+    Expressions take the best box anyway."""
+    shots: int | None = None
+    """Few-shot: learn from so many images of each category; which ones, `trainer.seed` decides."""
+    entities: str | None = None
+    """Flickr30k Entities' own folder (Annotations, Sentences): recall then comes by types of phrases too."""
+    shorter: list[int] = field(default_factory=lambda: [480, 560, 640, 720, 800])
+    """Pixels of a training image's shorter side, of which one is drawn."""
+    longest: int = 1333
+    """Bound of the longer side."""
+    shorter_in_evaluation: int = 800
+    evaluation_batch_size: int = 8
+    """Images looked at together in evaluations, in each process."""
+    flip: float = 0.5
+    """Chance of a mirrored image; never where the text names a side."""
+    empty_expressions: bool = False
+    """Whether an evaluation also asks with empty expressions: what is right without reading."""

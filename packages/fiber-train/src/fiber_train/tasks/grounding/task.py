@@ -1,0 +1,161 @@
+"""The fine stage: detection by name, phrase grounding and referring expressions, alone or together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_data import (
+    DetectionDataset,
+    GroundingDataset,
+    GroundingProcessor,
+    ImageTextCollator,
+    PromptSampler,
+    build_detection_evaluation_transform,
+    build_detection_training_transform,
+    take_shots,
+)
+from fiber_heads import FiberForGrounding, GroundingConfig
+from lightning_fabric import Fabric
+from torch.utils.data import ConcatDataset
+
+from fiber_train.evaluation import Evaluation
+from fiber_train.tasks.base import Task, fill_in
+from fiber_train.tasks.grounding.boxes import BoxData, as_boxes, read_boxes, worded_categories
+from fiber_train.tasks.grounding.evaluation import describe, measure_detection, measure_expressions, measure_phrases
+from fiber_train.tasks.grounding.settings import GroundingSettings
+
+
+class Grounding(Task[GroundingSettings]):
+    """Boxes for words."""
+
+    settings_class = GroundingSettings
+    model_class = FiberForGrounding
+
+    @property
+    def evaluation_batch_size(self) -> int:  # type: ignore[override]
+        """Of the settings: images differ in size by data set."""
+        return self.settings.evaluation_batch_size
+
+    @property
+    def monitor(self) -> str:  # type: ignore[override]
+        """The first measure that is taken."""
+        files = self.settings.evaluate
+        names = ["AP"] if files.detection else []
+        names += [f"{name}/recall@1" for name in files.captions] + [f"{name}/P@1" for name in files.expressions]
+        return names[0] if names else "AP"
+
+    def read(self, split: str) -> BoxData:
+        """The split's files of `task.evaluate`."""
+        return read_boxes(self.config.data.root, split, self.settings.evaluate, "task.evaluate")
+
+    def read_training(self) -> BoxData:
+        """The training split's files of `task.train`."""
+        data = self.config.data
+        return read_boxes(data.root, data.train_split, self.settings.train, "task.train")
+
+    def samples(self, split: str, training: bool = False) -> BoxData:
+        """Boxes of any format; in training of categories as many shots as are asked for."""
+        data = as_boxes(super().samples(split, training))
+        if training and data.detection is not None and self.settings.shots is not None:
+            data.detection = take_shots(data.detection, self.settings.shots, self.config.trainer.seed)
+        return data
+
+    def texts(self, samples: BoxData) -> Iterator[str]:
+        """Captions, expressions and names of categories."""
+        yield from (sample["caption"] for sample in samples.texts)
+        yield from samples.detection.categories.values() if samples.detection else ()
+
+    def backbone_switches(self) -> dict[str, Any]:
+        """Those in which the stages differ, and the drop-path of a detector."""
+        fine, coarse = asdict(FiberConfig().fine_stage()), asdict(FiberConfig())
+        return {name: value for name, value in fine.items() if value != coarse[name]}
+
+    def make_model(self, backbone: FiberBackbone, samples: BoxData, processor: GroundingProcessor) -> FiberForGrounding:
+        """A fresh model."""
+        last = backbone.strides[-1]
+        strides = (last // 4, last // 2, last, 2 * last, 4 * last)
+        length = self.config.data.max_length
+        head = fill_in(self.settings.model, "task.model", strides=strides, max_tokens=length)
+        if self.settings.original:
+            given = {item.name: getattr(head, item.name) for item in fields(head)}
+            usual = asdict(GroundingConfig())
+            head = GroundingConfig.as_original(**{name: own for name, own in given.items() if own != usual[name]})
+        return FiberForGrounding(backbone, head)
+
+    def make_processor(self, tokenizer: Any, start: Any = None) -> GroundingProcessor:
+        """Images of any shape, padded to the backbone's last stride."""
+        settings, normalization = self.settings, () if start is None else (start.mean, start.std)
+        sizes = settings.shorter_in_evaluation, settings.longest, self.config.data.max_length
+        model = self.config.model
+        with torch.device("meta"):  # sizes alone
+            backbone = FiberBackbone.from_config(FiberConfig.from_preset(model.preset).grown(**model.overrides))
+        return GroundingProcessor(tokenizer, *sizes, backbone.strides[-1], *normalization)
+
+    def make_transform(self, processor: GroundingProcessor, training: bool) -> Any:
+        """One of several sizes and a flip in training."""
+        settings, normalization = self.settings, (processor.mean, processor.std)
+        if not training:
+            return build_detection_evaluation_transform(processor.shorter, processor.longest, *normalization)
+        shorter, longest = settings.shorter, settings.longest
+        return build_detection_training_transform(shorter, longest, *normalization, flip_probability=settings.flip)
+
+    def make_dataset(self, samples: BoxData, transform: Any, training: bool, model: FiberForGrounding) -> ConcatDataset:
+        """All boxes of training; evaluations look at each file for itself."""
+        seed = self.config.trainer.seed
+        parts: list[Any] = []
+        if samples.detection is not None:
+            prompts = PromptSampler(
+                worded_categories(samples.detection, self.settings.wording),
+                model.processor.tokenizer,  # type: ignore[union-attr]
+                self.settings.prompts,
+                max_tokens=self.config.data.max_length - 2,
+            )
+            parts.append(DetectionDataset(samples.detection, transform, prompts, seed=seed))
+        if samples.texts:
+            captions = self.config.data.captions
+            parts.append(GroundingDataset(samples.texts, transform, captions=captions, seed=seed))  # type: ignore[arg-type]
+        return ConcatDataset(parts)
+
+    def sampling_groups(self, dataset: ConcatDataset) -> dict[str, Any]:
+        """Tall images meet tall ones."""
+        return {"alike_groups": torch.cat([part.aspect_groups for part in dataset.datasets])}  # type: ignore[attr-defined]
+
+    def needs_unused_parameters(self) -> bool:
+        """Every parameter takes part in every step, boxes or not."""
+        return False
+
+    def make_collator(self, processor: GroundingProcessor, training: bool) -> ImageTextCollator:
+        """Pads images to the backbone's last stride."""
+        return ImageTextCollator(
+            processor.tokenizer, processor.max_length, None, fill_broken=True, size_divisor=processor.size_divisor
+        )
+
+    def evaluate(self, model: Any, samples: BoxData, processor: GroundingProcessor, fabric: Fabric) -> Evaluation:
+        """Every file by its benchmark's measure, in 0..1.
+
+        `AP`, `AP50` and the others of COCO, or of LVIS (fixed AP); of the file `name` of captions `name/recall@K`; of
+        expressions `name/P@K`, `P@1` beside that of empty expressions. Predictions are those of each file by its name
+        ("detection" for categories): by id the boxes found.
+        """
+
+        def batches(make: Callable[[Any], Any]) -> Iterable[dict[str, Any]]:
+            return self.batches_of(make(self.make_transform(processor, False)), processor, fabric)
+
+        found, settings, split = Evaluation(), self.settings, self.config.data.eval_split
+        if (data := samples.detection) is not None:
+            found += measure_detection(
+                model, data, worded_categories(data, settings.wording), processor, batches, settings
+            )
+        for name, captions in samples.captions.items():
+            found += measure_phrases(model, name, captions, batches, settings, split)
+        for name, expressions in samples.expressions.items():
+            found += measure_expressions(model, name, expressions, processor, batches, settings)
+        return found
+
+    def describe(self, found: Evaluation) -> str:
+        """A line for each file."""
+        return describe(found)

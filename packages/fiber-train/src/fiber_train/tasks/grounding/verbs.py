@@ -1,0 +1,82 @@
+"""`fiber detect`, `fiber ground`, `fiber refer`."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fiber_train.options import add_checkpoint
+
+
+def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Find objects by name, and draw boxes."""
+    _add_picture(parser)
+    parser.add_argument("--categories", required=True, help="what to find, such as 'person, dog'")
+    _add_threshold(parser)
+
+    def find(model: Any, options: Namespace) -> dict[str, Any]:
+        categories = [name.strip() for name in options.categories.split(",")]
+        return model.detect(options.image, categories, threshold=_before_centerness(options.threshold))[0]
+
+    return lambda options: _show(find, options.threshold, options)
+
+
+def ground(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Find what the phrases of a sentence speak of, and draw boxes."""
+    _add_picture(parser)
+    parser.add_argument("sentence", help="such as 'a man throws a ball to a dog'")
+    _add_threshold(parser)
+
+    def find(model: Any, options: Namespace) -> dict[str, Any]:
+        return model.ground(options.image, options.sentence, threshold=_before_centerness(options.threshold))[0]
+
+    return lambda options: _show(find, options.threshold, options)
+
+
+def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Find the one thing that an expression describes, and draw boxes."""
+    _add_picture(parser)
+    parser.add_argument("expression", help="such as 'the man on the left'")
+
+    def find(model: Any, options: Namespace) -> dict[str, Any]:
+        return model.refer(options.image, options.expression)[0]
+
+    return lambda options: _show(find, 0.0, options)
+
+
+def _add_picture(parser: ArgumentParser) -> None:
+    add_checkpoint(parser)
+    parser.add_argument("image", type=Path, help="the picture")
+    parser.add_argument("--out", type=Path, help="picture to write; PHOTO.boxes.png by default")
+
+
+def _add_threshold(parser: ArgumentParser) -> None:
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score (%(default)s)")
+
+
+def _before_centerness(least: float) -> float:
+    """What a score of at least `least` had before: it is at most the root of that."""
+    return least**2
+
+
+def _show(find: Callable[[Any, Namespace], dict[str, Any]], least: float, options: Namespace) -> int:
+    """Prints and draws the boxes with at least this score."""
+    from fiber_heads import FiberForGrounding
+
+    from fiber_train.checkpoint import load_model
+    from fiber_train.drawing import draw_detections
+
+    model, _ = load_model(options.checkpoint, kind=FiberForGrounding, trusted=options.trust)
+    found = find(model, options)
+    kept = int((found["scores"] >= least).sum())  # they come best first
+    found = {name: value[:kept] for name, value in found.items()}
+    rows = zip(found["scores"].tolist(), found["text_labels"], found["boxes"].tolist(), strict=True)
+    for score, name, box in rows:
+        sys.stdout.write(f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}\n")
+    target = options.out or Path(f"{options.image.stem}.boxes.png")
+    draw_detections(options.image, found).save(target)
+    sys.stdout.write(f"{len(found['scores'])} boxes in {target}\n")
+    return 0

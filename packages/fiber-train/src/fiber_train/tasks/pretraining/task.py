@@ -1,0 +1,131 @@
+"""The coarse stage: retrieval, matching and masked words on held-out pairs, beside what a guess would reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fiber_backbone import FiberBackbone
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, derive_seed
+from fiber_eval import RetrievalRecall
+from fiber_heads import FiberForPretraining
+from lightning_fabric import Fabric
+
+from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.tasks.captions import CaptionTask, count, with_normalization
+from fiber_train.tasks.pretraining.settings import PretrainingSettings
+from fiber_train.tasks.recall import KS, recall_lines, recall_measures
+
+_GUESS = "best constant guess"
+_TITLES = {
+    "itm": "does this caption belong to this picture? (against the hardest of its batch)",
+    "mlm": "which word is masked?",
+}
+
+
+class Pretraining(CaptionTask[PretrainingSettings]):
+    """Contrast, matching and masked words together."""
+
+    settings_class = PretrainingSettings
+    model_class = FiberForPretraining
+
+    @property
+    def monitor(self) -> str:  # type: ignore[override]
+        """Mean recall where there is a contrast, else the accuracy of the first objective."""
+        objectives = self.settings.model.objectives
+        return "mean_recall" if "itc" in objectives else f"{objectives[0]}_accuracy"
+
+    def make_model(
+        self, backbone: FiberBackbone, samples: list[CaptionSample], processor: FiberProcessor
+    ) -> FiberForPretraining:
+        """A fresh model of the run's objectives."""
+        return FiberForPretraining(backbone, with_normalization(self.settings.model, processor))
+
+    def make_collator(self, processor: FiberProcessor, training: bool) -> ImageTextCollator:
+        """Masks words where they are an objective; a queue that stores texts needs them of one length."""
+        masked = "mlm" in self.settings.model.objectives or not training
+        return ImageTextCollator(
+            processor.tokenizer,
+            processor.max_length,
+            self.config.data.mlm_probability if masked else None,
+            fill_broken=True,
+            pad_to_max_length=training and self.settings.model.queue_inputs != "none",
+        )
+
+    def needs_unused_parameters(self) -> bool:
+        """Each objective uses parts that the others do not."""
+        return len(self.settings.model.objectives) < 3
+
+    def evaluate(
+        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> Evaluation:
+        """Retrieval over all images and captions; matching against hard negatives; masked words.
+
+        Measures are fractions in 0..1 and, where named so, ranks: `image_to_text_recall@1` and the like (see
+        `fiber_eval`) beside the recall of a random order; `itm_accuracy` and `mlm_accuracy` beside what the best
+        constant guess reaches on the same decisions.
+        """
+        found = Evaluation(counts=count(samples))
+        if model.contrastive_head is not None:
+            found.measures += self._recall(model, samples, processor, fabric)
+        if model.matching_head is not None or model.word_head is not None:
+            found.measures += self._decisions(model, samples, processor, fabric)
+        return found
+
+    def _recall(
+        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> list[Measure]:
+        """Recall by cosines."""
+        metric = RetrievalRecall(KS).to(fabric.device)
+        for batch in self.batches(model, samples, processor, fabric):
+            metric.update(
+                image_features=model.encode_images(batch["pixel_values"]),
+                image_ids=batch["image_ids"],
+                text_features=model.encode_texts(batch["input_ids"], batch["attention_mask"]),
+                text_ids=batch["text_ids"],
+                text_image_ids=batch["text_image_ids"],
+            )
+        return recall_measures(metric.compute(), len(samples))
+
+    def _decisions(
+        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> list[Measure]:
+        """Accuracies of the objectives' own decisions, counted over all processes."""
+        one = OneCaption(self.config)
+        seed = self.config.trainer.seed
+        words = torch.zeros(model.backbone.vocab_size, device=fabric.device)
+        right = {name: torch.zeros((), device=fabric.device) for name in ("itm", "mlm")}
+        matches = torch.zeros(2, device=fabric.device)
+        for number, batch in enumerate(one.batches(model, samples, processor, fabric, shuffle=True, seed=seed)):
+            torch.manual_seed(derive_seed(seed, number, fabric.global_rank))
+            output = model(batch)
+            for name in right.keys() & output.losses.keys():
+                right[name] += (output.metrics[f"{name}_accuracy"] * output.metrics[f"{name}_count"]).round()
+            if output.mlm_logits is not None:
+                words += torch.bincount(batch["mlm_labels"][batch["mlm_labels"] != -100], minlength=len(words))
+            if output.itm_logits is not None:
+                matches += torch.bincount(output.itm_labels[output.itm_labels != -100], minlength=2)
+        measures = []
+        for name, counts in (("itm", matches), ("mlm", words)):
+            total, good = (torch.as_tensor(fabric.all_reduce(part, reduce_op="sum")) for part in (counts, right[name]))
+            if total.sum() > 0:
+                accuracy, guessed = float(good / total.sum()), float(total.max() / total.sum())
+                measures.append(Measure(f"{name}_accuracy", accuracy, guessed, _GUESS, title=_TITLES[name]))
+        return measures
+
+    def describe(self, found: Evaluation) -> str:
+        """Recalls beside chance, accuracies beside the best constant guess."""
+        lines = recall_lines(found)
+        for name, title in (("itm_accuracy", "matching"), ("mlm_accuracy", "masked words")):
+            if name in found:
+                measure = found.find(name)
+                lines.append(f"{title:14} accuracy {measure.value:.3f} ({measure.baseline_name} {measure.baseline:.3f})")
+        return "\n".join(lines)
+
+
+class OneCaption(Pretraining):
+    """The same with one caption of each image, among which hard negatives are sought."""
+
+    def make_dataset(self, samples: list[CaptionSample], transform: Any, training: bool, model: Any) -> CaptionDataset:
+        """An item for each image."""
+        return CaptionDataset(samples, transform, captions="random", seed=self.config.trainer.seed)

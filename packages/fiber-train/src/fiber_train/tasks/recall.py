@@ -1,0 +1,44 @@
+"""Recall of image-text retrieval as measures, and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fiber_train.evaluation import Evaluation, Measure
+
+KS = (1, 5, 10)
+DIRECTIONS = ("image_to_text", "text_to_image")
+
+
+def recall_name(direction: str, k: int) -> str:
+    """What `fiber_eval` calls a recall."""
+    return f"{direction}_recall@{k}"
+
+
+def recall_measures(numbers: Mapping[str, float], num_images: int) -> list[Measure]:
+    """What `fiber_eval.retrieval_recall` gave, recalls beside those of a random order."""
+    chance = {recall_name(direction, k): min(1.0, k / num_images) for direction in DIRECTIONS for k in KS}
+    ranks = {f"{direction}_{kind}_rank" for direction in DIRECTIONS for kind in ("median", "mean")}
+    return [
+        Measure(name, float(value), chance.get(name), "chance" * (name in chance), higher_is_better=name not in ranks)
+        for name, value in numbers.items()
+    ]
+
+
+def recalls(found: Evaluation, direction: str) -> list[Measure]:
+    """The recalls at `KS` of a direction; empty if none was measured."""
+    names = [recall_name(direction, k) for k in KS]
+    return [found.find(name) for name in names if name in found]
+
+
+def recall_lines(found: Evaluation) -> list[str]:
+    """Lines with both directions' recalls beside chance."""
+    lines = [f"{found.counts['num_images']:,} pictures, {found.counts['num_texts']:,} captions"]
+    for direction in DIRECTIONS:
+        shown = [
+            f"R@{k} {measure.value:.3f} (chance {measure.baseline:.3f})"
+            for k, measure in zip(KS, recalls(found, direction), strict=False)
+        ]
+        if shown:
+            lines.append(f"{direction.replace('_', ' '):14} {'   '.join(shown)}")
+    return lines

@@ -1,0 +1,19 @@
+"""The settings of retrieval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fiber_heads import PretrainingConfig
+
+from fiber_train.config import TaskSettings
+
+
+@dataclass
+class RetrievalSettings(TaskSettings):
+    """Image-text retrieval."""
+
+    model: PretrainingConfig = field(default_factory=lambda: PretrainingConfig(objectives=("itc", "itm")))
+    """Objectives (itc, itm or both) and queue; the run fills in what images are normalized by."""
+    rerank: int = 16
+    """With both: how many of the best by contrast evaluations look at together with the query; 0 for every pair."""

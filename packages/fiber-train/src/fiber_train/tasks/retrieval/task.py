@@ -1,0 +1,112 @@
+"""Image-text retrieval, fine-tuned by contrast or by matching, and searched in two steps."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from fiber_backbone import FiberBackbone, ImageState, TextState
+from fiber_data import CaptionSample, FiberProcessor
+from fiber_eval import retrieval_recall
+from fiber_heads import FiberForRetrieval
+from fiber_heads.distributed import gather_by_id
+from fiber_heads.search import search_scores
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from fiber_train.evaluation import Evaluation
+from fiber_train.tasks.captions import CaptionTask, count, with_normalization
+from fiber_train.tasks.recall import KS, recall_lines, recall_measures
+from fiber_train.tasks.retrieval.settings import RetrievalSettings
+
+
+class Retrieval(CaptionTask[RetrievalSettings]):
+    """Captions for images and images for captions."""
+
+    settings_class = RetrievalSettings
+    model_class = FiberForRetrieval
+    monitor = "mean_recall"
+
+    def make_model(
+        self, backbone: FiberBackbone, samples: list[CaptionSample], processor: FiberProcessor
+    ) -> FiberForRetrieval:
+        """A fresh model of the run's objectives."""
+        return FiberForRetrieval(backbone, with_normalization(self.settings.model, processor))
+
+    def evaluate(
+        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> Evaluation:
+        """Recall over all images and captions by all that the model has: cosines, matches, or both in two steps.
+
+        The predictions are all scores, as `fiber-eval retrieval` takes them; of an image its scores of all captions.
+        """
+        if model.matching_head is None:
+            scores, owners = self._cosines(model, samples, processor, fabric)
+        else:
+            images, texts, owners = self._begin(model, samples, processor, fabric)
+            scores = self._scores(model, images, texts, fabric)
+        measures = recall_measures(retrieval_recall(scores, owners, KS), len(samples))
+        file = io.BytesIO()
+        np.savez_compressed(file, scores=scores.numpy(), text_image_index=np.array(owners))
+        outputs = {sample["id"]: row for sample, row in zip(samples, scores, strict=True)}
+        return Evaluation(measures, {"predictions.npz": file.getvalue()}, count(samples), outputs)
+
+    def _cosines(
+        self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> tuple[Tensor, list[int]]:
+        """(images, captions) on the host, and the image of each caption."""
+        images: dict[int, Any] = {}
+        texts: dict[int, tuple[Any, int]] = {}
+        for batch in self.batches(model, samples, processor, fabric):
+            features = model.encode_images(batch["pixel_values"]).float().cpu().numpy()
+            images |= zip(batch["image_ids"].tolist(), features, strict=True)
+            features = model.encode_texts(batch["input_ids"], batch["attention_mask"]).float().cpu().numpy()
+            pairs = zip(features, batch["text_image_ids"].tolist(), strict=True)
+            texts |= zip(batch["text_ids"].tolist(), pairs, strict=True)
+        images, texts = gather_by_id(images), gather_by_id(texts)
+        found, owners = zip(*(texts[number] for number in sorted(texts)), strict=True)
+        rows = np.stack([images[number] for number in range(len(samples))])
+        return torch.from_numpy(rows @ np.stack(found).T), list(owners)
+
+    def _begin(
+        self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+    ) -> tuple[ImageState, TextState, list[int]]:
+        """Every image and caption up to the cut, on the host, and the image of each caption.
+
+        Every process begins all of them: pairs are many more, and those are shared out.
+        """
+        images, texts, owners = [], [], []
+        for batch in self.batches(model, samples, processor, fabric, share=False):
+            images.append(model.backbone.begin_image(batch["pixel_values"]).map(_to_host))
+            texts.append(model.backbone.begin_text(batch["input_ids"], batch["attention_mask"]).map(_to_host))
+            owners += batch["text_image_ids"].tolist()
+        return ImageState.cat(images), TextState.cat(texts), owners
+
+    def _scores(self, model: FiberForRetrieval, images: ImageState, texts: TextState, fabric: Fabric) -> Tensor:
+        """(images, captions) in float64 on the host."""
+
+        def score_pairs(pairs: Tensor) -> Tensor:
+            own = range(fabric.global_rank, len(pairs), fabric.world_size)
+            logits = model.score_pairs(images, texts, pairs[list(own)]).double().tolist()
+            found = gather_by_id(dict(zip(own, logits, strict=True)))
+            return torch.tensor([found[index] for index in range(len(pairs))], dtype=torch.float64)
+
+        first = None
+        if model.contrastive_head is not None:
+            first = (model.image_features(images) @ model.text_features(texts).T).double().cpu()
+        shape = (len(images), len(texts))
+        return search_scores(first, score_pairs, shape=shape, top_k=self.settings.rerank)
+
+    def needs_unused_parameters(self) -> bool:
+        """Contrast leaves the fused blocks unused, matching the poolers."""
+        return True
+
+    def describe(self, found: Evaluation) -> str:
+        """Recalls beside chance."""
+        return "\n".join(recall_lines(found))
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.cpu()

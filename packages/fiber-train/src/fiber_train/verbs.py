@@ -1,0 +1,107 @@
+"""The verbs of no task: train, evaluate, quickstart. What is heavy is imported when they run."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from fiber_train.options import add_checkpoint, add_trust
+
+
+def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Run a recipe; the same command goes on after an interruption."""
+    parser.add_argument("recipe", help="name of a recipe (coarse, vqa, caption_mle, ...) or path of a YAML file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="settings, such as data.root=DATA out=runs/a trainer.devices=8; a word without = is a further recipe, "
+        "laid over those before it",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    add_trust(parser)
+    return _train
+
+
+def _train(options: Namespace) -> int:
+    from fiber_train.config import load_config, to_yaml
+    from fiber_train.run import train as run
+    from fiber_train.tasks.base import make_task
+
+    layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
+    overrides = [word for word in options.overrides if "=" in word]
+    if options.trust:
+        overrides.append(f"model.trusted=[{','.join(map(repr, options.trust))}]")
+    config = load_config(layers, overrides)
+    if options.print_config:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    task = make_task(config)
+    results = run(config, task=task)
+    return 3 if results is None else _print_once(task.summary(results))
+
+
+def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Measure a model by its task's metric on a held-out split."""
+    add_checkpoint(parser)
+    parser.add_argument("--data", type=Path, required=True, help="folder of a data set of the task")
+    parser.add_argument("--split", default="val", help="split to measure on (%(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
+    parser.add_argument(
+        "--predictions", type=Path, help="file (of several, folder) for what the benchmark's tool takes"
+    )
+    parser.add_argument("overrides", nargs="*", help="settings, such as data.num_workers=8 task.rerank=0")
+    return _evaluate
+
+
+def _evaluate(options: Namespace) -> int:
+    from lightning_fabric import Fabric
+
+    from fiber_train.checkpoint import find_model, load_model
+    from fiber_train.evaluation import write_json
+    from fiber_train.tasks.find import task_of_model
+
+    folder = find_model(options.checkpoint)
+    model, processor = load_model(folder, trusted=options.trust)
+    given = [f"data.root={options.data}", f"data.eval_split={options.split}", f"out={options.checkpoint}"]
+    task = task_of_model(folder, model, [*given, *options.overrides], options.trust)
+    fabric = Fabric(devices=1)
+    found = task.measure(model.to(fabric.device), task.samples(options.split), processor, fabric)
+    if options.out:
+        write_json(options.out, found.to_json())
+    if options.predictions:
+        if not found.predictions:
+            raise ValueError(f"--predictions: {task.settings.name} has no file of predictions here")
+        if len(found.predictions) == 1:  # one file under the name that was given, several into a folder of this name
+            found.write_predictions(options.predictions.parent, options.predictions.name)
+        else:
+            options.predictions.mkdir(parents=True, exist_ok=True)
+            found.write_predictions(options.predictions)
+    return _print_once(task.summary(found))
+
+
+def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Generate pictures, train both stages on them, report what was learned."""
+    parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
+    parser.add_argument("overrides", nargs="*", help="settings of its runs to change")
+    return _quickstart
+
+
+def _quickstart(options: Namespace) -> int:
+    from fiber_train import quickstart as demo
+
+    reached = demo.quickstart(options.out, options.overrides, demo.SPLITS)
+    if reached is None:
+        return 3
+    parts = [f"{title}\n{text}\n" for title, text in reached.items()]
+    sys.stdout.write("\n".join([*parts, f"open {options.out / 'report.html'}\n"]))
+    return 0
+
+
+def _print_once(text: str) -> int:
+    """Prints what was reached, once for all processes."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    rank_zero_only(sys.stdout.write)(f"{text}\n")
+    return 0
