@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fiber_eval.captioning import meteor, ptb_tokenize, rouge_l, score_captions
-from fiber_eval.captioning.bleu import bleu
+from fiber_eval.captioning import bleu_score, meteor_score, ptb_tokenize, rouge_l, score_captions
 from fiber_eval.captioning.cider import cider_d, cider_plain
 from fiber_eval.captioning.metric import DEFAULT_METRICS
 
@@ -71,7 +70,7 @@ def contests(candidates: Texts, references: Texts) -> list[tuple[str, Callable[[
     res: Texts = {image: [text] for image, text in enumerate(tokens)}
     gts: Texts = dict(enumerate(reference_tokens))
     rows: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
-        ("BLEU", lambda: bleu(tokens, reference_tokens)[0], lambda: Bleu(4).compute_score(gts, res)[0]),
+        ("BLEU", lambda: bleu_score(tokens, reference_tokens)[0], lambda: Bleu(4).compute_score(gts, res)[0]),
         ("ROUGE-L", lambda: rouge_l(tokens, reference_tokens)[0], lambda: Rouge().compute_score(gts, res)[0]),
         ("CIDEr-D", lambda: cider_d(tokens, reference_tokens)[0], lambda: Cider().compute_score(gts, res)[0]),
         ("CIDEr (plain)", lambda: cider_plain(tokens, reference_tokens)[0], lambda: official_plain_cider(gts, res)),
@@ -105,7 +104,7 @@ def contests(candidates: Texts, references: Texts) -> list[tuple[str, Callable[[
         ("suite", suite, official_suite),
         ("tokenization", tokenize, official_tokenize),
         *rows,
-        ("METEOR", lambda: meteor(tokens, reference_tokens)[0], lambda: official_meteor(gts, res)),
+        ("METEOR", lambda: meteor_score(tokens, reference_tokens)[0], lambda: official_meteor(gts, res)),
     ]
 
 

@@ -15,10 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from fiber_eval.captioning import (
     CaptionScores,
-    bleu,
+    bleu_score,
     cider_d,
     cider_plain,
-    meteor,
+    meteor_score,
     ptb_tokenize,
     rouge_l,
     score_captions,
@@ -83,7 +83,7 @@ def test_five_thousand_images_equal_coco_caption(goldens: Path):
 def test_odd_captions_equal_coco_caption(goldens: Path):
     case = read(goldens / "edge_cases.json")["corpus_all"]
     candidates, references = ([case[key][name] for name in case["ids"]] for key in ("test", "refs"))
-    scores: dict[str, Any] = dict(zip(NAMES[:4], zip(*bleu(candidates, references), strict=True), strict=True))
+    scores: dict[str, Any] = dict(zip(NAMES[:4], zip(*bleu_score(candidates, references), strict=True), strict=True))
     scores |= {"ROUGE_L": rouge_l(candidates, references), "CIDEr(-D)": cider_d(candidates, references)}
     scores["CIDEr_plain"] = cider_plain(candidates, references)
     for name, (corpus, per_image) in scores.items():
@@ -96,7 +96,9 @@ def test_a_single_image_equals_coco_caption(goldens: Path, name: str):
     cases = read(goldens / "edge_cases.json")
     candidates, references = [cases["corpus_all"]["test"][name]], [cases["corpus_all"]["refs"][name]]
     expected = cases[f"single_image_{name}"]
-    np.testing.assert_allclose(bleu(candidates, references)[0], [expected[f"Bleu_{n}"] for n in range(1, 5)], **EXACT)
+    np.testing.assert_allclose(
+        bleu_score(candidates, references)[0], [expected[f"Bleu_{n}"] for n in range(1, 5)], **EXACT
+    )
     assert rouge_l(candidates, references)[0] == pytest.approx(expected["ROUGE_L"], abs=1e-9)
     assert cider_d(candidates, references)[0] == expected["CIDEr(-D)"] == 0  # log of one image
 
@@ -155,7 +157,7 @@ def test_order_of_images_changes_nothing():
     assert expected["CIDEr"] > 0
 
 
-def test_tokenised_captions_are_left_alone():
+def test_tokenized_captions_are_left_alone():
     captions, references = {1: "a  b."}, {1: ["a b."]}
     assert score_captions(captions, references, tokenize=False)["ROUGE_L"] < 1  # two spaces make an empty word
     assert score_captions(captions, references)["ROUGE_L"] == 1
@@ -305,7 +307,7 @@ def test_ids_that_are_places_in_the_batch():
         (["a"], ["a"], "a string came in place of a list"),
     ],
 )
-@pytest.mark.parametrize("scorer", [bleu, rouge_l, cider_d, meteor])
+@pytest.mark.parametrize("scorer", [bleu_score, rouge_l, cider_d, meteor_score])
 def test_texts_refused(scorer: Any, candidates: list, references: list, message: str):
     with pytest.raises(ValueError, match=message):
         scorer(candidates, references)

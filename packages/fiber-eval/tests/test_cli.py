@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fiber_eval.cli import BENCHMARKS, main
+from fiber_eval import benchmarks
+from fiber_eval.cli import main
 from fiber_eval.odinw import ODINW_13
 
 Files = tuple[Path, Path]
-NAMES = [benchmark.name for benchmark in BENCHMARKS]
 
 
 def a_file(results: Path) -> Path:
@@ -113,6 +116,7 @@ CASES: dict[str, tuple[Callable[[Path], Files], str, float, object, str]] = {
     "lvis": (lvis, "APf", 0.7, found_dog(image_id=8), "r.json"),
     "odinw": (odinw, "average", 0.7 * 12 / 13, [{"bbox": []}], "Aquarium.json"),
 }
+NAMES = list(CASES)
 
 
 def run(name: str, files: Files, *more: str) -> int:
@@ -192,13 +196,141 @@ def test_options_refused(name: str, option: str, message: str, tmp_path: Path, c
 
 def test_list_names_formats_and_papers(capsys: pytest.CaptureFixture):
     assert main(["list"]) == 0
-    out = capsys.readouterr().out
-    for benchmark in BENCHMARKS:
-        assert f"{benchmark.name}\n" in out
-        assert benchmark.annotations in out
-        assert benchmark.results in out
-        assert "https://arxiv.org/abs/" in benchmark.paper
-        assert benchmark.paper in out
+    blocks = capsys.readouterr().out.removesuffix("\n").split("\n\n")
+    ours = "\n\n".join(block for block in blocks if block.partition("\n")[0] in CASES)
+    assert f"{ours}\n" == Path(__file__).with_name("benchmarks.txt").read_text()
+
+
+def test_each_of_ours_is_declared_and_told():
+    declared = {name: entry for name, entry in benchmarks.available().items() if entry.dist.name == "fiber-eval"}
+    assert sorted(declared) == sorted(CASES)
+    for entry in declared.values():
+        told = benchmarks.describe(entry)
+        assert "https://arxiv.org/abs/" in told.paper
+        assert benchmarks.UNTOLD not in str(told)
+        assert list(told.options) == list(inspect.signature(entry.load()).parameters)[2:]
+
+
+def test_help_lists_the_options(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="0"):
+        main(["flickr30k", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Follows Plummer et al. 2015" in out
+    assert "folder of Flickr30k Entities: Annotations/*.xml" in out
+    assert "split Which list of images. Default: 'test' ks As in" in out
+    assert "iou_threshold The least overlap of a box that is right. Default: 0.5" in out
+
+
+def test_unknown_benchmark(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="2"):
+        main(["retreival", "--annotations", "a.json"])
+    assert "there is no benchmark 'retreival'; did you mean 'retrieval'? known are: list, captions" in (
+        capsys.readouterr().err
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"fiber-eval {version('fiber-eval')}\n"
+
+
+def test_what_scores_nothing_imports_nothing():
+    program = """
+import sys
+from fiber_eval.cli import main
+for words in (["list"], ["--help"], ["--version"], ["coco", "--help"], ["cooc"]):
+    try:
+        main(words)
+    except SystemExit:
+        pass
+print(sorted({"torch", "torchmetrics", "numpy", "pycocotools", "spacy"} & sys.modules.keys()), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+STRANGE = {
+    "strange_metric/__init__.py": "",
+    "strange_metric/lengths.py": '''
+import json
+
+BEST = 100  # percent
+
+
+def score_files(annotations, results, *, unit, most=BEST):
+    """The share of captions that are as long as asked.
+
+    Args:
+        annotations (Path): JSON {id: length}, of which
+            100 % are there
+        results (Path): JSON {id: caption}
+        unit: What is counted.
+        most: What the best get.
+
+    Source: Nobody 2026, On Length,
+    https://example.org/length
+    """
+    wanted, given = (json.loads(path.read_text()) for path in (annotations, results))
+    count = {"words": lambda text: len(text.split()), "letters": len}[unit]
+    return {"fits": most * sum(count(given[name]) == wanted[name] for name in wanted) / len(wanted)}
+''',
+    "strange_metric/broken.py": "raise RuntimeError('imported')",
+    "strange_metric-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: strange-metric\nVersion: 1.0\n",
+    "strange_metric-1.0.dist-info/entry_points.txt": """
+[fiber.benchmarks]
+lengths = strange_metric.lengths:score_files
+misspelled = strange_metric.lengths:score_file
+broken = strange_metric.broken:score_files
+absent = another_metric.lengths:score_files
+""",
+}
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """The command where another distribution is installed that declares benchmarks."""
+    for name, content in STRANGE.items():
+        write(tmp_path / "site" / name, content)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+
+    def command(*words: str) -> subprocess.CompletedProcess:
+        call = [sys.executable, "-m", "fiber_eval.cli", *words]
+        return subprocess.run(call, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    return command
+
+
+def test_a_stranger_brings_a_benchmark(stranger: Callable[..., subprocess.CompletedProcess], tmp_path: Path):
+    listed = stranger("list").stdout
+    assert (
+        """lengths
+  annotations  JSON {id: length}, of which 100 % are there
+  results      JSON {id: caption}
+  paper        Nobody 2026, On Length, https://example.org/length
+"""
+        in listed
+    )
+    assert "absent\n  annotations  not told\n" in listed
+    assert "vqa\n" in listed
+    shown = " ".join(stranger("lengths", "--help").stdout.split())
+    assert "of which 100 % are there" in shown
+    assert "unit What is counted. most What the best get. Default: 100" in shown
+
+    write(tmp_path / "a.json", {"1": 2, "2": 2})
+    write(tmp_path / "r.json", {"1": "a dog", "2": "a brown dog"})
+    files = ["--annotations", "a.json", "--results", "r.json"]
+    assert stranger("lengths", *files, "--option", "unit=words").stdout == "fits     50.0000\n"
+    for name, message in {
+        "lengths": "--option unit=VALUE is needed",
+        "misspelled": "benchmark misspelled cannot be loaded from strange_metric.lengths:score_file: ",
+        "broken": "imported",
+        "absent": "absent needs another_metric, which is not installed",
+    }.items():
+        done = stranger(name, *files)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"fiber-eval: {message}")
+        assert done.stderr.count("\n") == 1
 
 
 def test_what_is_not_installed(tmp_path: Path):

@@ -8,25 +8,28 @@ import pkgutil
 
 import fiber_eval
 import pytest
-from fiber_eval import captioning
-from fiber_eval.captioning.meteor_data import find_meteor
-from fiber_eval.captioning.spice_parser import MODELS
-from fiber_eval.cli import BENCHMARKS
+from fiber_eval import benchmarks, captioning
+from fiber_eval.captioning.meteor._data import find_meteor
+from fiber_eval.captioning.spice._parser import MODELS
 
 MODULES = [each.name for each in pkgutil.walk_packages(fiber_eval.__path__, "fiber_eval.")]
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name) for module in (fiber_eval, captioning) for name in module.__all__
 }
-PUBLIC |= {f"{each.module}.score_files": importlib.import_module(each.module).score_files for each in BENCHMARKS}
+PUBLIC |= {
+    f"{each.module}.{each.attr}": each.load()
+    for each in benchmarks.available().values()
+    if each.dist.name == "fiber-eval"
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str):
-    if name.endswith(".spice"):
+    if name.endswith(".spice.metric"):
         spacy = pytest.importorskip("spacy")
         if not any(map(spacy.util.is_package, MODELS)):
             pytest.skip("no English pipeline of spaCy is installed")
-    if name.endswith(".meteor"):
+    if name.endswith(".meteor.metric"):
         try:
             find_meteor()
         except FileNotFoundError as error:

@@ -37,7 +37,7 @@ def test_recall_of_phrases(goldens, folder: Path, protocol) -> None:
 
 
 def test_precision_of_expressions(goldens) -> None:
-    """The original thresholds generalised IoU, and sorts its three numbers."""
+    """The original thresholds generalized IoU, and sorts its three numbers."""
     case = goldens["refexp"]
     targets = {name: [x, y, x + width, y + height] for name, (x, y, width, height) in case["gt_xywh"].items()}
     predictions = {name: (each["boxes_xyxy"], each["scores"]) for name, each in case["predictions"].items()}

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fiber_eval.captioning import meteor, ptb_tokenize, score_captions
-from fiber_eval.captioning.meteor import meteor_statistics
-from fiber_eval.captioning.meteor_data import find_meteor, read_paraphrases
-from fiber_eval.captioning.meteor_java import java_statistics
-from fiber_eval.captioning.meteor_stemmer import stem
-from fiber_eval.captioning.meteor_text import words_of
+from fiber_eval.captioning import meteor_score, ptb_tokenize, score_captions
+from fiber_eval.captioning.meteor._data import find_meteor, read_paraphrases
+from fiber_eval.captioning.meteor._java import java_statistics
+from fiber_eval.captioning.meteor._stemmer import stem
+from fiber_eval.captioning.meteor._text import words_of
+from fiber_eval.captioning.meteor.metric import meteor_statistics
 
 PREFIXES = {"Mr": False, "no": True}
 
@@ -77,7 +77,7 @@ def test_odd_captions_equal_coco_caption(goldens: Path, jar: Path, java: bool):
         pytest.skip("the official METEOR needs Java")
     case = read(goldens / "edge_cases.json")["corpus_all"]
     candidates, references = ([case[key][name] for name in case["ids"]] for key in ("test", "refs"))
-    corpus, per_image = meteor(candidates, references, jar=jar, java=java)
+    corpus, per_image = meteor_score(candidates, references, jar=jar, java=java)
     assert corpus == pytest.approx(case["corpus"]["METEOR"], abs=1e-9)
     np.testing.assert_allclose(per_image, [case["per_image"]["METEOR"][row] for row in case["ids"]], rtol=0, atol=1e-9)
 
@@ -159,7 +159,7 @@ def test_matched_words(jar: Path, candidate: str, reference: str, matched: int):
 
 def test_equal_captions(jar: Path):
     text = ptb_tokenize("A man is riding a horse, and a dog runs beside a man.")
-    corpus, per_image = meteor([text, text], [[text], ["nothing of it", text]], jar=jar)
+    corpus, per_image = meteor_score([text, text], [[text], ["nothing of it", text]], jar=jar)
     assert corpus == pytest.approx(1) and per_image == pytest.approx([1, 1])
 
 
@@ -227,20 +227,20 @@ def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FIBER_METEOR_JAR", str(tmp_path))
     where = r"meteor-1\.5\.jar.* variable FIBER_METEOR_JAR.*`pip install pycocoevalcap`"
     with pytest.raises(FileNotFoundError, match=where):
-        meteor(["a"], [["a"]])
+        meteor_score(["a"], [["a"]])
     (tmp_path / "meteor-1.5.jar").touch()
     with pytest.raises(FileNotFoundError, match=r"METEOR needs paraphrase-en\.gz"):
-        meteor(["a"], [["a"]])
+        meteor_score(["a"], [["a"]])
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "paraphrase-en.gz").touch()
     with pytest.raises(ValueError, match=r"meteor-1\.5\.jar: .*pycocoevalcap"):
-        meteor(["a"], [["a"]])
+        meteor_score(["a"], [["a"]])
     with pytest.raises(RuntimeError, match=r"stopped after 0 of 1 answers \(exit code 3\): Error: no memory"):
-        meteor(["a"], [["a"]], java=True)
+        meteor_score(["a"], [["a"]], java=True)
 
 
 def test_missing_java_is_named(jar: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FileNotFoundError, match="METEOR needs Java, but no java is in JAVA_HOME or on the PATH"):
-        meteor(["a"], [["a"]], jar=jar, java=True)
+        meteor_score(["a"], [["a"]], jar=jar, java=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_eval.question_answering import VQAAccuracy, normalise_answer, score_files, strip_punctuation, vqa_accuracy
+from fiber_eval.question_answering import VQAAccuracy, normalize_answer, score_files, strip_punctuation, vqa_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_official_numbers_from_batches(vqa_reference: Path):
     assert {str(name): value for name, value in metric.per_question().items()} == golden["per_question"]
 
 
-def test_official_normalisation(vqa_reference: Path):
+def test_official_normalization(vqa_reference: Path):
     cases = json.loads((vqa_reference / "normalise_cases.json").read_text())
     assert len(cases) == 173
-    assert {case["input"]: normalise_answer(case["input"]) for case in cases} == {
+    assert {case["input"]: normalize_answer(case["input"]) for case in cases} == {
         case["input"]: case["normalised"] for case in cases
     }
     tidy = {case["input"]: case["input"].replace("\n", " ").replace("\t", " ").strip() for case in cases}
@@ -72,7 +72,7 @@ def test_official_normalisation(vqa_reference: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "normalised"),
+    ("text", "normalized"),
     [
         # the official table: two apostrophes, each way to lose one of them
         ("couldntve", "couldntve"),
@@ -90,8 +90,8 @@ def test_official_normalisation(vqa_reference: Path):
         ("." * 40, "." * 8),
     ],
 )
-def test_quirks_of_the_official_code(text: str, normalised: str):
-    assert normalise_answer(text) == normalised
+def test_quirks_of_the_official_code(text: str, normalized: str):
+    assert normalize_answer(text) == normalized
 
 
 # What counts
@@ -105,7 +105,7 @@ def test_agreement_with_all_but_one(agree: int, percent: float):
 def test_unanimous_people_are_compared_as_they_wrote():
     assert accuracy("Yes", ["yes"] * 10) == 0
     assert accuracy(" yes\n", ["yes"] * 10) == 100
-    assert accuracy("Yes", ["yes"] * 9 + ["yes."]) == 100  # not all the same: both sides are normalised
+    assert accuracy("Yes", ["yes"] * 9 + ["yes."]) == 100  # not all the same: both sides are normalized
 
 
 def test_equal_answers_need_no_answer_id():

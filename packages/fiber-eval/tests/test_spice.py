@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from fiber_eval.captioning import ptb_tokenize, score_captions
-from fiber_eval.captioning.spice import NativeSpice, OfficialSpice
-from fiber_eval.captioning.spice_graph import ImageScore, SceneTuple, score_tuples
-from fiber_eval.captioning.spice_parser import MODELS
-from fiber_eval.captioning.spice_wordnet import WordNet
+from fiber_eval.captioning._wordnet import WordNet
+from fiber_eval.captioning.spice._graph import ImageScore, SceneTuple, score_tuples
+from fiber_eval.captioning.spice._parser import MODELS
+from fiber_eval.captioning.spice.metric import NativeSpice, OfficialSpice
 
 JVM_DECIDES = 191381  # an image of which the official program gives one of two results, by memory addresses
 
@@ -278,7 +278,7 @@ def test_texts_refused(scorer: NativeSpice | OfficialSpice):
         scorer(["a", "b"], [["a"], []])
 
 
-@pytest.mark.parametrize("module", ["spice", "spice_graph", "spice_wordnet"])
+@pytest.mark.parametrize("module", ["spice.metric", "spice._graph", "_wordnet"])
 def test_docstring_examples(module: str, native: NativeSpice):
     outcome = doctest.testmod(importlib.import_module(f"fiber_eval.captioning.{module}"))
     assert outcome.attempted > 0

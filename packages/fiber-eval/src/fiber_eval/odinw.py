@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-from fiber_eval import detection
+from fiber_eval._coco_evaluation import Backend
+from fiber_eval._regions import IouType
+from fiber_eval.detection import coco_ap
 from fiber_eval.files import naming
 
 ODINW_13 = (
@@ -71,21 +72,29 @@ def odinw_average(average_precisions: Mapping[str, float], datasets: Collection[
 
 
 def score_files(
-    annotations: Path, results: Path, *, datasets: Collection[str] = ODINW_13, **options: Any
+    annotations: Path,
+    results: Path,
+    *,
+    datasets: Collection[str] = ODINW_13,
+    iou_type: IouType = "bbox",
+    backend: Backend = "auto",
 ) -> dict[str, float]:
     """Score detections on all data sets, and average.
 
     Args:
-        annotations: A folder with a COCO annotation file for each data set, `Aquarium.json` for one.
-        results: A folder with a COCO result file of the same name for each.
+        annotations: folder of COCO annotation files, one a data set: Aquarium.json, pothole.json, ...
+        results: folder of COCO results files of the same names
         datasets: The data sets to average.
-        **options: Those of `detection.score_files`.
+        iou_type: As of `coco_ap`, like `backend`.
+        backend: The evaluator.
 
     Returns:
         `average`, and the AP of each data set by name; 0..1.
 
     Raises:
         ValueError: A file is missing or malformed, or a data set has no annotated object; names it.
+
+    Source: Li et al. 2022, Grounded Language-Image Pre-training, https://arxiv.org/abs/2112.03857
 
     Example:
         >>> import json, tempfile
@@ -107,7 +116,9 @@ def score_files(
         if absent := [name for name in names if not (folder / f"{name}.json").is_file()]:
             raise ValueError(f"{folder} must hold a file NAME.json for each data set, but has none for {absent}.")
     precisions = {
-        name: detection.score_files(Path(annotations) / f"{name}.json", Path(results) / f"{name}.json", **options)["AP"]
+        name: coco_ap(
+            Path(results) / f"{name}.json", Path(annotations) / f"{name}.json", iou_type=iou_type, backend=backend
+        )["AP"]
         for name in names
     }
     with naming(annotations):

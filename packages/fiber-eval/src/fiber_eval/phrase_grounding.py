@@ -182,12 +182,11 @@ def score_files(
     protocol: Protocol = "separate",
     iou_threshold: float = 0.5,
 ) -> dict[str, float]:
-    """Scores a result file in MDETR's form.
+    """Scores a result file in MDETR's form: boxes in pixels, phrases in reading order.
 
     Args:
-        annotations: The data set's folder, see `read_flickr30k_entities`.
-        results: JSON: a list of `{"image_id", "sentence_id", "boxes"}`, where `boxes` holds for each phrase that has
-            boxes, in reading order, a list of [x1, y1, x2, y2] in pixels, the best first.
+        annotations: folder of Flickr30k Entities: Annotations/*.xml, Sentences/*.txt and test.txt
+        results: JSON [{image_id, sentence_id, boxes: for each phrase with boxes [[x1, y1, x2, y2], ...], best first}]
         split: Which list of images.
         ks: As in `phrase_grounding_recall`, like the two that follow.
         protocol: "separate" or "merged".
@@ -198,6 +197,8 @@ def score_files(
 
     Raises:
         ValueError: A malformed file; the sentence names it and the entry.
+
+    Source: Plummer et al. 2015, Flickr30k Entities, https://arxiv.org/abs/1505.04870; protocol of MDETR
 
     Example:
         >>> import json, tempfile

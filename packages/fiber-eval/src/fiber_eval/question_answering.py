@@ -1,4 +1,4 @@
-"""VQA accuracy, with the official normalisation of answers.
+"""VQA accuracy, with the official normalization of answers.
 
 The measure is Antol et al., "VQA: Visual Question Answering" (ICCV 2015), for the data of Goyal et al. (CVPR 2017); the
 official code is GT-Vision-Lab/VQA, `PythonEvaluationTools/vqaEvaluation/vqaEval.py`. Its quirks are kept, since
@@ -50,8 +50,8 @@ class VQAAccuracy(PerSampleMetric):
     """VQA accuracy: an answer is right to the degree that people gave it.
 
     An answer is compared with every set of the people's answers that leaves one out (ten give ten sets of nine): three
-    who agree make 1, two 2/3, one 1/3, none 0; the accuracy is the mean over the sets. Answers are normalised by
-    `normalise_answer` unless all people wrote the same, in which case the answer must equal theirs, capitals included.
+    who agree make 1, two 2/3, one 1/3, none 0; the accuracy is the mean over the sets. Answers are normalized by
+    `normalize_answer` unless all people wrote the same, in which case the answer must equal theirs, capitals included.
 
     Ids are question ids; how samples are counted is told at `PerSampleMetric`.
 
@@ -86,7 +86,7 @@ class VQAAccuracy(PerSampleMetric):
 
         Args:
             ids: [B] question ids.
-            answers: [B] texts, not normalised.
+            answers: [B] texts, not normalized.
 
         Raises:
             ValueError: An unknown question, numbers that disagree, an answer that is no text, or an answer of another
@@ -139,11 +139,12 @@ def vqa_accuracy(answers: Mapping[Any, str], annotations: Sequence[Mapping[str, 
 
 
 def score_files(annotations: Path, results: Path, *, per_question: bool = False) -> dict[str, Any]:
-    """Score a result file in the official format.
+    """Score a result file in the official format, with one answer for each annotated question.
 
     Args:
-        annotations: The official annotation file, a JSON object with `annotations`.
-        results: A JSON list of objects with `question_id` and `answer`, one for each annotated question.
+        annotations: VQAv2's annotations, JSON {annotations: [{question_id, question_type, answer_type, answers:
+            [{answer}]}]}
+        results: JSON [{question_id, answer}]
         per_question: Whether `perQuestion`, the percent by question id, is wanted too.
 
     Returns:
@@ -151,6 +152,8 @@ def score_files(annotations: Path, results: Path, *, per_question: bool = False)
 
     Raises:
         ValueError: A malformed file, an unknown or repeated question, or one without an answer; names the file.
+
+    Source: Goyal et al. 2017, Making the V in VQA Matter, https://arxiv.org/abs/1612.00837
 
     Example:
         >>> import json, tempfile
@@ -178,12 +181,12 @@ def score_files(annotations: Path, results: Path, *, per_question: bool = False)
 
 
 @lru_cache(maxsize=1 << 16)
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """An answer as the official code compares it: punctuation, number words, articles and contractions made alike.
 
     Example:
-        >>> from fiber_eval.question_answering import normalise_answer
-        >>> normalise_answer("The two-story house, dont you think?")
+        >>> from fiber_eval.question_answering import normalize_answer
+        >>> normalize_answer("The two-story house, dont you think?")
         "2 story house don't you think"
     """
     words = [NUMBERS.get(word, word) for word in strip_punctuation(_tidy(text)).lower().split()]
@@ -208,7 +211,7 @@ def _agreement(answer: str, people: Sequence[str]) -> int:
     """Three times the sum, over the sets that leave one person out, of min(1, people who agree / 3)."""
     given, theirs = _tidy(answer), [_tidy(each) for each in people]
     if len(set(theirs)) > 1:
-        given, theirs = normalise_answer(given), [normalise_answer(each) for each in theirs]
+        given, theirs = normalize_answer(given), [normalize_answer(each) for each in theirs]
     agree = theirs.count(given)
     return agree * min(3, agree - 1) + (len(theirs) - agree) * min(3, agree)
 

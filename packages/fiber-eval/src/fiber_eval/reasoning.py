@@ -115,11 +115,11 @@ def nlvr2_accuracy(
 
 
 def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path] | None = None) -> dict[str, float]:
-    """Score a file of NLVR2 predictions.
+    """Score a file of NLVR2 predictions; "true" and "false" count in any case.
 
     Args:
-        annotations: The data set's own `dev.json`: a JSON object a line, with `identifier` and `label`.
-        results: `identifier,prediction` a line, the prediction being `True` or `False` in any case.
+        annotations: NLVR2's dev.json or test1.json, one JSON object {identifier, label} a line
+        results: text, one identifier,True or identifier,False a line
         subsets: Files as `annotations` that hold a part of its examples, by name: `balanced_dev.json` for one.
 
     Returns:
@@ -127,6 +127,8 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
 
     Raises:
         ValueError: A malformed line, an unknown or repeated identifier, or one without a prediction; names the file.
+
+    Source: Suhr et al. 2019, A Corpus for Reasoning about Natural Language, https://arxiv.org/abs/1811.00491
 
     Example:
         >>> import json, tempfile

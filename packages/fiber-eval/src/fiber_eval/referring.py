@@ -5,7 +5,7 @@ of Yu et al., "Modeling Context in Referring Expressions" (ECCV 2016) and Mao et
 the overlap in three ways, which give different numbers (`criterion`):
 
 * "iou": intersection over union of continuous boxes, the usual one;
-* "giou": *generalised* IoU, as in MDETR's evaluator (ashkamath/mdetr, `datasets/refexp.py`), the strictest;
+* "giou": *generalized* IoU, as in MDETR's evaluator (ashkamath/mdetr, `datasets/refexp.py`), the strictest;
 * "inclusive_iou": IoU of boxes whose last pixel belongs to them (widths are x2 - x1 + 1), the older convention.
 
 What differs from MDETR's evaluator: arithmetic is float64, and an expression for which no box is predicted is missed.
@@ -166,12 +166,12 @@ def score_files(
 ) -> dict[str, dict[str, float]]:
     """Score a result file.
 
+    Annotations are as MDETR writes them; expressions without `dataset_name` are of the data set "all". Results are COCO
+    detections, or an object by image id, which can tell that nothing was found.
+
     Args:
-        annotations: A COCO file as MDETR writes it, where each expression is an image of its own: `images` with `id`
-            and `dataset_name` (absent: "all"), `annotations` with `image_id` and `bbox` [x, y, width, height].
-        results: Either COCO detections, a JSON list of objects with `image_id`, `bbox` [x, y, width, height] and
-            `score`; or a JSON object from image id to `boxes` [[x1, y1, x2, y2], ...] and `scores`, which can tell that
-            nothing was found.
+        annotations: COCO JSON, an expression an image: {images: [{id, dataset_name}], annotations: [{image_id, bbox}]}
+        results: JSON [{image_id, bbox: [x, y, width, height], score}] or {id: {boxes: [[x1, y1, x2, y2], ...], scores}}
         ks: As of `ReferringAccuracy`, like the two that follow.
         criterion: How overlap is measured.
         threshold: The least overlap of a box that is right.
@@ -182,6 +182,8 @@ def score_files(
     Raises:
         ValueError: A malformed file, an unknown expression, one without a prediction, a bad box or score; names the
             file.
+
+    Source: Yu et al. 2016, Modeling Context in Referring Expressions, https://arxiv.org/abs/1608.00272
 
     Example:
         >>> import json, tempfile

@@ -20,8 +20,9 @@ def score_files(
     """Scores a file of retrieval scores. Both files may be one that holds both arrays.
 
     Args:
-        annotations: `.npz`, or JSON with an object, that holds `text_image_index`: for each text the row of its image.
-        results: `.npz` or JSON that holds `scores` [images, texts], higher being better.
+        annotations: npz or JSON object with text_image_index: for each text the row of its image (may be the result
+            file)
+        results: npz or JSON object with scores [images][texts], higher being better
         ks: The K of each recall.
         ties: Where a right answer stands among wrong ones of the same score: "pessimistic" or "optimistic".
 
@@ -30,6 +31,8 @@ def score_files(
 
     Raises:
         ValueError: A malformed file; the sentence names it and the entry.
+
+    Source: Faghri et al. 2018, VSE++, https://arxiv.org/abs/1707.05612
 
     Example:
         >>> import json, tempfile

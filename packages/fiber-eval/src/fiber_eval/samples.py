@@ -48,7 +48,7 @@ class RecordMetric(AnnotatedMetric):
             self.records.append(torch.frombuffer(bytearray(record), dtype=torch.uint8).to(self.device))
 
     def kept(self) -> list[bytes]:
-        """The records of each process while they are synchronised, the lowest rank's first; else only its own."""
+        """The records of each process while they are synchronized, the lowest rank's first; else only its own."""
         parts = self.records if self._is_synced else [self._whole()]
         return [part.cpu().numpy().tobytes() for part in parts]
 

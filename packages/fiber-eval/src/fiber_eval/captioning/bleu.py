@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import MAX_ORDER, CaptionSet, Floats, Ints
+from fiber_eval.captioning._ngrams import MAX_ORDER, CaptionSet, Floats, Ints
 
 # coco-caption's, so that nothing divides by zero; they show in the tenth digit.
 TINY, SMALL = 1e-15, 1e-9
 
 
-def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, Floats]:
-    """BLEU-1 to BLEU-4 of tokenised captions.
+def bleu_score(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, Floats]:
+    """BLEU-1 to BLEU-4 of tokenized captions.
 
     Args:
         candidates: [N] captions, words between spaces; `ptb_tokenize` makes them.
@@ -30,8 +30,8 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
         ValueError: The two do not fit, or an image has no reference.
 
     Example:
-        >>> from fiber_eval.captioning import bleu
-        >>> corpus, per_image = bleu(["a dog runs"], [["a dog runs fast", "the dog"]])
+        >>> from fiber_eval.captioning import bleu_score
+        >>> corpus, per_image = bleu_score(["a dog runs"], [["a dog runs fast", "the dog"]])
         >>> corpus.round(3).tolist()
         [1.0, 1.0, 1.0, 0.032]
     """
@@ -39,7 +39,7 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
 
 
 def bleu_of(captions: CaptionSet) -> tuple[Floats, Floats]:
-    """As `bleu`, of captions whose n-grams may have been counted already."""
+    """As `bleu_score`, of captions whose n-grams may have been counted already."""
     num_images = len(captions)
     correct = np.zeros((MAX_ORDER, num_images), dtype=np.int64)
     for row, order in enumerate(captions.orders):

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import MAX_ORDER, CaptionSet, Floats, Ints, Order
+from fiber_eval.captioning._ngrams import MAX_ORDER, CaptionSet, Floats, Ints, Order
 
 SIGMA = 6.0
 SCALE = 10.0
 
 
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, Floats]:
-    """CIDEr-D of tokenised captions: the "CIDEr" of coco-caption, of leaderboards and of papers.
+    """CIDEr-D of tokenized captions: the "CIDEr" of coco-caption, of leaderboards and of papers.
 
     The weight of an n-gram depends on all images given: a subset has other values, and a single image has 0.
 
@@ -75,7 +75,7 @@ def cider_of(captions: CaptionSet, *, clipped: bool) -> tuple[float, Floats]:
 class DocumentFrequencies:
     """In how many images of a corpus each n-gram stands: what weighs the n-grams of a CIDEr-D reward.
 
-    Make them once of the tokenised references of the training split with `count`, save them, load them for training.
+    Make them once of the tokenized references of the training split with `count`, save them, load them for training.
 
     Args:
         counts: An n-gram as a tuple of 1 to 4 words, and in how many images it stands.
@@ -121,7 +121,7 @@ class DocumentFrequencies:
         """Count a corpus.
 
         Args:
-            references: The tokenised references of each image. Tokens such as an end-of-sentence mark are words like
+            references: The tokenized references of each image. Tokens such as an end-of-sentence mark are words like
                 others; where the reward's captions have one, these must.
 
         Returns:
@@ -206,7 +206,7 @@ def cider_d_reward(
     sequence training for image captioning", CVPR 2017; code: `CiderD` of ruotianluo/cider.
 
     Args:
-        candidates: [B] captions, words between spaces, tokenised as the corpus was.
+        candidates: [B] captions, words between spaces, tokenized as the corpus was.
         references: [B], the references of each candidate's image; repeat them for several samples of one image.
         frequencies: Of the training corpus.
 

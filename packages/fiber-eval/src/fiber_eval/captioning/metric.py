@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fiber_eval.captioning._ngrams import CaptionSet, Floats
 from fiber_eval.captioning.bleu import bleu_of
 from fiber_eval.captioning.cider import cider_of
-from fiber_eval.captioning.meteor import meteor
-from fiber_eval.captioning.ngrams import CaptionSet, Floats
+from fiber_eval.captioning.meteor.metric import meteor_score
 from fiber_eval.captioning.rouge import rouge_l
-from fiber_eval.captioning.spice import NativeSpice, OfficialSpice
+from fiber_eval.captioning.spice.metric import NativeSpice, OfficialSpice
 from fiber_eval.captioning.tokenization import ptb_tokenize
 from fiber_eval.files import Id, check_entry, naming, read_json, some
 from fiber_eval.samples import RecordMetric
 
-# Of tokenised candidates and references: the value of the corpus, and [images] the value of each.
+# Of tokenized candidates and references: the value of the corpus, and [images] the value of each.
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], tuple[float, Floats]]
 DEFAULT_METRICS = ("bleu", "rouge_l", "cider_d")
 
@@ -45,8 +45,8 @@ def score_captions(
         references: The references of the same images, one or more each.
         metrics: Any of "bleu", "rouge_l", "cider_d", "cider_plain", "meteor" (needs METEOR's jar, but no Java),
             "spice_native" (needs spaCy and an English pipeline) and "spice_official" (needs its jars and Java).
-        extra: Further scorers of tokenised captions by the name their values get.
-        tokenize: Whether to run `ptb_tokenize` over all texts; False if they are tokenised already.
+        extra: Further scorers of tokenized captions by the name their values get.
+        tokenize: Whether to run `ptb_tokenize` over all texts; False if they are tokenized already.
         per_image: Whether the values of each image are wanted too.
 
     Returns:
@@ -94,7 +94,7 @@ class CaptionScores(RecordMetric):
         references: The references by image id, one or more each.
         metrics: As in `score_captions`, like the two that follow.
         extra: Further scorers by name.
-        tokenize: Whether the texts are to be tokenised.
+        tokenize: Whether the texts are to be tokenized.
         **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
 
     Raises:
@@ -192,13 +192,13 @@ def score_files(
     subset: bool = False,
     per_image: bool = False,
 ) -> dict[str, Any]:
-    """Score a result file in COCO's format.
+    """Score a result file in COCO's format, with one caption for each annotated image.
 
     Args:
-        annotations: COCO's caption annotations, JSON with `annotations`: objects with `image_id` and `caption`.
-        results: A JSON list of objects with `image_id` and `caption`, one for each annotated image.
+        annotations: COCO's captions_*.json, {images: [{id}], annotations: [{image_id, caption}]}
+        results: JSON [{image_id, caption}]
         metrics: As in `score_captions`.
-        extra: Further scorers by name.
+        extra: Further scorers by name; only from Python.
         subset: Whether the results may cover a part of the annotated images, which alone are then scored; CIDEr of a
             part is not comparable with CIDEr of all.
         per_image: Whether the values of each image are wanted too.
@@ -209,6 +209,8 @@ def score_files(
     Raises:
         ValueError: A malformed file, an unknown or repeated image, or one without a caption; names the file.
         FileNotFoundError: METEOR or SPICE was asked for, and files that it needs are missing; the text says which.
+
+    Source: Chen et al. 2015, Microsoft COCO Captions, https://arxiv.org/abs/1504.00325
 
     Example:
         >>> import json, tempfile
@@ -295,7 +297,7 @@ _SUITE: dict[str, Callable[[CaptionSet], dict[str, tuple[float, Floats]]]] = {
     "rouge_l": lambda captions: {"ROUGE_L": rouge_l(captions.candidates, captions.references)},
     "cider_d": lambda captions: {"CIDEr": cider_of(captions, clipped=True)},
     "cider_plain": lambda captions: {"CIDEr_plain": cider_of(captions, clipped=False)},
-    "meteor": lambda captions: {"METEOR": meteor(captions.candidates, captions.references)},
+    "meteor": lambda captions: {"METEOR": meteor_score(captions.candidates, captions.references)},
     "spice_native": lambda captions: {"SPICE_native": NativeSpice()(captions.candidates, captions.references)},
     "spice_official": lambda captions: {"SPICE": OfficialSpice()(captions.candidates, captions.references)},
 }

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import Floats, check_texts
+from fiber_eval.captioning._ngrams import Floats, check_texts
 
 BETA = 1.2
 
 
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, Floats]:
-    """ROUGE-L of tokenised captions.
+    """ROUGE-L of tokenized captions.
 
     Args:
         candidates: [N] captions, words between spaces; `ptb_tokenize` makes them.

@@ -23,13 +23,13 @@ _ABBREVIATIONS = (
     "rt|sen|sens|sep|sept|seq|sgt|spc|sq|sr|st|ste|supt|supts|sys|tel|tenn|thu|thurs|tue|tues|univ|va|vs|vt|wed|"
     "wis|wisc|wm|wyo"
 )
-_CAPITALISED = "ark|az|del|ill|la|mass|miss|ore|pa|tex|wash"
+_CAPITALIZED = "ark|az|del|ill|la|mass|miss|ore|pa|tex|wash"
 _BEFORE_NUMBER = "art|figs?|nos?|pp|prop"
 _WITH_APOSTROPHE = "c'mon|dunkin'|e'er|li'l|ma'am|nat'l|o'clock|ol'|s'mores|[jy]'(?=[^\\W\\d_])"
 
 _LETTER = r"[^\W\d_]"
 _ALNUM = r"[^\W_]"
-_SHORT = rf"(?:(?i:{_ABBREVIATIONS})|(?=[A-Z])(?i:{_CAPITALISED})|(?i:ed|ph)\.[Dd]|{_LETTER}(?:\.{_LETTER})*)"
+_SHORT = rf"(?:(?i:{_ABBREVIATIONS})|(?=[A-Z])(?i:{_CAPITALIZED})|(?i:ed|ph)\.[Dd]|{_LETTER}(?:\.{_LETTER})*)"
 _TOKEN = re.compile(
     "|".join(
         (
@@ -99,7 +99,7 @@ _TYPOGRAPHY = str.maketrans(
 _UNKNOWN = re.compile("[\U00010000-\U0010ffff\ufe00-\ufe0f\ufeff\ufffd\u200b-\u200f\x00-\x1f\x7f-\xa0\u2028\u2029]")
 # Most captions are letters, hyphens within words, commas and a last period: splitting at spaces is all they need.
 _PLAIN = re.compile(r"(?:[a-zA-Z]+(?:-[a-zA-Z]+)*,? +)*([a-zA-Z]+(?:-[a-zA-Z]+)*) *\.? *")
-_NO_PLAIN_END = frozenset([*f"{_ABBREVIATIONS}|{_CAPITALISED}".split("|"), *"abcdefghijklmnopqrstuvwxyz"])
+_NO_PLAIN_END = frozenset([*f"{_ABBREVIATIONS}|{_CAPITALIZED}".split("|"), *"abcdefghijklmnopqrstuvwxyz"])
 
 
 def ptb_tokenize(caption: str) -> str:

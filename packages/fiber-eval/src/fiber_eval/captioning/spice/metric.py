@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import Floats, check_texts
-from fiber_eval.captioning.spice_graph import ImageScore, score_tuples
-from fiber_eval.captioning.spice_java import run_spice
-from fiber_eval.captioning.spice_parser import CaptionParser
+from fiber_eval.captioning._ngrams import Floats, check_texts
+from fiber_eval.captioning.spice._graph import ImageScore, score_tuples
+from fiber_eval.captioning.spice._java import run_spice
+from fiber_eval.captioning.spice._parser import CaptionParser
 
 
 class _Spice:
@@ -24,7 +24,7 @@ class _Spice:
         """The scores of each image, by category and with the tuples that they come from.
 
         Args:
-            candidates: [N] tokenised captions, words between spaces; `ptb_tokenize` makes them.
+            candidates: [N] tokenized captions, words between spaces; `ptb_tokenize` makes them.
             references: [N], the references of each image, one or more.
 
         Returns:
@@ -87,7 +87,7 @@ class NativeSpice(_Spice):
 
     Example:
         >>> from fiber_eval.captioning import score_captions
-        >>> from fiber_eval.captioning.spice import NativeSpice
+        >>> from fiber_eval.captioning.spice.metric import NativeSpice
         >>> captions, references = {7: "A red bus on the street"}, {7: ["A red double-decker bus is on a street."]}
         >>> result = score_captions(captions, references, metrics=[], extra={"NativeSPICE": NativeSpice()})
         >>> round(result["NativeSPICE"], 4)

@@ -46,11 +46,11 @@ class Order:
 
 
 class CaptionSet:
-    """Tokenised candidates with the references of their images; what the metrics of captions start from.
+    """Tokenized candidates with the references of their images; what the metrics of captions start from.
 
     Args:
-        candidates: [N] tokenised captions, one for each image.
-        references: [N], the tokenised references of each image, one or more.
+        candidates: [N] tokenized captions, one for each image.
+        references: [N], the tokenized references of each image, one or more.
 
     Raises:
         ValueError: No image, another number of reference lists than of candidates, or an image without a reference.

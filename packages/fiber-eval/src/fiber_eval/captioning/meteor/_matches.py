@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fiber_eval.captioning.meteor_data import LONGEST_PHRASE, MeteorData, read_paraphrases
-from fiber_eval.captioning.meteor_stemmer import stem
-from fiber_eval.captioning.ngrams import Ints
+from fiber_eval.captioning._ngrams import Ints
+from fiber_eval.captioning.meteor._data import LONGEST_PHRASE, MeteorData, read_paraphrases
+from fiber_eval.captioning.meteor._stemmer import stem
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 _HASH = np.uint64(0x9E3779B97F4A7C15)
@@ -24,7 +24,7 @@ _HASH_BITS = 22
 
 @dataclass(frozen=True)
 class Matches:
-    """Matches, each of some neighbouring words of the reference with some of the candidate.
+    """Matches, each of some neighboring words of the reference with some of the candidate.
 
     They are sorted by pair, then start, then the order in which METEOR finds them.
 
@@ -196,7 +196,7 @@ def _key(word: str) -> int:
 
 
 def _phrases(texts: Sequence[Sequence[str]]) -> set[bytes]:
-    """All neighbouring words of the texts, as long as paraphrases can be."""
+    """All neighboring words of the texts, as long as paraphrases can be."""
     phrases: set[bytes] = set()
     for text in texts:
         line = " ".join(text).encode(errors="surrogatepass")

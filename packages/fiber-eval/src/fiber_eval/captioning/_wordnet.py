@@ -1,7 +1,7 @@
 """WordNet's synonym sets of a word and of its stem, as SPICE and METEOR look them up.
 
-Miller, "WordNet: a lexical database for English", CACM 1995. The table `spice_wordnet.txt.gz` beside this module holds
-the words of WordNet 3.0 with their synonym sets, and its lists of irregular forms; WordNet's licence is in its head.
+Miller, "WordNet: a lexical database for English", CACM 1995. The table `_wordnet.txt.gz` beside this module holds
+the words of WordNet 3.0 with their synonym sets, and its lists of irregular forms; WordNet's license is in its head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-TABLE = Path(__file__).with_name("spice_wordnet.txt.gz")
+TABLE = Path(__file__).with_name("_wordnet.txt.gz")
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 # Endings and what stands in their place, in the order of WordNet's nouns, verbs and adjectives.
 _RULES = "s: ses:s xes:x zes:z ches:ch shes:sh men:man ies:y s: ies:y es:e es: ed:e ed: ing:e ing: er: est: er:e est:e"
@@ -55,7 +55,7 @@ class WordNet:
             Numbers of synonym sets: offsets of WordNet 3.0, which parts of speech share. Empty if there are none.
 
         Example:
-            >>> from fiber_eval.captioning.spice_wordnet import WordNet
+            >>> from fiber_eval.captioning._wordnet import WordNet
             >>> wordnet = WordNet.load()
             >>> sorted(wordnet.lookup("bikes")[1] & wordnet.lookup("motorcycle")[0])
             [3790512]
@@ -78,25 +78,25 @@ class WordNet:
         return [base + tail for base in bases if base in self.synsets][:1]
 
 
-def write_table(folder: Path, licence: Path, table: Path = TABLE) -> None:
+def write_table(folder: Path, license: Path, table: Path = TABLE) -> None:
     """Make the table from the files of WordNet 3.0; for maintainers.
 
     Args:
         folder: With `index.*` and `*.exc` of nouns, verbs, adjectives and adverbs.
-        licence: The text of WordNet's licence.
+        license: The text of WordNet's license.
         table: The file to write.
     """
     synsets: dict[str, set[int]] = {}
     irregular: dict[str, list[str]] = {}
     for part in PARTS_OF_SPEECH:
         for line in (folder / f"index.{part}").read_text().splitlines():
-            if not line.startswith(" "):  # the licence
+            if not line.startswith(" "):  # the license
                 fields = line.split()
                 synsets.setdefault(fields[0], set()).update(map(int, fields[-int(fields[2]) :]))
         for line in (folder / f"{part}.exc").read_text().splitlines():
             word, *bases = line.split()
             irregular.setdefault(word, []).extend(bases)
-    lines = [f"# {line.rstrip()}" for line in licence.read_text().splitlines()]
+    lines = [f"# {line.rstrip()}" for line in license.read_text().splitlines()]
     lines += [f"{word} {' '.join(map(str, sorted(numbers)))}" for word, numbers in sorted(synsets.items())]
     lines += [f"{word}\t{' '.join(dict.fromkeys(bases))}" for word, bases in sorted(irregular.items())]
     table.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fiber_eval.captioning.meteor_alignment import statistics_of
-from fiber_eval.captioning.meteor_data import PARAPHRASES, MeteorData, find_meteor
-from fiber_eval.captioning.meteor_java import java_meteor, question
-from fiber_eval.captioning.meteor_matches import Captions
-from fiber_eval.captioning.meteor_text import words_of
-from fiber_eval.captioning.ngrams import Floats, Ints, check_texts
+from fiber_eval.captioning._ngrams import Floats, Ints, check_texts
+from fiber_eval.captioning.meteor._alignment import statistics_of
+from fiber_eval.captioning.meteor._data import PARAPHRASES, MeteorData, find_meteor
+from fiber_eval.captioning.meteor._java import java_meteor, question
+from fiber_eval.captioning.meteor._matches import Captions
+from fiber_eval.captioning.meteor._text import words_of
 
 # Of the task "rank" in English: for exact matches, stems, synonyms and paraphrases.
 MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
@@ -25,14 +25,14 @@ ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 _CHUNKS, _WORDS_MATCHED = 20, slice(21, 23)
 
 
-def meteor(
+def meteor_score(
     candidates: Sequence[str],
     references: Sequence[Sequence[str]],
     *,
     jar: Path | str | None = None,
     java: bool = False,
 ) -> tuple[float, Floats]:
-    """METEOR of tokenised captions; needs `meteor-1.5.jar` and its paraphrases, and downloads neither.
+    """METEOR of tokenized captions; needs `meteor-1.5.jar` and its paraphrases, and downloads neither.
 
     Args:
         candidates: [N] captions, words between spaces; `ptb_tokenize` makes them.
@@ -49,8 +49,8 @@ def meteor(
         RuntimeError: The Java program failed; the text holds its last words.
 
     Example:
-        >>> from fiber_eval.captioning import meteor
-        >>> value, per_image = meteor(["a dog runs", "a car"], [["a dog is running", "the dog"], ["a blue car"]])
+        >>> from fiber_eval.captioning import meteor_score
+        >>> value, per_image = meteor_score(["a dog runs", "a car"], [["a dog is running", "the dog"], ["a blue car"]])
         >>> round(value, 4), per_image.round(4).tolist()
         (0.2776, [0.3124, 0.2443])
     """
@@ -66,7 +66,7 @@ def meteor_statistics(candidates: Sequence[str], references: Sequence[Sequence[s
     """METEOR's statistics of each image with the best of its references.
 
     Args:
-        candidates: [N] tokenised captions.
+        candidates: [N] tokenized captions.
         references: [N], the references of each image, one or more.
         jar: The jar, with its `data` folder beside it.
 

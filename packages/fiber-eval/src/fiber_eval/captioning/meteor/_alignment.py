@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fiber_eval.captioning.meteor_matches import EXACT, Captions, Matches
-from fiber_eval.captioning.ngrams import Ints
+from fiber_eval.captioning._ngrams import Ints
+from fiber_eval.captioning.meteor._matches import EXACT, Captions, Matches
 
 BEAM = 40
 PAIRS_AT_ONCE = 1024
@@ -121,7 +121,7 @@ class _Board:
     """The matches as moves.
 
     Args:
-        first: [P * steps + 1], the first match of each pair and start; those of a start are neighbours.
+        first: [P * steps + 1], the first match of each pair and start; those of a start are neighbors.
         steps: The number of starts of a pair.
         gain: [M + 1]; like the following, with a last one that stands for no match. The weighted words of each match.
         distance: [M + 1].

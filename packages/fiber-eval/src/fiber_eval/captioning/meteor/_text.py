@@ -1,4 +1,4 @@
-"""The words that METEOR 1.5 sees in a text: its normalisation of English punctuation (`-norm`), then lower case."""
+"""The words that METEOR 1.5 sees in a text: its normalization of English punctuation (`-norm`), then lower case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
 
 _DOTS = _rule(r"\.(\.+)", rf" {_HIDDEN}\1")
 _LAST_DOT = _rule(rf"{_HIDDEN}\.([^.])", rf"DOT{_HIDDEN} \1")
-# In this order, each over the whole text; neighbours that share a character are left to no second pass.
+# In this order, each over the whole text; neighbors that share a character are left to no second pass.
 _SEPARATE = _rule(rf"([^0-9{_LETTERS}\t-\r .'`,\-‘’])", r" \1 ")
 _RULES = (
     _rule("([^0-9]),([^0-9])", r"\1 , \2"),

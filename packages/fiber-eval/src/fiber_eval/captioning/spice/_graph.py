@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fiber_eval.captioning.spice_wordnet import WordNet
+from fiber_eval.captioning._wordnet import WordNet
 
 # (object,), (object, attribute) or (subject, relation, object), of words in lower case.
 SceneTuple = tuple[str, ...]
@@ -69,7 +69,7 @@ def score_tuples(candidate: Iterable[SceneTuple], references: Iterable[Iterable[
         ValueError: A tuple has another length than 1, 2 or 3.
 
     Example:
-        >>> from fiber_eval.captioning.spice_graph import score_tuples
+        >>> from fiber_eval.captioning.spice._graph import score_tuples
         >>> references = [[("man",), ("man", "ride", "motorcycle")], [("bike", "red"), ("bike",)]]
         >>> result = score_tuples([("man",), ("man", "young"), ("motorcycle",)], references)
         >>> round(result.f, 4), sorted(result.ref_tuples)

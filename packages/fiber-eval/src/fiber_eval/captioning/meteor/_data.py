@@ -15,7 +15,7 @@ from itertools import compress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from fiber_eval.captioning.spice_wordnet import WordNet
+from fiber_eval.captioning._wordnet import WordNet
 
 JAR_VARIABLE = "FIBER_METEOR_JAR"
 JAR_NAME = "meteor-1.5.jar"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fiber_eval.captioning.spice_graph import ImageScore
+from fiber_eval.captioning.spice._graph import ImageScore
 
 HOME_VARIABLE = "FIBER_SPICE_HOME"
 JAVA_VARIABLE = "FIBER_SPICE_JAVA"
@@ -97,7 +97,7 @@ def run_spice(
     java: Path | str | None = None,
     memory: str = "8G",
 ) -> list[ImageScore]:
-    """Score tokenised captions with the official program.
+    """Score tokenized captions with the official program.
 
     It runs without its cache, which neither Java 16 and later nor ARM processors can open, so each run parses anew;
     what it writes stays in a temporary folder.

@@ -16,15 +16,15 @@ from threading import Thread
 
 import numpy as np
 
-from fiber_eval.captioning.ngrams import Floats
+from fiber_eval.captioning._ngrams import Floats
 
-# English, with normalisation; the locale, since the program prints decimal commas where the system has them.
+# English, with normalization; the locale, since the program prints decimal commas where the system has them.
 JAVA_OPTIONS = ("-Xmx2G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8", "-jar")
 METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 
 
 def java_meteor(candidates: Sequence[str], references: Sequence[Sequence[str]], jar: Path) -> tuple[float, Floats]:
-    """METEOR of tokenised captions by the official program.
+    """METEOR of tokenized captions by the official program.
 
     Args:
         candidates: [N] captions, words between spaces.

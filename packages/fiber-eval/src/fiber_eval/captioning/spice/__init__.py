@@ -1,0 +1,1 @@
+"""SPICE by its Java program, and a native metric of the same design."""
