@@ -51,11 +51,12 @@ class RerunningDecoder:
 
 
 def make(options: argparse.Namespace) -> tuple[FiberForCaptioning, Tensor, GenerationConfig]:
-    """A model with open gates and pictures, both from a seed."""
+    """A model with open gates and images, both from a seed."""
     torch.manual_seed(0)
     config = FiberConfig.from_preset(options.preset, initial_gate=0.5, decoder_projections=True)
     generation = GenerationConfig(num_beams=options.beams, max_length=options.tokens, forbidden_token_ids=(2,))
-    model = FiberForCaptioning(FiberBackbone(config), CaptioningConfig(generation=generation)).to(options.device).eval()
+    model = FiberForCaptioning(FiberBackbone.from_config(config), CaptioningConfig(generation=generation))
+    model = model.to(options.device).eval()
     pixel_values = torch.randn(options.images, 3, config.image_size, config.image_size, device=options.device)
     return model, pixel_values, generation
 
@@ -143,7 +144,7 @@ def main() -> None:
     same = all(rows == texts["cached"] for rows in texts.values())
     median = {name: [statistics.median(column) for column in zip(*rounds[name], strict=True)] for name in VARIANTS}
     print(
-        f"{options.preset}, {options.images} pictures of {made[1].shape[2]} px, beam {options.beams}, "
+        f"{options.preset}, {options.images} images of {made[1].shape[2]} px, beam {options.beams}, "
         f"{options.tokens} tokens, {options.device}, {torch.get_num_threads()} threads; "
         f"captions {'equal' if same else 'DIFFER'}"
     )

@@ -136,7 +136,7 @@ def print_own_memory(way: str, options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the race and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=[640, 800], help="height and width of the picture")
+    parser.add_argument("--size", type=int, nargs=2, default=[640, 800], help="height and width of the image")
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,8 +1,8 @@
-"""The whole detector on one picture: part by part, prompt by prompt, and a training step.
+"""The whole detector on one image: part by part, prompt by prompt, and a training step.
 
 Parts: the baseline of the backbone is a text padded to 256 tokens, that of the dynamic head its computation operation
 by operation (`dynamic_head.py`): the original does both. Prompts: 80 categories in one prompt, and in 4; 320 in 8, the
-picture computed once below the cut, against the whole model for each. A step: with and without gradient checkpointing.
+image computed once below the cut, against the whole model for each. A step: with and without gradient checkpointing.
 Every threshold is 0, so that random weights find as many boxes as there can be.
 
     python packages/fiber-heads/benchmarks/grounding.py [--preset fiber_base] [--size 640 800] [--rounds 1]
@@ -41,13 +41,13 @@ def make_model(options: argparse.Namespace) -> FiberForGrounding:
     torch.manual_seed(0)
     config = FiberConfig.from_preset(options.preset, max_position_embeddings=514).fine_stage()
     strides = tuple(config.strides[-3] * 2**level for level in range(5))
-    model = FiberForGrounding(FiberBackbone(config), GroundingConfig(strides=strides))
+    model = FiberForGrounding(FiberBackbone.from_config(config), GroundingConfig(strides=strides))
     open_offsets(model.grounding_head)
     return model.eval()
 
 
 def make_batch(model: FiberForGrounding, options: argparse.Namespace) -> dict[str, Any]:
-    """One picture, a text, and five boxes that it speaks of."""
+    """One image, a text, and five boxes that it speaks of."""
     height, width = options.size
     ids = torch.randint(5, model.backbone.config.vocab_size, (1, TEXT_LENGTH))
     corners = torch.rand(5, 2) * torch.tensor([width / 2, height / 2])
@@ -134,7 +134,7 @@ def prompts(model: FiberForGrounding, batch: dict[str, Any]) -> Contenders:
 
 
 def train(model: FiberForGrounding, batch: dict[str, Any], step: str) -> None:
-    """A training step without the optimiser's part."""
+    """A training step without the optimizer's part."""
     model.set_gradient_checkpointing(step == "checkpointed")
     model.train().zero_grad()
     model(batch).loss.backward()
@@ -180,7 +180,7 @@ def main() -> None:
     """Run all and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="fiber_base")
-    parser.add_argument("--size", type=int, nargs=2, default=[640, 800], help="height and width of the picture")
+    parser.add_argument("--size", type=int, nargs=2, default=[640, 800], help="height and width of the image")
     parser.add_argument("--rounds", type=int, default=1, help="of prompts and steps; of the parts three times as many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-of", choices=STEPS, help=argparse.SUPPRESS)
@@ -197,7 +197,7 @@ def main() -> None:
     with torch.no_grad():
         seconds = race(parts(model, batch), 3 * options.rounds) | race(prompts(model, batch), options.rounds)
     seconds |= race({f"step, {step}": partial(train, model, batch, step) for step in STEPS}, options.rounds)
-    print(f"{options.preset}, a picture of {options.size}, {TEXT_LENGTH} tokens, {options.threads} threads, medians:")
+    print(f"{options.preset}, an image of {options.size}, {TEXT_LENGTH} tokens, {options.threads} threads, medians:")
     report(seconds, memory)
     print(json.dumps({"options": vars(options), "seconds": seconds, "memory": memory}))
 

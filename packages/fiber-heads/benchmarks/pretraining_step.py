@@ -1,6 +1,6 @@
 """One training step of all three objectives: work below the cut shared, against repeated for each objective.
 
-The baseline repeats it as the original does: every picture with its masked text, every picture and every text alone,
+The baseline repeats it as the original does: every image with its masked text, every image and every text alone,
 and three times as many pairs for matching. Both use the same modules, so that only the sharing differs.
 
     python packages/fiber-heads/benchmarks/pretraining_step.py [--preset fiber_base] [--batch 2] [--rounds 3]
@@ -30,7 +30,7 @@ def make(preset: str, size: int, device: str) -> tuple[FiberForPretraining, dict
     config = FiberConfig.from_preset(
         preset, initial_gate=0.5, hidden_dropout=0.0, attention_dropout=0.0, drop_path_rate=0.0
     )
-    model = FiberForPretraining(FiberBackbone(config), PretrainingConfig(queue_size=0)).to(device).train()
+    model = FiberForPretraining(FiberBackbone.from_config(config), PretrainingConfig(queue_size=0)).to(device).train()
     ids = torch.randint(5, config.vocab_size, (size, TEXT_LENGTH))
     labels = torch.where(torch.rand(ids.shape) < 0.15, ids, -100)
     batch = {

@@ -1,9 +1,9 @@
-"""Scoring all pairs of pictures and texts, three ways: each pair whole; begun once and fused; two-step search.
+"""Scoring all pairs of images and texts, three ways: each pair whole; begun once and fused; two-step search.
 
-Pictures are the queries. A round takes a few of them and does for each way what it needs to rank all texts for them,
-`whole` for a part of these pairs (each costs the same); the medians of the rounds are scaled to all pictures. Beginning
+Images are the queries. A round takes a few of them and does for each way what it needs to rank all texts for them,
+`whole` for a part of these pairs (each costs the same); the medians of the rounds are scaled to all images. Beginning
 and finishing the texts is timed once and counted for the ways that use it. The second step fuses top_k of the texts for
-each picture, so it cannot save more than texts / top_k: twice for 16 of 32, four times for 16 of 64.
+each image, so it cannot save more than texts / top_k: twice for 16 of 32, four times for 16 of 64.
 
     python packages/fiber-heads/benchmarks/retrieval.py [--images 32] [--texts 32] [--top-k 16] [--rounds 3]
 """
@@ -41,7 +41,7 @@ class Race:
         torch.manual_seed(0)
         config = FiberConfig.from_preset(options.preset, initial_gate=0.5)
         settings = PretrainingConfig(objectives=("itc", "itm"), queue_size=0)
-        self.model = FiberForRetrieval(FiberBackbone(config), settings).to(options.device).eval()
+        self.model = FiberForRetrieval(FiberBackbone.from_config(config), settings).to(options.device).eval()
         self.options = options
         side = config.image_size
         self.pixels = torch.randn(options.queries, 3, side, side, device=options.device)
@@ -56,7 +56,7 @@ class Race:
 
     @torch.no_grad()
     def whole(self) -> Tensor:
-        """Both streams from pixels and ids to the end, for the first texts of each picture of the round."""
+        """Both streams from pixels and ids to the end, for the first texts of each image of the round."""
         backbone, size = self.model.backbone, self.options.chunk
         images = torch.arange(len(self.pixels)).repeat_interleave(self.options.sample)
         texts = torch.arange(self.options.sample).repeat(len(self.pixels))
@@ -67,11 +67,11 @@ class Race:
         return torch.cat(parts).view(len(self.pixels), -1)
 
     def begun_once(self) -> Tensor:
-        """Pictures begun, then every pair fused."""
+        """Images begun, then every pair fused."""
         return self.model.score_pairs(self.model.begin_images(self.pixels), self.texts, chunk_size=self.options.chunk)
 
     def two_steps(self) -> Tensor:
-        """Pictures begun and finished, then the best pairs fused."""
+        """Images begun and finished, then the best pairs fused."""
         images = self.model.begin_images(self.pixels)
         cosines = self.model.image_features(images) @ self.text_features.T
         return self.model.rerank(images, self.texts, cosines, self.options.top_k, "images", self.options.chunk)
@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--top-k", type=int, default=16)
-    parser.add_argument("--queries", type=int, default=2, help="pictures of a round")
-    parser.add_argument("--sample", type=int, default=4, help="texts for each picture of a round that `whole` scores")
+    parser.add_argument("--queries", type=int, default=2, help="images of a round")
+    parser.add_argument("--sample", type=int, default=4, help="texts for each image of a round that `whole` scores")
     parser.add_argument("--chunk", type=int, default=8, help="pairs computed at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -143,7 +143,7 @@ def main() -> None:
         way: [statistics.median(times) for times in zip(*rounds, strict=True)] for way, rounds in race.totals().items()
     }
     size = f"{options.images} x {options.texts} pairs"
-    fused = {"whole": "all, whole", "begun once": "all", "two steps": f"{options.top_k} a picture"}
+    fused = {"whole": "all, whole", "begun once": "all", "two steps": f"{options.top_k} an image"}
     print(
         f"{options.preset}, {size}, {options.device}, {torch.get_num_threads()} threads, medians of {options.rounds}:"
     )
@@ -157,7 +157,7 @@ def main() -> None:
     }
     for name, (wall, cpu) in ratios.items():
         print(f"{name}: {wall:.2f} (by CPU time {cpu:.2f})")
-    print(f"whole timed on {options.queries * options.sample} pairs a round, the others on {options.queries} pictures")
+    print(f"whole timed on {options.queries * options.sample} pairs a round, the others on {options.queries} images")
     print(
         json.dumps({"options": vars(options), "seconds": medians, "ratios": ratios, "memory": memory, "error": error})
     )

@@ -55,7 +55,7 @@ def original_model(coarse_case: Path, original_tensors: dict[str, Tensor]) -> Fi
     swin, text, sizes = settings["swin"], settings["roberta_config"], settings["model_config"]
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     names += ("max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps")
-    backbone = FiberBackbone(
+    backbone = FiberBackbone.from_config(
         FiberConfig(
             image_size=sizes["image_size"],
             patch_size=swin["patch_size"],

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from fiber_backbone import FiberConfig, original_key_map
+from fiber_backbone import FiberConfig, original_backbone_map
 from fiber_heads import TaskModel
-from fiber_heads.checkpoints import original_head_map
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -62,8 +61,8 @@ def assert_gradients(model: TaskModel, case: Path, task: str) -> None:
     expected = json.loads((case / f"{task}.grads.json").read_text())
     largest = max(value[0] for value in expected.values() if value is not None)
     parameters, originals = dict(model.named_parameters()), reference_tensors(case, task)
-    pairs = [(f"backbone.{ours}", names) for ours, names in original_key_map(model.backbone.config)]
-    pairs += [(ours, [name]) for ours, name in original_head_map(model).items()]
+    pairs = [(f"backbone.{ours}", names) for ours, names in original_backbone_map(model.backbone.config).pairs]
+    pairs += [(ours, names) for ours, names in model.original_head_map().pairs]
     assert {ours for ours, _ in pairs} == set(parameters)
     compared = set()
     for ours, names in pairs:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fiber_heads.grounding.boxes import SCALE_WEIGHT, SHIFT_WEIGHT, box_centers, box_sizes
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,6 +42,14 @@ def read_outputs(folder: Path) -> dict[str, Any]:
         "text_mask": stored["attention_mask"],
         "image_sizes": stored["image_sizes"],
     }
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes (..., 4) as the deltas (..., 4) dx, dy, dw, dh from their anchors (..., 4) that the head predicts."""
+    sizes = box_sizes(anchors)
+    shift = (box_centers(boxes) - box_centers(anchors)) / sizes
+    scale = (box_sizes(boxes) / sizes).log()
+    return torch.cat([shift * SHIFT_WEIGHT, scale * SCALE_WEIGHT], dim=-1)
 
 
 def read_targets(folder: Path, name: str) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:

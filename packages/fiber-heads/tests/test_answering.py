@@ -68,7 +68,7 @@ def golden_batch(case: Path, targets: Tensor, dtype: torch.dtype) -> dict[str, T
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_logits_loss_and_gradients_equal_the_original(coarse_case: Path, dtype: torch.dtype, relative: float) -> None:
     answers = tuple(map(str, range(json.loads((coarse_case / "config.json").read_text())["model_config"]["vqav2_label_size"])))  # fmt: skip
-    model = FiberForQuestionAnswering(FiberBackbone(reference_sizes(coarse_case)), AnsweringConfig(answers))
+    model = FiberForQuestionAnswering(FiberBackbone.from_config(reference_sizes(coarse_case)), AnsweringConfig(answers))
     model.load_original_checkpoint(reference_tensors(coarse_case, "vqa"))
     model.to(dtype).eval()
     expected = load_file(coarse_case / "vqa.outputs_f64.safetensors")
@@ -89,11 +89,13 @@ def test_every_key_of_the_full_size_checkpoints_has_a_place(coarse_reference: Pa
     tensors = full_size_tensors(coarse_reference, file)
     sizes = FiberConfig(image_size=576, window_size=18) if file.endswith("576") else FiberConfig()
     with torch.device("meta"):
-        model = FiberForQuestionAnswering(FiberBackbone(sizes), AnsweringConfig(tuple(map(str, range(3129)))))
+        model = FiberForQuestionAnswering(
+            FiberBackbone.from_config(sizes), AnsweringConfig(tuple(map(str, range(3129))))
+        )
         report = model.load_original_checkpoint(tensors)
-    found = report.backbone.used + report.backbone.dead + report.used + report.left + report.dropped
+    found = report.taken + report.dead + report.left
     assert sorted(found) == sorted(tensors)
-    assert not report.backbone.fresh
+    assert not report.fresh
     # The original builds the contrast's layers into every model; answering does not read them.
     assert report.left == []
 
@@ -101,15 +103,20 @@ def test_every_key_of_the_full_size_checkpoints_has_a_place(coarse_reference: Pa
 @pytest.mark.parametrize(("file", "first"), [("caption", "vqa_classifier.0.weight"), ("nlvr2", "vqa_classifier")])
 def test_a_checkpoint_of_another_task_is_told(coarse_reference: Path, file: str, first: str) -> None:
     with torch.device("meta"):
-        model = FiberForQuestionAnswering(FiberBackbone(FiberConfig()), AnsweringConfig(ANSWERS))
-    with pytest.raises(ValueError, match=rf"heads of FiberForQuestionAnswering \(first: {first}.*choose the model"):
+        model = FiberForQuestionAnswering(FiberBackbone.from_config(FiberConfig()), AnsweringConfig(ANSWERS))
+    with pytest.raises(
+        ValueError,
+        match=rf"\(for FiberForQuestionAnswering\) does not fit.* keys missing \(first: {first}.*build the model with the settings",
+    ):
         model.load_original_checkpoint(full_size_tensors(coarse_reference, file))
 
 
 def test_a_checkpoint_with_other_answers_is_told(coarse_reference: Path) -> None:
     with torch.device("meta"):
-        model = FiberForQuestionAnswering(FiberBackbone(FiberConfig()), AnsweringConfig(ANSWERS))
-    with pytest.raises(ValueError, match=r"vqa_classifier.3.weight \(3129, 1536\) for \(5, 1536\)"):
+        model = FiberForQuestionAnswering(FiberBackbone.from_config(FiberConfig()), AnsweringConfig(ANSWERS))
+    with pytest.raises(
+        ValueError, match=r"vqa_classifier.3.weight \(3129, 1536\) where answer_head.decoder.weight has \(5, 1536\)"
+    ):
         model.load_original_checkpoint(full_size_tensors(coarse_reference, "vqa"))
 
 
@@ -183,7 +190,7 @@ def test_messages(model: FiberForQuestionAnswering) -> None:
         model.answer(pictures[0], ["is it red", " "])
     with pytest.raises(ValueError, match="there is no question"):
         model.answer(pictures[0], [])
-    with pytest.raises(ValueError, match="3 pictures do not fit 2 texts; give one for all texts, or one for each"):
+    with pytest.raises(ValueError, match="3 images do not fit 2 texts; give one for all texts, or one for each"):
         model.answer(pictures, ["is it red", "what is this"])
     with pytest.raises(ValueError, match="top_k must be at least 1, is 0"):
         model.answer(pictures[0], "is it red", top_k=0)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_key_map
-from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning, next_words
-from fiber_heads.checkpoints import original_head_map
+from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_backbone_map
+from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning, next_tokens
 from fiber_heads.generation import GenerationConfig, original_beams
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,7 +23,7 @@ def load_case(case: Path, objective: str) -> FiberForCaptioning:
     """The case's model with the original's settings, in float64; training on its surface only, as the case was."""
     config = replace(reference_sizes(case), decoder_projections=True)
     captioning = CaptioningConfig(objective, original=True, generation=ORIGINAL)
-    model = FiberForCaptioning(FiberBackbone(config), captioning)
+    model = FiberForCaptioning(FiberBackbone.from_config(config), captioning)
     report = model.load_original_checkpoint(reference_tensors(case, "caption"))
     assert report.left == []
     model.double().eval().training = True
@@ -89,14 +88,14 @@ def test_states_and_likelihood(coarse_case: Path, inputs, reference) -> None:
     assert_equal(text, reference["caption.text_feats"], "text")
     assert_equal(output.logits, reference["mle.logits"], "logits")
     assert_equal(output.loss, reference["mle.loss"], "loss")
-    labels = next_words(inputs["text_ids"], 1)
+    labels = next_tokens(inputs["text_ids"], 1)
     assert torch.equal(labels, reference["mle.labels"].masked_fill(reference["mle.labels"] == 1, -100))
 
 
 def test_gold(coarse_case: Path, inputs, reference) -> None:
     with torch.no_grad():
         model, output = original_step(coarse_case, "gold", inputs, reference)
-        weights = model._gold_weights(as_batch(inputs, "gold_text_ids"), next_words(inputs["gold_text_ids"], 1))
+        weights = model._gold_weights(as_batch(inputs, "gold_text_ids"), next_tokens(inputs["gold_text_ids"], 1))
         model.eval()
         plain = model(as_batch(inputs)).loss
     assert_equal(output.loss, reference["gold.loss"], "loss")
@@ -126,8 +125,8 @@ def test_gradients(coarse_case: Path, inputs, reference, objective: str, file: s
     tensors = reference_tensors(coarse_case, "caption")
     largest = max(value[0] for value in expected.values() if value is not None)
     parameters = dict(model.named_parameters())
-    pairs = [(f"backbone.{ours}", names) for ours, names in original_key_map(model.backbone.config)]
-    pairs += [(ours, [name]) for ours, name in original_head_map(model).items()]
+    pairs = [(f"backbone.{ours}", names) for ours, names in original_backbone_map(model.backbone.config).pairs]
+    pairs += [(ours, names) for ours, names in model.original_head_map().pairs]
     compared = set()
     for ours, names in pairs:
         gradient = parameters[ours].grad
@@ -176,16 +175,19 @@ def test_every_key_of_the_full_size_checkpoints_has_a_place(coarse_reference: Pa
     if file.endswith("576"):
         sizes = replace(sizes, image_size=576, window_size=18)
     with torch.device("meta"):
-        model = FiberForCaptioning(FiberBackbone(sizes))
+        model = FiberForCaptioning(FiberBackbone.from_config(sizes))
         report = model.load_original_checkpoint(tensors)
-    ours = {f"backbone.{name}" for name, _ in original_key_map(sizes)} | set(original_head_map(model))
+        of_heads = set(report.dead) - set(model.backbone.load_original_checkpoint(tensors).dead)
+    ours = {f"backbone.{name}" for name, _ in original_backbone_map(sizes).pairs} | set(
+        dict(model.original_head_map().pairs)
+    )
     assert ours == {name for name, _ in model.named_parameters()}
-    found = report.backbone.used + report.backbone.dead + report.used + report.left + report.dropped
+    found = report.taken + report.dead + report.left
     assert sorted(found) == sorted(tensors)
-    assert not report.backbone.fresh
+    assert not report.fresh
     assert report.left == []
     contrast = 8  # built into every model of the original, not read by this one
-    assert len(report.dropped) == contrast + (len(tensors) // 2 if gold else 0)
+    assert len(of_heads) == contrast + (len(tensors) // 2 if gold else 0)
 
 
 def make(objective: str = "mle", **config) -> FiberForCaptioning:
@@ -360,7 +362,7 @@ def test_bad_input_gets_a_sentence(batch: dict[str, Tensor]) -> None:
         (lambda: CaptioningConfig(baseline="samples", num_samples=1), ValueError, "num_samples must be at least 2"),
         (lambda: rewarded(batch), KeyError, "the batch lacks references"),
         (lambda: rewarded(captions_of(batch)), ValueError, "needs a reward; set model.reward"),
-        (lambda: make().caption(["picture.jpg"]), ValueError, "no processor to prepare pictures"),
+        (lambda: make().caption(["picture.jpg"]), ValueError, "no processor to prepare images"),
         (
             lambda: make().generate(batch["pixel_values"], GenerationConfig(max_length=65)),
             ValueError,

@@ -182,7 +182,7 @@ def test_messages() -> None:
         queue.push(*features(2))
     inputs = (torch.rand(2, 3, 8, 8), torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
     queue.push(*features(2), inputs=inputs)
-    with pytest.raises(ValueError, match=r"pictures of shape \(3, 8, 8\) and texts of 3 tokens, got \(3, 8, 4\)"):
+    with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\) and texts of 3 tokens, got \(3, 8, 4\)"):
         queue.push(*features(2), inputs=(torch.rand(2, 3, 8, 4), *inputs[1:]))
     with pytest.raises(ValueError, match="no inputs; build it with inputs='uint8'"):
         FeatureQueue(4, DIM).get_inputs(torch.tensor([0]), inputs[0])

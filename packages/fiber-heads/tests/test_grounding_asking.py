@@ -63,7 +63,7 @@ def asked() -> FiberForGrounding:
     torch.manual_seed(0)
     config = replace(fiber_tiny().config.fine_stage(), window_size=6)
     head = GroundingConfig(channels=16, num_blocks=2, norm_groups=4, strides=(4, 8, 16, 32, 64), anchor_scale=4)
-    model = FiberForGrounding(FiberBackbone(config), head).eval()
+    model = FiberForGrounding(FiberBackbone.from_config(config), head).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim < 2 else 0.1)
     model.processor = Words()  # type: ignore[assignment]
@@ -103,7 +103,7 @@ def test_ground_answers_with_the_phrases_of_each_sentence(asked: FiberForGroundi
         assert {name: len(value) for name, value in each.items()} == dict.fromkeys(each, 5)
     (alone,) = asked.ground([pictures[1]], "big dog", spans[1:], threshold=0.0, settings=FIVE_EACH)
     torch.testing.assert_close(alone["boxes"], found[1]["boxes"], rtol=1e-4, atol=1e-3)  # the longer text pads nothing
-    with pytest.raises(ValueError, match="2 pictures and 1 sentences came; give one each"):
+    with pytest.raises(ValueError, match="2 images and 1 sentences came; give one each"):
         asked.ground(pictures, "big dog")
 
 

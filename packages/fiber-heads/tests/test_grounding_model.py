@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_key_map
+from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_backbone_map
 from fiber_heads import FiberForGrounding, GroundingConfig
 from fiber_heads.grounding.checkpoints import original_grounding_map
 from fiber_heads.grounding.postprocess import DetectionSettings
@@ -50,10 +50,10 @@ def model(case: Path, tensors: dict[str, Tensor]) -> FiberForGrounding:
     head = GroundingConfig.as_original(
         channels=meta["dyhead_channels"], norm_groups=meta["group_norm_groups"], max_tokens=meta["max_query_len"]
     )
-    model = FiberForGrounding(FiberBackbone(config), head)
+    model = FiberForGrounding(FiberBackbone.from_config(config), head)
     report = model.load_original_checkpoint(tensors)
     assert report.left == []
-    assert model.to_config()["grounding"]["flat_offsets"]  # so that a saved copy reads the offsets alike
+    assert model.to_config()["head"]["flat_offsets"]  # so that a saved copy reads the offsets alike
     return model.eval()
 
 
@@ -104,8 +104,8 @@ def test_gradients(case: Path, model: FiberForGrounding, inputs: dict[str, Tenso
     expected = json.loads((case / "grad_norms.json").read_text())
     total = json.loads((case / "loss.json").read_text())["train"]["global_grad_norm"]
     parameters = dict(model.named_parameters())
-    pairs = [(f"backbone.{ours}", names) for ours, names in original_key_map(model.backbone.config)]
-    pairs += [(f"grounding_head.{ours}", names) for ours, names in original_grounding_map(model.config).items()]
+    pairs = [(f"backbone.{ours}", names) for ours, names in original_backbone_map(model.backbone.config).pairs]
+    pairs += [(f"grounding_head.{ours}", names) for ours, names in original_grounding_map(model.config).pairs]
     compared = 0
     for ours, names in pairs:
         gradient = parameters[ours].grad
@@ -157,10 +157,10 @@ def test_every_key_of_a_released_checkpoint_is_used_or_without_effect(version: s
     given = full_size_tensors(folder, f"fine_{version}")
     with torch.device("meta"):
         config = FiberConfig().fine_stage(normalize_image_query=version == "v3")
-        model = FiberForGrounding(FiberBackbone(config), GroundingConfig.as_original())
+        model = FiberForGrounding(FiberBackbone.from_config(config), GroundingConfig.as_original())
         report = model.load_original_checkpoint(given)
     assert report.left == []
-    assert set(given) == {*report.backbone.used, *report.backbone.dead, *report.used, *report.dropped}
+    assert set(given) == {*report.taken, *report.dead}
 
 
 # Beyond the original
@@ -172,7 +172,7 @@ def small() -> FiberForGrounding:
     torch.manual_seed(0)
     config = fiber_tiny().config.fine_stage()
     head = GroundingConfig(channels=16, num_blocks=2, norm_groups=4, strides=(4, 8, 16, 32, 64), anchor_scale=4)
-    model = FiberForGrounding(FiberBackbone(replace(config, window_size=6)), head).double().eval()
+    model = FiberForGrounding(FiberBackbone.from_config(replace(config, window_size=6)), head).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim < 2 else 0.1)
     return model
@@ -268,7 +268,7 @@ def test_it_learns_two_boxes_by_their_words(small: FiberForGrounding) -> None:
     torch.manual_seed(0)
     head = GroundingConfig(channels=16, num_blocks=1, norm_groups=4, strides=(4, 8, 16, 32, 64), anchor_scale=4, drop_block=0)  # fmt: skip
     config = replace(fiber_tiny().config.fine_stage(), hidden_dropout=0.0, attention_dropout=0.0, drop_path_rate=0.0)
-    model = FiberForGrounding(FiberBackbone(config), head)
+    model = FiberForGrounding(FiberBackbone.from_config(config), head)
     batch = make_batch([(64, 64)])
     batch["pixel_values"] = batch["pixel_values"].float()
     batch["targets"][0]["boxes"] = torch.tensor([[4.0, 4, 30, 30], [34, 30, 60, 60]])
@@ -300,7 +300,7 @@ def test_messages(small: FiberForGrounding) -> None:
     with pytest.raises(ValueError, match="a backbone of the fine stage"):
         FiberForGrounding(fiber_tiny())
     with pytest.raises(ValueError, match=r"strides \(4, 8, 16\), but the head reads \(8, 16, 32\)"):
-        FiberForGrounding(FiberBackbone(fiber_tiny().config.fine_stage()))
+        FiberForGrounding(FiberBackbone.from_config(fiber_tiny().config.fine_stage()))
     with pytest.raises(ValueError, match="categories must be names, at least one and none empty"):
         small.detect(["photo.jpg"], ["dog", " "])
     with pytest.raises(ValueError, match=r"fiber_data.GroundingProcessor.from_pretrained"):

@@ -15,7 +15,6 @@ from fiber_heads.grounding.boxes import (
     class_nms,
     clip_boxes,
     decode_boxes,
-    encode_boxes,
     generalized_box_iou,
     is_at_least,
 )
@@ -24,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from .grounding_golden import fine_folder, read_outputs
+from .grounding_golden import encode_boxes, fine_folder, read_outputs
 
 POST = ["detection", "detection_small_topn", "detection_max", "mdetr", "mdetr_power", "refcoco"]
 

@@ -12,13 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from fiber_heads.grounding.assignment import assign_anchors, matched_boxes, matched_tokens
-from fiber_heads.grounding.boxes import encode_boxes
 from fiber_heads.grounding.losses import GroundingLoss, centerness_targets, focal_loss_sum
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import sigmoid_focal_loss
 
-from .grounding_golden import fine_folder, picture, read_outputs, read_targets
+from .grounding_golden import encode_boxes, fine_folder, picture, read_outputs, read_targets
 
 SETS = [("v2", "train"), ("v2", "one_each"), ("v3", "train"), ("v3", "no_box")]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberConfig, fiber_tiny
+from fiber_backbone import FiberConfig, fiber_tiny, original_backbone_map
 from fiber_heads import FiberForPretraining, Negatives, PretrainingConfig
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeCopyMode, FakeTensorMode
@@ -163,29 +163,30 @@ def test_parameter_names_of_the_groups() -> None:
 
 
 def test_a_stale_ranking_vector_is_noticed(tmp_path: Path) -> None:
-    from fiber_backbone import original_key_map
-    from fiber_heads.checkpoints import original_head_map
-
     model = make_model()
     parameters = dict(model.named_parameters())
     tensors: dict[str, Tensor] = {}
-    for ours, names in original_key_map(model.backbone.config):
+    for ours, names in original_backbone_map(model.backbone.config).pairs:
         tensors |= dict(zip(names, parameters[f"backbone.{ours}"].detach().chunk(len(names)), strict=True))
-    for ours, name in original_head_map(model).items():
+    for ours, (name,) in model.original_head_map().pairs:
         tensors[name] = parameters[ours].detach()
     tensors |= {"rank_output.weight": tensors["itm_score.fc.weight"][1:], "rank_output.bias": tensors["itm_score.fc.bias"][1:]}  # fmt: skip
-    assert not model.load_original_checkpoint(tensors).rank_output_differs
+    assert model.load_original_checkpoint(tensors).notes == []
     tensors["rank_output.bias"] = tensors["rank_output.bias"] + 1
     with pytest.warns(UserWarning, match="rank_output differs from row 1 of itm_score.fc"):
         report = model.load_original_checkpoint(tensors)
-    assert report.rank_output_differs
+    assert report.notes == [
+        "rank_output differs from row 1 of itm_score.fc, which it should copy; itm_score.fc is used"
+    ]
+    assert str(report).endswith(report.notes[0])
     assert torch.equal(model.matching_head.classifier.bias, tensors["itm_score.fc.bias"])
     torch.save({"state_dict": tensors}, tmp_path / "original.ckpt")
     with pytest.warns(UserWarning, match="rank_output"):
-        assert "0 left" in str(model.load_original_checkpoint(tmp_path / "original.ckpt"))
+        assert "0 left over" in str(model.load_original_checkpoint(tmp_path / "original.ckpt"))
     del tensors["temp"]
     with pytest.raises(
-        ValueError, match=r"lacks 1 tensors of the heads of FiberForPretraining \(first: temp\); choose the model"
+        ValueError,
+        match=r"\(for FiberForPretraining\) does not fit the model: 1 keys missing \(first: temp\); build the model",
     ):
         model.load_original_checkpoint(tensors)
 

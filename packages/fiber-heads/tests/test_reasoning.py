@@ -34,7 +34,7 @@ def model() -> FiberForVisualReasoning:
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_logits_loss_and_gradients_equal_the_original(coarse_case: Path, dtype: torch.dtype, relative: float) -> None:
-    model = FiberForVisualReasoning(FiberBackbone(reference_sizes(coarse_case)))
+    model = FiberForVisualReasoning(FiberBackbone.from_config(reference_sizes(coarse_case)))
     model.load_original_checkpoint(reference_tensors(coarse_case, "nlvr2"))
     model.to(dtype).eval()
     expected = load_file(coarse_case / "nlvr2.outputs_f64.safetensors")
@@ -57,18 +57,20 @@ def test_logits_loss_and_gradients_equal_the_original(coarse_case: Path, dtype: 
 def test_every_key_of_the_full_size_checkpoint_has_a_place(coarse_reference: Path) -> None:
     tensors = full_size_tensors(coarse_reference, "nlvr2")
     with torch.device("meta"):
-        model = FiberForVisualReasoning(FiberBackbone(FiberConfig()))
+        model = FiberForVisualReasoning(FiberBackbone.from_config(FiberConfig()))
         report = model.load_original_checkpoint(tensors)
-    found = report.backbone.used + report.backbone.dead + report.used + report.left + report.dropped
+    found = report.taken + report.dead + report.left
     assert sorted(found) == sorted(tensors)
-    assert not report.backbone.fresh
+    assert not report.fresh
     assert report.left == []
 
 
 def test_a_checkpoint_of_another_task_is_told(coarse_reference: Path, model: FiberForVisualReasoning, tmp_path: Path) -> None:  # fmt: skip
     with torch.device("meta"):
-        full = FiberForVisualReasoning(FiberBackbone(FiberConfig()))
-    with pytest.raises(ValueError, match=r"lacks 6 tensors of the heads of FiberForVisualReasoning \(first: nlvr2"):
+        full = FiberForVisualReasoning(FiberBackbone.from_config(FiberConfig()))
+    with pytest.raises(
+        ValueError, match=r"\(for FiberForVisualReasoning\) does not fit the model: 6 keys missing \(first: nlvr2"
+    ):
         full.load_original_checkpoint(full_size_tensors(coarse_reference, "vqa"))
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a FiberForVisualReasoning, not a FiberForPretraining"):
@@ -133,9 +135,9 @@ def test_messages(model: FiberForVisualReasoning) -> None:
     with pytest.raises(ValueError, match="joint_projection=True"):
         FiberForVisualReasoning(fiber_tiny(joint_projection=False))
     first, second = list(torch.randn(3, 3, 64, 64)), list(torch.randn(3, 3, 64, 64))
-    with pytest.raises(ValueError, match="3 sets of 2 pictures do not fit 2 texts"):
+    with pytest.raises(ValueError, match="3 sets of 2 images do not fit 2 texts"):
         model.judge(first, second, ["both are red", "one is a dog"])
-    with pytest.raises(ValueError, match="there are 3 first and 2 second pictures"):
+    with pytest.raises(ValueError, match="there are 3 first and 2 second images"):
         model.judge(first, second[:2], ["both are red"] * 3)
     with pytest.raises(ValueError, match="text 0 of 1 is empty"):
         model.judge(first[0], second[0], " ")

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberConfig, original_key_map
+from fiber_backbone import FiberConfig, original_backbone_map
 from fiber_backbone.backbone import FiberBackbone
 from fiber_heads import FiberForPretraining, Negatives, PretrainingConfig
-from fiber_heads.checkpoints import original_head_map
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -130,10 +129,14 @@ def test_every_key_of_the_full_size_checkpoints_has_a_place(coarse_reference: Pa
     sizes = FiberConfig(image_size=576, window_size=18) if file.endswith("576") else FiberConfig()
     objectives = {"pretrain": ("itc", "itm", "mlm"), "irtr_itc_576": ("itc",), "irtr_itm_384": ("itm",)}[file]
     with torch.device("meta"):
-        model = FiberForPretraining(FiberBackbone(sizes), PretrainingConfig(objectives=objectives, queue_size=0))
+        model = FiberForPretraining(
+            FiberBackbone.from_config(sizes), PretrainingConfig(objectives=objectives, queue_size=0)
+        )
         report = model.load_original_checkpoint(tensors)
-    ours = {f"backbone.{name}" for name, _ in original_key_map(sizes)} | set(original_head_map(model))
+    ours = {f"backbone.{name}" for name, _ in original_backbone_map(sizes).pairs} | set(
+        dict(model.original_head_map().pairs)
+    )
     assert ours == {name for name, _ in model.named_parameters()}
-    found = report.backbone.used + report.backbone.dead + report.used + report.left + report.dropped
+    found = report.taken + report.dead + report.left
     assert sorted(found) == sorted(tensors)
-    assert not report.backbone.fresh
+    assert not report.fresh

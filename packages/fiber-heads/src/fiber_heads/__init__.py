@@ -1,26 +1,58 @@
-"""Heads and task models on the FIBER backbone."""
+"""Heads and task models on the FIBER backbone.
 
+Names are imported when they are asked for, so that to look for a part by its entry point costs no import of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from fiber_heads.answering import Answer, AnsweringConfig, FiberForQuestionAnswering
-from fiber_heads.captioning import CaptioningConfig, FiberForCaptioning
-from fiber_heads.checkpoints import TaskLoadReport
-from fiber_heads.classification import ClassificationHead
-from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
-from fiber_heads.generation import Caption, GenerationConfig, generate
-from fiber_heads.grounding.config import GroundingConfig
-from fiber_heads.grounding.model import FiberForGrounding, GroundingOutput
-from fiber_heads.grounding.postprocess import DetectionSettings
-from fiber_heads.masked_lm import WordHead
-from fiber_heads.matching import MatchingHead
-from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
-from fiber_heads.reasoning import FiberForVisualReasoning
-from fiber_heads.retrieval import FiberForRetrieval, place_reranked, rerank_candidates
-from fiber_heads.task import Processor, TaskModel, TaskOutput
+if TYPE_CHECKING:
+    from fiber_heads.answering import Answer, AnsweringConfig, FiberForQuestionAnswering
+    from fiber_heads.auto import AutoFiber
+    from fiber_heads.captioning import CaptioningConfig, FiberForCaptioning
+    from fiber_heads.classification import ClassificationHead
+    from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
+    from fiber_heads.generation import Caption, GenerationConfig, generate
+    from fiber_heads.grounding.config import GroundingConfig
+    from fiber_heads.grounding.model import FiberForGrounding, GroundingOutput
+    from fiber_heads.grounding.postprocess import DetectionSettings
+    from fiber_heads.initialization import initialize
+    from fiber_heads.masked_lm import MaskedLMHead
+    from fiber_heads.matching import MatchingHead
+    from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
+    from fiber_heads.reasoning import FiberForVisualReasoning
+    from fiber_heads.retrieval import FiberForRetrieval
+    from fiber_heads.search import SearchModel, search_scores
+    from fiber_heads.task import Processor, PromptProcessor, TaskModel, TaskOutput, check_batch
+
+_MODULES = {
+    "answering": ("Answer", "AnsweringConfig", "FiberForQuestionAnswering"),
+    "auto": ("AutoFiber",),
+    "captioning": ("CaptioningConfig", "FiberForCaptioning"),
+    "classification": ("ClassificationHead",),
+    "contrastive": ("Contrast", "ContrastiveHead", "FeatureQueue", "sample_negatives"),
+    "generation": ("Caption", "GenerationConfig", "generate"),
+    "grounding.config": ("GroundingConfig",),
+    "grounding.model": ("FiberForGrounding", "GroundingOutput"),
+    "grounding.postprocess": ("DetectionSettings",),
+    "initialization": ("initialize",),
+    "masked_lm": ("MaskedLMHead",),
+    "matching": ("MatchingHead",),
+    "pretraining": ("FiberForPretraining", "Negatives", "PretrainingConfig", "PretrainingOutput"),
+    "reasoning": ("FiberForVisualReasoning",),
+    "retrieval": ("FiberForRetrieval",),
+    "search": ("SearchModel", "search_scores"),
+    "task": ("Processor", "PromptProcessor", "TaskModel", "TaskOutput", "check_batch"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Answer",
     "AnsweringConfig",
+    "AutoFiber",
     "Caption",
     "CaptioningConfig",
     "ClassificationHead",
@@ -37,19 +69,33 @@ __all__ = [
     "GenerationConfig",
     "GroundingConfig",
     "GroundingOutput",
+    "MaskedLMHead",
     "MatchingHead",
     "Negatives",
     "PretrainingConfig",
     "PretrainingOutput",
     "Processor",
-    "TaskLoadReport",
+    "PromptProcessor",
+    "SearchModel",
     "TaskModel",
     "TaskOutput",
-    "WordHead",
+    "check_batch",
     "generate",
-    "place_reranked",
-    "rerank_candidates",
+    "initialize",
     "sample_negatives",
+    "search_scores",
 ]
 
 __version__ = version("fiber-heads")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 Where the original has a defect, `CaptioningConfig(original=True)` keeps it. Otherwise:
 
-    * GOLD averages over the words of the batch; the original divides by the number of pads
+    * GOLD averages over the tokens of the batch; the original divides by the number of pads
     * samples for the reward are drawn without dropout; the original left it on
     * one encoding of the image serves sampling, reward and likelihood; the original encodes every sample's image anew
 """
@@ -12,28 +12,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal
 
 import torch
-from fiber_backbone import DecodingCache, FiberBackbone, FiberConfig
+from fiber_backbone import DecodingCache, FiberBackbone
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fiber_heads.generation import Caption, GenerationConfig, generate, sample
-from fiber_heads.masked_lm import WordHead
+from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.task import TaskModel, TaskOutput, check_batch
 
 Reward = Callable[[Tensor, Sequence[Sequence[str]]], Tensor]
 OBJECTIVES = ("mle", "gold", "cider")
-LEAST_WEIGHT = 0.1  # of a word in GOLD
+LEAST_WEIGHT = 0.1  # of a token in GOLD
 REWARD_SCALE, BASELINE = 100.0, 1.0  # of CIDEr-D, whose values lie between 0 and 10
 
 
 @dataclass
 class CaptioningConfig:
-    """What captioning optimises, and how it writes.
+    """What captioning optimizes, and how it writes.
 
     Args:
         objective: `"mle"`, likelihood of the given captions; `"gold"`, the same weighted by how likely a frozen
@@ -83,7 +83,7 @@ class CachedDecoder:
         image_features: (B, N, C), see `FiberBackbone.decode_text`.
     """
 
-    def __init__(self, backbone: FiberBackbone, word_head: WordHead, image_features: Tensor) -> None:
+    def __init__(self, backbone: FiberBackbone, word_head: MaskedLMHead, image_features: Tensor) -> None:
         self.num_images, self.device = len(image_features), image_features.device
         self._backbone, self._word_head, self._image_features = backbone, word_head, image_features
         self._cache = DecodingCache()
@@ -92,7 +92,7 @@ class CachedDecoder:
         """See `Decoder`."""
         features = self._backbone.decode_text(tokens[:, None], self._image_features, cache=self._cache).text_features
         assert features is not None
-        return self._word_head.next_word(features[:, -1])
+        return self._word_head.next_token(features[:, -1])
 
     def select(self, rows: Tensor, images: Tensor | None = None) -> None:
         """See `Decoder`."""
@@ -115,31 +115,22 @@ class FiberForCaptioning(TaskModel):
         ValueError: If the backbone lacks one of the projections.
     """
 
+    config_class = CaptioningConfig
+    config: CaptioningConfig
+
     def __init__(
         self, backbone: FiberBackbone, config: CaptioningConfig | None = None, reward: Reward | None = None
     ) -> None:
-        super().__init__()
-        sizes = backbone.config
-        if not (sizes.joint_projection and sizes.decoder_projections):
+        super().__init__(backbone, config)
+        if not (backbone.config.joint_projection and backbone.config.decoder_projections):
             raise ValueError(
                 "captioning needs a backbone with FiberConfig(joint_projection=True, decoder_projections=True)"
             )
-        self.backbone = backbone
-        self.config = config or CaptioningConfig()
         self.reward = reward
-        self.word_head = WordHead(sizes.hidden_size, sizes.vocab_size)
-        # In a tuple, so that the copy is no part of the module: neither saved, nor trained, nor synchronised.
+        self.word_head = MaskedLMHead(backbone.text_dim, backbone.vocab_size)
+        # In a tuple, so that the copy is no part of the module: neither saved, nor trained, nor synchronized.
         self._frozen: tuple[nn.ModuleDict] | None = None
         self._batches = 0
-
-    def to_config(self) -> dict[str, Any]:
-        """Sizes of the backbone, objective and generation."""
-        return {"backbone": asdict(self.backbone.config), "captioning": asdict(self.config)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> FiberForCaptioning:
-        """A fresh model from `to_config`'s dictionary."""
-        return cls(FiberBackbone(FiberConfig(**config["backbone"])), CaptioningConfig(**config["captioning"]))
 
     def forward(self, batch: Mapping[str, Any], samples: Tensor | None = None) -> TaskOutput:
         """One step of the objective; in eval mode the likelihood of the given captions.
@@ -150,7 +141,7 @@ class FiberForCaptioning(TaskModel):
             samples: (B num_samples, at least T) tokens to reward instead of drawn ones, without the begin token.
 
         Returns:
-            `logits` (B, L, V) of the words after each given one, and the losses `"mle"`, `"gold"` or `"cider"`.
+            `logits` (B, L, V) of the tokens after each given one, and the losses `"mle"`, `"gold"` or `"cider"`.
 
         Raises:
             KeyError: If the batch lacks a key that the objective needs.
@@ -160,15 +151,15 @@ class FiberForCaptioning(TaskModel):
         check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *(["references"] if rewarded else [])))
         ids, features = batch["input_ids"], self.encode_images(batch["pixel_values"])
         logits = _logits(self.backbone, self.word_head, features, ids, batch["attention_mask"])
-        labels = next_words(ids, self.backbone.config.pad_token_id)
+        labels = next_tokens(ids, self.backbone.pad_token_id)
         output = TaskOutput(logits.new_zeros(()), logits=logits)
         if self.config.objective == "gold" and self.training:
             weights = self._gold_weights(batch, labels)
             output.losses["gold"] = weighted_loss(logits, labels, weights, self.config.original)
         elif self.config.objective == "gold" and self.config.original:
-            output.losses["gold"] = WordHead.loss(logits, labels) * (labels != -100).sum() / labels.numel()
+            output.losses["gold"] = MaskedLMHead.loss(logits, labels) * (labels != -100).sum() / labels.numel()
         else:
-            output.losses["mle"] = WordHead.loss(logits, labels)
+            output.losses["mle"] = MaskedLMHead.loss(logits, labels)
         output.loss = next(iter(output.losses.values()))
         if rewarded:
             output.losses["cider"], output.metrics["reward"] = self._reward_loss(features, batch["references"], samples)
@@ -177,28 +168,28 @@ class FiberForCaptioning(TaskModel):
         return output
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """What texts read, (B, N, C), of pictures (B, 3, H, W)."""
+        """What texts read, (B, N, C), of images (B, 3, H, W)."""
         return _encode(self.backbone, pixel_values)
 
     def generate(self, images: Any, config: GenerationConfig | None = None) -> list[list[Caption]]:
-        """Captions of pictures, without dropout.
+        """Captions of images, without dropout.
 
         Args:
-            images: Pictures as the processor takes them, or `pixel_values` (B, 3, H, W).
+            images: Images as the processor takes them, or `pixel_values` (B, 3, H, W).
             config: How; the model's own by default.
 
         Returns:
-            For each picture its captions with scores, best first; with `text` if the processor has a tokenizer.
+            For each image its captions with scores, best first; with `text` if the processor has a tokenizer.
 
         Raises:
             ValueError: If `max_length` exceeds the position table, or the padding tokens differ.
         """
-        config, sizes = config or self.config.generation, self.backbone.config
-        longest = sizes.max_position_embeddings - sizes.pad_token_id - 1
+        config = config or self.config.generation
+        longest, padding = self.backbone.max_text_length, self.backbone.pad_token_id
         if config.max_length > longest:
             raise ValueError(f"max_length is {config.max_length}; this model has positions for {longest} tokens")
-        if config.pad_token_id != sizes.pad_token_id:
-            raise ValueError(f"pad_token_id is {config.pad_token_id}; this model's is {sizes.pad_token_id}")
+        if config.pad_token_id != padding:
+            raise ValueError(f"pad_token_id is {config.pad_token_id}; this model's is {padding}")
         pixel_values = images if isinstance(images, Tensor) else self.prepare(images)["pixel_values"]
         with torch.no_grad(), _without_dropout(self):
             captions = generate(CachedDecoder(self.backbone, self.word_head, self.encode_images(pixel_values)), config)
@@ -209,15 +200,15 @@ class FiberForCaptioning(TaskModel):
         return captions
 
     def caption(self, images: Any, num_captions: int = 1, **options: Any) -> list[list[Caption]]:
-        """Captions of pictures as they are.
+        """Captions of images as they are.
 
         Args:
-            images: One picture or several, as the processor takes them.
-            num_captions: Of each picture.
+            images: One image or several, as the processor takes them.
+            num_captions: Of each image.
             **options: Fields of `GenerationConfig` to replace, such as `num_beams` or `min_length`.
 
         Returns:
-            For each picture its captions, best first, with `text` and `score`.
+            For each image its captions, best first, with `text` and `score`.
 
         Raises:
             ValueError: If the model has no processor, or an option is out of range.
@@ -228,7 +219,7 @@ class FiberForCaptioning(TaskModel):
         )
 
     def _gold_weights(self, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
-        """How much each word counts, by the frozen copy, which is refreshed here."""
+        """How much each token counts, by the frozen copy, which is refreshed here."""
         if self._batches % self.config.refresh_every == 0 or self._frozen is None:
             self._refresh()
         self._batches += 1
@@ -280,9 +271,9 @@ class FiberForCaptioning(TaskModel):
         compared = torch.full_like(grouped, BASELINE)
         if settings.baseline == "samples":
             compared = (grouped.sum(dim=1, keepdim=True) - grouped) / (settings.num_samples - 1)
-        pad = self.backbone.config.pad_token_id
+        pad = self.backbone.pad_token_id
         logits = _logits(self.backbone, self.word_head, features, ids, ids != pad)
-        likelihoods = mean_log_likelihood(logits, next_words(ids, pad))
+        likelihoods = mean_log_likelihood(logits, next_tokens(ids, pad))
         loss = (likelihoods * REWARD_SCALE * (compared - grouped).flatten()).sum() / len(features)
         return loss, rewards.mean()
 
@@ -305,7 +296,7 @@ class FiberForCaptioning(TaskModel):
         )
 
 
-def next_words(input_ids: Tensor, pad_token_id: int) -> Tensor:
+def next_tokens(input_ids: Tensor, pad_token_id: int) -> Tensor:
     """Labels (B, L): the token after each one of `input_ids` (B, L); -100 where that is padding or nothing."""
     labels = torch.full_like(input_ids, -100)
     labels[:, :-1] = input_ids[:, 1:].masked_fill(input_ids[:, 1:] == pad_token_id, -100)
@@ -313,11 +304,11 @@ def next_words(input_ids: Tensor, pad_token_id: int) -> Tensor:
 
 
 def gold_weights(logits: Tensor, labels: Tensor) -> Tensor:
-    """Weights of GOLD (Pang and He 2021): own probability times the mean probability of the words from here on.
+    """Weights of GOLD (Pang and He 2021): own probability times the mean probability of the tokens from here on.
 
     Args:
         logits: (B, L, V) of the frozen copy.
-        labels: (B, L), -100 where there is no word.
+        labels: (B, L), -100 where there is no token.
 
     Returns:
         (B, L), at least 0.1.
@@ -334,11 +325,11 @@ def gold_weights(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, original: bool = False) -> Tensor:
-    """Weighted cross-entropy, averaged over the words of the batch.
+    """Weighted cross-entropy, averaged over the tokens of the batch.
 
     Args:
         logits: (B, L, V).
-        labels: (B, L), -100 where there is no word.
+        labels: (B, L), -100 where there is no token.
         weights: (B, L).
         original: Whether to divide the sum of each caption by its number of pads, and to average over captions.
     """
@@ -349,7 +340,7 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, original: boo
 
 
 def mean_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the words of each text, (R,), of the logarithm of their probability plus 1e-9; 0 without words."""
+    """Mean over the tokens of each text, (R,), of the logarithm of their probability plus 1e-9; 0 without tokens."""
     real = labels != -100
     probabilities = logits.softmax(dim=-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
     return ((probabilities + 1e-9).log() * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
@@ -360,7 +351,7 @@ def _encode(backbone: Any, pixel_values: Tensor) -> Tensor:
 
 
 def _logits(backbone: Any, word_head: Any, image_features: Tensor, ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Logits (R, L, V) of the words after each of `ids` (R, L), R a multiple of the number of images."""
+    """Logits (R, L, V) of the tokens after each of `ids` (R, L), R a multiple of the number of images."""
     return word_head(backbone.decode_text(ids, image_features, attention_mask).text_features)
 
 

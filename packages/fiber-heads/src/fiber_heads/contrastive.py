@@ -1,10 +1,10 @@
 """Image-text contrast (ITC) and the hard negatives that it finds for matching (FIBER, section 3.2; ALBEF).
 
-    Shapes: B pictures and texts of this process, N candidates, D channels.
+    Shapes: B images and texts of this process, N candidates, D channels.
 
 Differences from the original, each undone by `original=True`:
     * slots of the queue that are not filled yet take no part in the loss (there they are noise of norm sqrt(D));
-    * a candidate of the anchor's own picture, when ids tell, is no negative, neither in the loss nor for matching;
+    * a candidate of the anchor's own image, when ids tell, is no negative, neither in the loss nor for matching;
     * negatives are drawn from a softmax without the anchor's own pair (there it is set to zero afterwards, which
       leaves nothing to draw from when the pair is easy, and 1e-9 is added to everything);
     * features of all processes are candidates in the same step (there one step later, through the queue).
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 
+from fiber_heads.distributed import all_gather, rank
 from fiber_heads.initialization import initialize
 
 
@@ -28,8 +28,8 @@ class Contrast:
 
     Attributes:
         loss: Scalar, the mean over both directions.
-        image_to_text: (B, N) weights with which a negative text is drawn for each picture; rows need not sum to one.
-        text_to_image: (B, N) weights with which a negative picture is drawn for each text.
+        image_to_text: (B, N) weights with which a negative text is drawn for each image; rows need not sum to one.
+        text_to_image: (B, N) weights with which a negative image is drawn for each text.
     """
 
     loss: Tensor
@@ -65,7 +65,7 @@ class ContrastiveHead(nn.Module):
         return _unit(self.text_transform(hidden_state[:, 0]), self.text_pooler)
 
     def encode_images(self, hidden_state: Tensor) -> Tensor:
-        """Unit vectors (B, D) of finished, normalised image tokens (B, N, image_dim)."""
+        """Unit vectors (B, D) of finished, normalized image tokens (B, N, image_dim)."""
         return _unit(self.image_transform(hidden_state.mean(dim=1)), self.image_pooler)
 
     def forward(
@@ -81,9 +81,9 @@ class ContrastiveHead(nn.Module):
 
         Args:
             image_features: (B, D) unit vectors.
-            text_features: (B, D) unit vectors; row b belongs to picture b.
+            text_features: (B, D) unit vectors; row b belongs to image b.
             queue: Candidates of earlier steps.
-            image_ids: (B,) int64, equal for pairs of the same picture.
+            image_ids: (B,) int64, equal for pairs of the same image.
 
         Returns:
             Loss, and sampling weights over what can be encoded for matching: this process's batch, followed by the
@@ -118,7 +118,7 @@ class ContrastiveHead(nn.Module):
         """Loss and sampling weights of one direction."""
         logits = anchors @ candidates.T / self.temperature
         size, filled = len(anchors), 0 if queue is None else queue.filled
-        own = torch.arange(size, device=logits.device) + (0 if self.original else size * _rank())
+        own = torch.arange(size, device=logits.device) + (0 if self.original else size * rank())
         own_pair = nn.functional.one_hot(own, len(candidates)).bool()
         same_image = own_pair
         if ids is not None:
@@ -139,14 +139,14 @@ class ContrastiveHead(nn.Module):
 class FeatureQueue(nn.Module):
     """Candidates of earlier steps: features, and by choice the inputs, so that a negative can be encoded again.
 
-    Features live where the model lives. Inputs stay on the host: pictures as uint8 (exact for pictures that were
+    Features live where the model lives. Inputs stay on the host: images as uint8 (exact for images that were
     resized as uint8), or as float32. None of it is part of the model's weights; `training_state` is for checkpoints.
 
     Args:
         size: Number of slots.
         dim: Channels of a feature.
-        inputs: `"none"`, `"uint8"` or `"float32"`: what to keep of the pictures, and whether to keep texts.
-        mean: Mean of the colour channels by which `pixel_values` are normalised, on the scale [0, 1].
+        inputs: `"none"`, `"uint8"` or `"float32"`: what to keep of the images, and whether to keep texts.
+        mean: Mean of the color channels by which `pixel_values` are normalized, on the scale [0, 1].
         std: Their standard deviation.
     """
 
@@ -181,11 +181,11 @@ class FeatureQueue(nn.Module):
         Args:
             image_features: (B, D).
             text_features: (B, D).
-            image_ids: (B,); without them no slot is known to be of a given picture.
+            image_ids: (B,); without them no slot is known to be of a given image.
             inputs: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); needed if inputs are kept.
 
         Raises:
-            ValueError: If the pictures or texts differ in shape from those already kept.
+            ValueError: If the images or texts differ in shape from those already kept.
         """
         if image_ids is None:
             image_ids = torch.full((len(image_features),), -1, device=image_features.device)
@@ -213,8 +213,8 @@ class FeatureQueue(nn.Module):
             self.input_ids, self.attention_mask = (ids.new_zeros(self.size, ids.shape[1]) for _ in range(2))
         if pixels.shape[1:] != self.pixels.shape[1:] or ids.shape[1:] != self.input_ids.shape[1:]:
             raise ValueError(
-                f"the queue keeps pictures of shape {tuple(self.pixels.shape[1:])} and texts of "
-                f"{self.input_ids.shape[1]} tokens, got {tuple(pixels.shape[1:])} and {ids.shape[1]}; resize pictures "
+                f"the queue keeps images of shape {tuple(self.pixels.shape[1:])} and texts of "
+                f"{self.input_ids.shape[1]} tokens, got {tuple(pixels.shape[1:])} and {ids.shape[1]}; resize images "
                 "to one square and pad texts to one length, or keep no inputs"
             )
         self.pixels[slots[keep]], self.input_ids[slots[keep]], self.attention_mask[slots[keep]] = pixels, ids, mask
@@ -276,23 +276,6 @@ def sample_negatives(weights: Tensor, original: bool = False) -> tuple[Tensor, T
     exists = weights.sum(dim=1) > 0
     weights = weights + 1e-9 if original else torch.where(exists[:, None], weights, torch.ones_like(weights))
     return torch.multinomial(weights, 1).squeeze(1), exists | original
-
-
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if _num_processes() > 1 else 0
-
-
-def all_gather(tensor: Tensor) -> Tensor:
-    """The rows (B, ...) of all processes in the order of their ranks, without gradient; B must be alike in all."""
-    if _num_processes() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(_num_processes())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
 
 
 def _unit(x: Tensor, pooler: nn.Linear | None) -> Tensor:

@@ -54,7 +54,7 @@ class GenerationConfig:
         temperature: Divides the logits before drawing; below 1 sharpens.
         top_k: Draw only from so many likeliest tokens; 0 for all.
         top_p: Draw only from the likeliest tokens that together have this probability.
-        length_penalty: Power of the length that a hypothesis' log-probability is divided by; above 0 favours long ones.
+        length_penalty: Power of the length that a hypothesis' log-probability is divided by; above 0 favors long ones.
         exhaustive: Whether to search on as long as any live hypothesis could, at any length, still enter the
             best `num_beams`. Otherwise an image is done when `num_beams` hypotheses have ended and no live one is
             better than the worst of them as it stands.
@@ -82,7 +82,7 @@ class GenerationConfig:
     begin_token_id: int = 0
     end_token_id: int = 2
     pad_token_id: int = 1
-    forbidden_token_ids: Sequence[int] = (3, 50264)
+    forbidden_token_ids: tuple[int, ...] = (3, 50264)
     original: bool = False
 
     def __post_init__(self) -> None:

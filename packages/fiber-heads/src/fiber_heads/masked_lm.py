@@ -1,4 +1,4 @@
-"""Masked language modelling: the word head, which captioning shares."""
+"""Masked language modeling: its head, which captioning shares."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn.functional import cross_entropy, gelu
 from fiber_heads.initialization import initialize
 
 
-class WordHead(nn.Module):
+class MaskedLMHead(nn.Module):
     """Logits over the vocabulary from text features: linear, GELU, layer norm, linear (BERT's transform).
 
-    The decoder is not tied to the word embeddings, and the norm's epsilon is 1e-12, as in the original.
+    The decoder is not tied to the token embeddings, and the norm's epsilon is 1e-12, as in the original.
 
     Args:
         hidden_size: Width of the text features (D).
@@ -29,7 +29,7 @@ class WordHead(nn.Module):
         """Logits (..., V) of features (..., D)."""
         return self.decoder(self.norm(gelu(self.dense(text_features))))
 
-    def next_word(self, text_features: Tensor) -> Tensor:
+    def next_token(self, text_features: Tensor) -> Tensor:
         """`forward` for a few rows (R, D), with the vocabulary's matrix on the left: on CPUs 2 to 3 times as fast."""
         hidden = self.norm(gelu(self.dense(text_features)))
         return addmm(self.decoder.bias[:, None], self.decoder.weight, hidden.T).T.contiguous()

@@ -1,4 +1,4 @@
-"""Image-text matching: does this text belong to this picture (FIBER, section 3.2)."""
+"""Image-text matching: does this text belong to this image (FIBER, section 3.2)."""
 
 from __future__ import annotations
 

@@ -1,37 +1,39 @@
-"""The coarse stage: image-text contrast, matching and masked words, each picture and text begun once."""
+"""The coarse stage: image-text contrast, matching and masked tokens, each image and text begun once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, ImageState, TextState
+from fiber_backbone import FiberBackbone, ImageState, LoadReport, TextState
 from torch import Tensor
 
+from fiber_heads.checkpoints import describe_rank_output
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
 from fiber_heads.initialization import initialize
-from fiber_heads.masked_lm import WordHead
+from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.matching import MatchingHead
-from fiber_heads.task import TaskModel, TaskOutput, check_batch
+from fiber_heads.search import SearchModel
+from fiber_heads.task import TaskOutput, check_batch
 
 OBJECTIVES = ("itc", "itm", "mlm")
 
 
 @dataclass
 class PretrainingConfig:
-    """What the coarse stage optimises, and how.
+    """What the coarse stage optimizes, and how.
 
     Args:
-        objectives: Any of `"itc"` (contrast), `"itm"` (matching) and `"mlm"` (masked words).
+        objectives: Any of `"itc"` (contrast), `"itm"` (matching) and `"mlm"` (masked tokens).
         temperature: Initial temperature of the contrast.
         itc_pooler: Whether a tanh layer follows the contrast's projections.
         queue_size: Features of earlier steps to contrast with; 0 for none. The original has 4096.
         queue_inputs: What the queue keeps so that its entries can be hard negatives of matching: `"none"` (negatives
-            come from the batch, and cost no encoding), `"uint8"` pictures on the host (442 KB each at 384 px), or
+            come from the batch, and cost no encoding), `"uint8"` images on the host (442 KB each at 384 px), or
             `"float32"`.
-        image_mean: Normalisation of `pixel_values`, to store pictures as uint8.
+        image_mean: Normalization of `pixel_values`, to store images as uint8.
         image_std: Likewise.
         original: Whether to compute exactly what the original computes, with its defects; see `contrastive`.
 
@@ -68,7 +70,7 @@ class PretrainingOutput(TaskOutput):
 
     Attributes:
         mlm_logits: (B, L, V).
-        itm_logits: (3 B, 2): pairs, then pictures with a drawn text, then texts with a drawn picture.
+        itm_logits: (3 B, 2): pairs, then images with a drawn text, then texts with a drawn image.
         itm_labels: (3 B,) 1 = match, 0 = no match, -100 = there was no negative to draw.
     """
 
@@ -79,7 +81,7 @@ class PretrainingOutput(TaskOutput):
 
 @dataclass
 class Negatives:
-    """For each pair of the batch a text and a picture that do not belong to it.
+    """For each pair of the batch a text and an image that do not belong to it.
 
     Attributes:
         text: (B,) int64, row in the batch, or B + slot of the queue.
@@ -94,8 +96,8 @@ class Negatives:
     image_exists: Tensor
 
 
-class FiberForPretraining(TaskModel):
-    """The coarse stage: image-text contrast, matching with hard negatives, masked language modelling.
+class FiberForPretraining(SearchModel):
+    """The coarse stage: image-text contrast, matching with hard negatives, masked language modeling.
 
     Args:
         backbone: Any backbone with a joint projection.
@@ -105,51 +107,43 @@ class FiberForPretraining(TaskModel):
         ValueError: If the backbone has no joint projection.
     """
 
+    config_class = PretrainingConfig
+    config: PretrainingConfig
+
     def __init__(self, backbone: FiberBackbone, config: PretrainingConfig | None = None) -> None:
-        super().__init__()
+        super().__init__(backbone, config)
         if not backbone.config.joint_projection:
             raise ValueError("pre-training needs a backbone with FiberConfig(joint_projection=True)")
-        self.backbone = backbone
-        self.config = config = config or PretrainingConfig()
-        sizes = backbone.config
+        config, width = self.config, backbone.text_dim
         self.contrastive_head = None
         self.queue = None
         if "itc" in config.objectives:
             self.contrastive_head = ContrastiveHead(
-                sizes.hidden_size, sizes.image_dim, config.temperature, config.itc_pooler, config.original
+                width, backbone.image_dim, config.temperature, config.itc_pooler, config.original
             )
             if config.queue_size:
                 self.queue = FeatureQueue(
-                    config.queue_size, sizes.hidden_size, config.queue_inputs, config.image_mean, config.image_std
+                    config.queue_size, width, config.queue_inputs, config.image_mean, config.image_std
                 )
-        self.matching_head = MatchingHead(sizes.hidden_size) if "itm" in config.objectives else None
-        self.word_head = WordHead(sizes.hidden_size, sizes.vocab_size) if "mlm" in config.objectives else None
+        self.matching_head = MatchingHead(width) if "itm" in config.objectives else None
+        self.word_head = MaskedLMHead(width, backbone.vocab_size) if "mlm" in config.objectives else None
         for head in (self.contrastive_head, self.matching_head, self.word_head):
             if head is not None:
-                initialize(head, sizes.initializer_range)
-
-    def to_config(self) -> dict[str, Any]:
-        """Sizes of the backbone and settings of the heads."""
-        return {"backbone": asdict(self.backbone.config), "pretraining": asdict(self.config)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> FiberForPretraining:
-        """A fresh model from `to_config`'s dictionary."""
-        return cls(FiberBackbone(FiberConfig(**config["backbone"])), PretrainingConfig(**config["pretraining"]))
+                initialize(head, backbone.config.initializer_range)
 
     def forward(self, batch: Mapping[str, Any], negatives: Negatives | None = None) -> PretrainingOutput:
         """One step of all objectives; in training mode the queue takes in the batch afterwards.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); for masked words also
-                `mlm_input_ids` and `mlm_labels` (B, L); optionally `image_ids` (B,), equal for captions of one picture.
+            batch: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); for masked tokens also
+                `mlm_input_ids` and `mlm_labels` (B, L); optionally `image_ids` (B,), equal for captions of one image.
             negatives: Pairs to match instead of drawn ones.
 
         Raises:
             KeyError: If the batch lacks a key that an objective needs.
         """
-        words = ("mlm_input_ids", "mlm_labels") if self.word_head is not None else ()
-        check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *words))
+        tokens = ("mlm_input_ids", "mlm_labels") if self.word_head is not None else ()
+        check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *tokens))
         text_inputs = [batch["input_ids"]] + ([batch["mlm_input_ids"]] if self.word_head is not None else [])
         mask = batch["attention_mask"]
         image = self.backbone.begin_image(batch["pixel_values"])
@@ -183,7 +177,7 @@ class FiberForPretraining(TaskModel):
         negatives: Negatives | None,
         output: PretrainingOutput,
     ) -> None:
-        """Masked words (first B pairs) and matching (last 3 B) in one pass over the fused blocks."""
+        """Masked tokens (first B pairs) and matching (last 3 B) in one pass over the fused blocks."""
         image, text = ImageState.cat([pair[0] for pair in pairs]), TextState.cat([pair[1] for pair in pairs])
         fused = self.backbone.fuse(image, text)
         assert fused.text_features is not None and fused.pooled is not None
@@ -208,13 +202,13 @@ class FiberForPretraining(TaskModel):
             same = torch.eye(size, dtype=torch.bool, device=device)
             to_text = to_image = (~(same if ids is None else same | (ids[:, None] == ids))).float()
         text, text_exists = sample_negatives(to_text, self.config.original)
-        picture, image_exists = sample_negatives(to_image, self.config.original)
-        return Negatives(text, picture, text_exists, image_exists)
+        image, image_exists = sample_negatives(to_image, self.config.original)
+        return Negatives(text, image, text_exists, image_exists)
 
     def _pair(
         self, image: ImageState, text: TextState, negatives: Negatives, pixel_values: Tensor
     ) -> tuple[ImageState, TextState]:
-        """3 B pairs: those of the batch, its pictures with drawn texts, its texts with drawn pictures."""
+        """3 B pairs: those of the batch, its images with drawn texts, its texts with drawn images."""
         size = len(image)
         own = torch.arange(size, device=negatives.text.device)
         images, texts = torch.cat([own, own, negatives.image]), torch.cat([own, negatives.text, own])
@@ -233,35 +227,10 @@ class FiberForPretraining(TaskModel):
         row = row.to(images.device)
         return all_images[row[images]], all_texts[row[texts]]
 
-    def _encode_image_state(self, image: ImageState) -> Tensor:
-        if self.contrastive_head is None:
-            raise ValueError("this model was built without the 'itc' objective; it can only match")
-        return self.contrastive_head.encode_images(self.backbone.finish_image(image).hidden_state)
-
-    def _encode_text_state(self, text: TextState) -> Tensor:
-        if self.contrastive_head is None:
-            raise ValueError("this model was built without the 'itc' objective; it can only match")
-        return self.contrastive_head.encode_texts(self.backbone.finish_text(text).hidden_state)
-
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Unit vectors (B, D) of pictures (B, 3, H, W); their products with those of texts are cosines."""
-        return self._encode_image_state(self.backbone.begin_image(pixel_values))
-
-    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Unit vectors (B, D) of texts (B, L)."""
-        return self._encode_text_state(self.backbone.begin_text(input_ids, attention_mask))
-
-    def match(self, image: ImageState, text: TextState) -> Tensor:
-        """Logits (B, 2), (no match, match), of begun pictures and texts, pair by pair; column 1 ranks.
-
-        Raises:
-            ValueError: If the model was built without the 'itm' objective.
-        """
-        if self.matching_head is None:
-            raise ValueError("this model was built without the 'itm' objective; it can only compare features")
-        pooled = self.backbone.fuse(image, text).pooled
-        assert pooled is not None
-        return self.matching_head(pooled)
+    def finish_original_checkpoint(self, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
+        """Notes if the original's two rankers disagree."""
+        if self.matching_head is not None:
+            report.notes.extend(describe_rank_output(tensors))
 
     def training_state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights: the queue."""

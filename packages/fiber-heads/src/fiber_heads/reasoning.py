@@ -1,24 +1,22 @@
-"""Visual reasoning over two pictures: is a statement about them true (NLVR2; FIBER, section 4.1)."""
+"""Visual reasoning over two images: is a statement about them true (NLVR2; FIBER, section 4.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone import FiberBackbone
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fiber_heads.answering import picture_rows
-from fiber_heads.classification import ClassificationHead
+from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
 from fiber_heads.task import TaskModel, TaskOutput, check_batch
 
 
 class FiberForVisualReasoning(TaskModel):
-    """Judges statements about two pictures: each is fused with the statement, a classifier reads both results.
+    """Judges statements about two images: each is fused with the statement, a classifier reads both results.
 
     Args:
         backbone: Any backbone with a joint projection.
@@ -28,28 +26,17 @@ class FiberForVisualReasoning(TaskModel):
     """
 
     def __init__(self, backbone: FiberBackbone) -> None:
-        super().__init__()
-        sizes = backbone.config
-        if not sizes.joint_projection:
+        super().__init__(backbone)
+        if not backbone.config.joint_projection:
             raise ValueError("visual reasoning needs a backbone with FiberConfig(joint_projection=True)")
-        self.backbone = backbone
-        self.reasoning_head = ClassificationHead(4 * sizes.hidden_size, 2 * sizes.hidden_size, 2)
-        initialize(self.reasoning_head, sizes.initializer_range)
-
-    def to_config(self) -> dict[str, Any]:
-        """Sizes of the backbone."""
-        return {"backbone": asdict(self.backbone.config)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> FiberForVisualReasoning:
-        """A fresh model from `to_config`'s dictionary."""
-        return cls(FiberBackbone(FiberConfig(**config["backbone"])))
+        self.reasoning_head = ClassificationHead(4 * backbone.text_dim, 2 * backbone.text_dim, 2)
+        initialize(self.reasoning_head, backbone.config.initializer_range)
 
     def forward(self, batch: Mapping[str, Any]) -> TaskOutput:
         """Logits (B, 2), (false, true), of statements, and the loss where the batch has labels.
 
         Args:
-            batch: `pixel_values` (B, 2, 3, H, W), or (1, 2, 3, H, W) for many statements about one pair of pictures;
+            batch: `pixel_values` (B, 2, 3, H, W), or (1, 2, 3, H, W) for many statements about one pair of images;
                 `input_ids` and `attention_mask` (B, L); optionally `labels` (B,) int64, 1 = true.
 
         Returns:
@@ -64,11 +51,11 @@ class FiberForVisualReasoning(TaskModel):
         if pixels.ndim != 5 or pixels.shape[1] != 2:
             raise ValueError(
                 f"pixel_values must have the shape (batch, 2, 3, height, width), got {tuple(pixels.shape)}; stack the "
-                "first and the second pictures along dimension 1"
+                "first and the second images along dimension 1"
             )
         image = self.backbone.begin_image(pixels.flatten(0, 1))
         text = self.backbone.begin_text(batch["input_ids"], batch["attention_mask"])
-        if (rows := picture_rows(len(pixels), len(text), 2, text.hidden_state.device)) is not None:
+        if (rows := image_rows(len(pixels), len(text), 2, text.hidden_state.device)) is not None:
             image = image[rows]
         pooled = self.backbone.fuse(image, text.repeat_interleave(2)).pooled
         assert pooled is not None
@@ -82,18 +69,18 @@ class FiberForVisualReasoning(TaskModel):
 
     @torch.no_grad()
     def judge(self, first: Any, second: Any, statements: str | Sequence[str]) -> Tensor:
-        """How likely statements about two pictures are true.
+        """How likely statements about two images are true.
 
         Args:
-            first: The first picture of each pair, as the processor takes them; one pair may serve all statements.
-            second: The second pictures, as many.
+            first: The first image of each pair, as the processor takes them; one pair may serve all statements.
+            second: The second images, as many.
             statements: One statement or several (B).
 
         Returns:
             (B,) probabilities, 0..1.
 
         Raises:
-            ValueError: If the model has no processor, a statement is empty, or pictures and statements do not fit.
+            ValueError: If the model has no processor, a statement is empty, or images and statements do not fit.
         """
         if not statements:
             raise ValueError("there is no statement; give a text or a list of texts")
@@ -101,7 +88,7 @@ class FiberForVisualReasoning(TaskModel):
         others = self.prepare(second)["pixel_values"]
         if len(others) != len(batch["pixel_values"]):
             raise ValueError(
-                f"there are {len(batch['pixel_values'])} first and {len(others)} second pictures; give as many of both"
+                f"there are {len(batch['pixel_values'])} first and {len(others)} second images; give as many of both"
             )
         batch["pixel_values"] = torch.stack([batch["pixel_values"], others], dim=1)
         return self(batch).logits.softmax(dim=1)[:, 1]

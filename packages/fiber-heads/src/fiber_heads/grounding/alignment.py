@@ -1,8 +1,8 @@
-"""How well each place of a picture fits each word.
+"""How well each location of an image fits each token.
 
-Source: GLIP (Li et al. 2022), section 3.1, with a bias for each word:
+Source: GLIP (Li et al. 2022), section 3.1, with a bias for each token:
 
-    e = text / |text|;   t = W (e / 2) + b;   logit(p, word) = (x_p . t) / exp(s) + e . v + v0
+    e = text / |text|;   t = W (e / 2) + b;   logit(p, token) = (x_p . t) / exp(s) + e . v + v0
 
 Shapes: B batch, A anchors, L tokens, C channels, D width of the text.
 """
@@ -22,9 +22,9 @@ class Alignment(nn.Module):
     """Word-region logits.
 
     Args:
-        channels: Width of a place (C).
+        channels: Width of a location (C).
         hidden_size: Width of the text (D).
-        prior: A fresh model's probability of any word anywhere.
+        prior: A fresh model's probability of any token anywhere.
         log_scale: A fresh model's s.
     """
 
@@ -36,7 +36,7 @@ class Alignment(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), -math.log((1 - prior) / prior)))
 
     def forward(self, x: Tensor, text: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits of all places and words.
+        """Logits of all locations and tokens.
 
         Args:
             x: (B, A, C).
@@ -46,7 +46,7 @@ class Alignment(nn.Module):
         Returns:
             (B, A, L), within +-50000.
         """
-        words = normalize(text * attention_mask[..., None].to(text.dtype), dim=-1, eps=1e-12)
-        keys = self.project(words / 2) * torch.exp(-self.log_scale)
-        offset = words @ self.text_bias + self.bias
+        tokens = normalize(text * attention_mask[..., None].to(text.dtype), dim=-1, eps=1e-12)
+        keys = self.project(tokens / 2) * torch.exp(-self.log_scale)
+        offset = tokens @ self.text_bias + self.bias
         return torch.baddbmm(offset[:, None], x.to(keys.dtype), keys.mT).clamp(-LIMIT, LIMIT)

@@ -17,7 +17,7 @@ def level_anchors(
     """Anchors of every level, row after row.
 
     Pixels count as cells of side 1 whose width is x2 - x1 + 1, as everywhere in this head: a level's first anchor is
-    centred on the middle of its first cell, at (stride - 1) / 2.
+    centered on the middle of its first cell, at (stride - 1) / 2.
 
     Args:
         shapes: Rows and columns of each level.
@@ -26,7 +26,7 @@ def level_anchors(
         device: Where the anchors shall live.
 
     Returns:
-        For each level (H W, 4) float32 xyxy in pixels of the padded picture.
+        For each level (H W, 4) float32 xyxy in pixels of the padded image.
 
     Example:
         >>> level_anchors([(1, 2)], [8])[0].tolist()

@@ -1,11 +1,11 @@
 """Which anchor answers for which box: adaptive training sample selection (ATSS; Zhang et al., arXiv:1912.02424).
 
-    Shapes: B pictures, A anchors over all levels, A_l of one level, n boxes of a picture, K candidates of a box.
+    Shapes: B images, A anchors over all levels, A_l of one level, n boxes of an image, K candidates of a box.
 
 After `fine_grained/maskrcnn_benchmark/modeling/rpn/loss.py` of microsoft/FIBER. Differences:
-    * all boxes of a picture at once, and nothing is read back to the host;
+    * all boxes of an image at once, and nothing is read back to the host;
     * a box counts whatever its label is; there a box of label 0 takes anchors from others and then gives them up;
-    * anchors in the padding can be left out, so that a picture's targets do not depend on the rest of its batch.
+    * anchors in the padding can be left out, so that an image's targets do not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fiber_heads.grounding.boxes import box_centers, box_iou
 
-MIN_INSIDE = 0.01  # pixels that an anchor's centre must lie inside the box
+MIN_INSIDE = 0.01  # pixels that an anchor's center must lie inside the box
 
 
 def assign_anchors(
@@ -27,21 +27,21 @@ def assign_anchors(
     valid: Tensor | None = None,
     top_k: int = 9,
 ) -> Tensor:
-    """Matches the anchors of a batch with the boxes of its pictures.
+    """Matches the anchors of a batch with the boxes of its images.
 
-    A box's candidates are the `top_k` anchors of each level whose centres are nearest to its own; those take it whose
-    IoU reaches the candidates' mean plus standard deviation and whose centre lies inside. An anchor that several boxes
+    A box's candidates are the `top_k` anchors of each level whose centers are nearest to its own; those take it whose
+    IoU reaches the candidates' mean plus standard deviation and whose center lies inside. An anchor that several boxes
     claim takes the one of the highest IoU.
 
     Args:
-        anchors: (A, 4) xyxy in pixels of the padded picture, fine levels first; the same for all pictures.
+        anchors: (A, 4) xyxy in pixels of the padded image, fine levels first; the same for all images.
         anchors_per_level: The A_l, sum A.
-        boxes: For each picture (n, 4) xyxy; n may be 0.
+        boxes: For each image (n, 4) xyxy; n may be 0.
         valid: (B, A) bool, anchors that may take a box; all if None.
         top_k: Candidates of a box on each level; all of the level if it has fewer.
 
     Returns:
-        (B, A) int64: the row of the picture's box, or -1.
+        (B, A) int64: the row of the image's box, or -1.
 
     Raises:
         ValueError: If the levels do not add up to the anchors.
@@ -62,19 +62,19 @@ def matched_boxes(anchors: Tensor, boxes: Sequence[Tensor], matched: Tensor) -> 
 
     Args:
         anchors: (A, 4).
-        boxes: For each picture (n, 4).
+        boxes: For each image (n, 4).
         matched: (B, A) from `assign_anchors`.
 
     Returns:
         (B, A, 4) xyxy; an anchor without a box has itself, that is deltas of zero.
     """
-    none = anchors[:1]  # something to look up where a picture has no box
+    none = anchors[:1]  # something to look up where an image has no box
     rows = [torch.cat([none, own.to(anchors)])[index + 1] for own, index in zip(boxes, matched, strict=True)]
     return torch.where((matched >= 0)[..., None], torch.stack(rows), anchors)
 
 
 def matched_tokens(positive_map: Tensor, matched: Tensor, no_object_column: int | None = None) -> Tensor:
-    """The tokens that each anchor of one picture shall answer to.
+    """The tokens that each anchor of one image shall answer to.
 
     Args:
         positive_map: (n, L) bool, or 0 and 1: the tokens of each box.
@@ -94,7 +94,7 @@ def matched_tokens(positive_map: Tensor, matched: Tensor, no_object_column: int 
 def _assign(
     anchors: Tensor, anchors_per_level: Sequence[int], boxes: Tensor, valid: Tensor | None, top_k: int
 ) -> Tensor:
-    """Rows (A,) of one picture's boxes (n, 4), or -1."""
+    """Rows (A,) of one image's boxes (n, 4), or -1."""
     if not len(boxes):
         return torch.full((len(anchors),), -1, device=anchors.device)
     centers = box_centers(anchors)

@@ -1,7 +1,7 @@
 """Boxes as the original detector measures them: a box of corners x1 and x2 is `x2 - x1 + 1` wide.
 
-    Boxes are (..., 4) xyxy in pixels, the last pixel included. Centres are `(x1 + x2) / 2`, without the one, and so is
-    the generalised IoU of the loss; everything else here counts it. Released weights were trained so.
+    Boxes are (..., 4) xyxy in pixels, the last pixel included. Centers are `(x1 + x2) / 2`, without the one, and so is
+    the generalized IoU of the loss; everything else here counts it. Released weights were trained so.
 
 After `fine_grained/maskrcnn_benchmark` (`structures/boxlist_ops.py`, `modeling/box_coder.py`) of microsoft/FIBER.
 """
@@ -24,7 +24,7 @@ def box_sizes(boxes: Tensor) -> Tensor:
 
 
 def box_centers(boxes: Tensor) -> Tensor:
-    """Centres (..., 2) of boxes (..., 4): x, y."""
+    """Centers (..., 2) of boxes (..., 4): x, y."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
@@ -48,7 +48,7 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def generalized_box_iou(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:
-    """Generalised IoU (...), in [-1, 1], of boxes (..., 4) with others (..., 4), one to one; for the loss.
+    """Generalized IoU (...), in [-1, 1], of boxes (..., 4) with others (..., 4), one to one; for the loss.
 
     Widths are plain differences here. A box of swapped corners counts as empty. torchvision's loss gives the same
     for proper boxes, but looks up its values on the host.
@@ -62,14 +62,6 @@ def generalized_box_iou(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Ten
     return common / (union + eps) - (enclosure - union) / (enclosure + eps)
 
 
-def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes (..., 4) as the deltas (..., 4) dx, dy, dw, dh from their anchors (..., 4) that the head predicts."""
-    sizes = box_sizes(anchors)
-    shift = (box_centers(boxes) - box_centers(anchors)) / sizes
-    scale = (box_sizes(boxes) / sizes).log()
-    return torch.cat([shift * SHIFT_WEIGHT, scale * SCALE_WEIGHT], dim=-1)
-
-
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
     """The boxes (..., 4) that deltas (..., 4) from anchors (..., 4) mean; no more than 62.5 times an anchor's size."""
     anchor_sizes = box_sizes(anchors)
@@ -79,7 +71,7 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, image_size: Tensor) -> Tensor:
-    """Boxes (..., 4) cut to a picture of `image_size` (2,) height, width: x in [0, width - 1], y likewise."""
+    """Boxes (..., 4) cut to an image of `image_size` (2,) height, width: x in [0, width - 1], y likewise."""
     return boxes.clamp(min=0).minimum((image_size.flip(0) - 1).to(boxes).repeat(2))
 
 

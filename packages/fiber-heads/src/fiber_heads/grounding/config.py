@@ -22,8 +22,8 @@ class GroundingConfig:
         flat_offsets: Whether the branch of the next coarser level reads the offsets' memory as if it had the coarser
             map's size, as the original's kernel does. Weights trained with it need it: loading the original's switches
             it on. False takes every second row and column, which are the cells that a convolution of stride 2 is
-            centred on.
-        padding_aware: Whether a picture's results are kept apart from the padding of its batch. False counts padding
+            centered on.
+        padding_aware: Whether an image's results are kept apart from the padding of its batch. False counts padding
             in every average, as the original does.
         no_object_column: Whether the token loss asks anchors without a box for a 1 in column `max_tokens - 1`, as the
             original does. It matters only where a text fills all positions.
@@ -31,9 +31,9 @@ class GroundingConfig:
             of ordinary PyTorch, `"auto"` takes the faster: the operator on CUDA, the plain path elsewhere.
         drop_block: Share of the cells that DropBlock drops from the inputs of the two finest levels, in training.
         drop_block_size: Side of a dropped block in cells, odd.
-        prior: Probability of a word at a fresh model's anchors.
-        log_scale: What a fresh model divides the product of a place and a word by, as a logarithm (it is learned). The
-            products of a narrow head are small; from about -2 it learns words far sooner.
+        prior: Probability of a token at a fresh model's anchors.
+        log_scale: What a fresh model divides the product of a location and a token by, as a logarithm (it is learned).
+            The products of a narrow head are small; from about -2 it learns tokens far sooner.
         token_loss_weight: Weight of the token loss.
         box_loss_weight: Weight of the box loss.
         centerness_loss_weight: Weight of the centerness loss.

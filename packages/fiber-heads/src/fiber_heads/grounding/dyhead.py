@@ -1,4 +1,4 @@
-"""The dynamic head: blocks in which each level of the pyramid reads itself and its two neighbours.
+"""The dynamic head: blocks in which each level of the pyramid reads itself and its two neighbors.
 
 Source: Dynamic Head (Dai et al. 2021). For level l, with offsets and modulation found from x_l by one convolution:
 
@@ -9,7 +9,7 @@ Source: Dynamic Head (Dai et al. 2021). For level l, with offsets and modulation
 D are modulated deformable convolutions, GN group norms, resize is bilinear with aligned corners.
 
 What differs in the computation, not in its numbers: all that follows a convolution scales and shifts whole channels of
-one picture, so every average is found from the averages of the convolutions' channels, and the maps themselves are read
+one image, so every average is found from the averages of the convolutions' channels, and the maps themselves are read
 once for their variance and once for the sum.
 
 Shapes: B batch, C channels, H W map of the level, h w map of the branch.
@@ -42,7 +42,7 @@ class DynamicHead(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(self, levels: list[Tensor], extents: list[Extent]) -> list[Tensor]:
-        """Maps (B, C, H_l, W_l) of all levels, zero outside what each picture owns, to maps of the same kind."""
+        """Maps (B, C, H_l, W_l) of all levels, zero outside what each image owns, to maps of the same kind."""
         with torch.autocast(levels[0].device.type, enabled=False):
             levels = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in levels]
             for block in self.blocks:
@@ -111,7 +111,7 @@ class Features(NamedTuple):
 
     Attributes:
         maps: (B, C, h, w).
-        average: (B, C) averages of the maps over what each picture owns.
+        average: (B, C) averages of the maps over what each image owns.
         scale: (B, C).
         shift: (B, C).
     """
@@ -145,13 +145,13 @@ class Branch(nn.Module):
         self.norm = nn.GroupNorm(config.norm_groups, config.channels)
 
     def forward(self, x: Tensor, offsets: Tensor, modulation: Tensor, extent: Extent) -> Features:
-        """Convolve, and find what normalises the result.
+        """Convolve, and find what normalizes the result.
 
         Args:
             x: (B, C, H, W).
             offsets: (B, 18, h, w).
             modulation: (B, 9, h, w).
-            extent: What each picture owns of the (h, w) map.
+            extent: What each image owns of the (h, w) map.
         """
         maps, norm = self.conv(x, offsets, modulation), self.norm
         average = extent.mean(maps)
@@ -166,7 +166,7 @@ class Branch(nn.Module):
 
 
 class DynamicReLU(nn.Module):
-    """The larger of two lines in each channel; slopes and intercepts depend on the picture (Chen et al. 2020).
+    """The larger of two lines in each channel; slopes and intercepts depend on the image (Chen et al. 2020).
 
     Args:
         channels: C.
@@ -185,15 +185,15 @@ class DynamicReLU(nn.Module):
 
 
 def reread(x: Tensor, source: Extent, target: Extent) -> Tensor:
-    """The original's quirk: a picture's map, row after row and channel after channel, read as if it were smaller.
+    """The original's quirk: an image's map, row after row and channel after channel, read as if it were smaller.
 
     Its kernel takes the offsets of a finer level for those of a coarser one without looking at their size: the first
     C h w numbers of the (C, H, W) map serve as (C, h, w).
 
     Args:
         x: (B, C, H, W).
-        source: What each picture owns of it; these numbers alone are counted.
-        target: What each picture owns of the smaller map.
+        source: What each image owns of it; these numbers alone are counted.
+        target: What each image owns of the smaller map.
 
     Returns:
         (B, C, h, w), of use inside the target.
@@ -214,7 +214,7 @@ def resizing_matrix(source: Extent, target: Extent, axis: int, like: Tensor) -> 
     """Shares of the source's rows (axis 0) or columns (1) in the target's: bilinear, corners aligned.
 
     Returns:
-        (B or 1, side of the target, side of the source); rows beyond what a picture owns repeat its last one.
+        (B or 1, side of the target, side of the source); rows beyond what an image owns repeat its last one.
     """
     owned, size = source.sizes[:, axis, None], target.sizes[:, axis, None]
     place = torch.arange(target.shape[axis], device=like.device).minimum(size - 1).to(like.dtype)

@@ -1,6 +1,6 @@
-"""Which cells of a batch's maps belong to which picture: what is beyond them must not be seen in any result.
+"""Which cells of a batch's maps belong to which image: what is beyond them must not be seen in any result.
 
-A picture's own canvas is its size rounded up to a multiple of the backbone's last stride, as it would be padded alone.
+An image's own canvas is its size rounded up to a multiple of the backbone's last stride, as it would be padded alone.
 What it owns at a level is what that canvas has there, whatever the batch was padded to.
 
 Shapes: B batch, H W map.
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Extent:
-    """What each picture owns of one level's map, from the first row and column on.
+    """What each image owns of one level's map, from the first row and column on.
 
     Attributes:
-        sizes: (B, 2) int64 rows and columns owned; (1, 2) where every picture owns the whole map.
-        mask: (B, 1, H, W), 1 inside and 0 outside; None where every picture owns the whole map.
-        weights: (B or 1, H W), to average over what a picture owns: 1 / count inside, 0 outside.
+        sizes: (B, 2) int64 rows and columns owned; (1, 2) where every image owns the whole map.
+        mask: (B, 1, H, W), 1 inside and 0 outside; None where every image owns the whole map.
+        weights: (B or 1, H W), to average over what an image owns: 1 / count inside, 0 outside.
         shape: H and W.
     """
 
@@ -35,7 +35,7 @@ class Extent:
         return x if self.mask is None else x * self.mask.to(x.dtype)
 
     def mean(self, x: Tensor) -> Tensor:
-        """(B, C) averages of (B, C, H, W) over what each picture owns."""
+        """(B, C) averages of (B, C, H, W) over what each image owns."""
         weights = self.weights.to(x.dtype).expand(len(x), -1)
         return torch.bmm(x.flatten(2), weights[:, :, None])[:, :, 0]
 
@@ -52,10 +52,10 @@ def level_extents(
     Args:
         shapes: H and W of each level.
         strides: Pixels per cell of each level.
-        image_sizes: (B, 2) true height and width of each picture in pixels; None: everybody owns everything. On the
+        image_sizes: (B, 2) true height and width of each image in pixels; None: everybody owns everything. On the
             CPU, masks that would leave out nothing are not made; on a device, finding that out would stall it.
         like: Gives the device and the number type.
-        canvas_multiple: What a picture's own canvas is a multiple of: the backbone's last stride.
+        canvas_multiple: What an image's own canvas is a multiple of: the backbone's last stride.
     """
     extents = []
     for (height, width), stride in zip(shapes, strides, strict=True):

@@ -1,4 +1,4 @@
-"""The network from the backbone's maps and text to a box, a centerness and word logits at every anchor.
+"""The network from the backbone's maps and text to a box, a centerness and token logits at every anchor.
 
 Source: FIBER section 3.3 on GLIP's head (Li et al. 2022): feature pyramid, dynamic head, one-layer predictions.
 
@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from fiber_backbone import LoadReport, convert, read_original_state_dict
 from torch import Tensor, nn
 
 from fiber_heads.grounding.alignment import Alignment
 from fiber_heads.grounding.anchors import level_anchors
-from fiber_heads.grounding.checkpoints import GroundingLoadReport, load_original_grounding
+from fiber_heads.grounding.checkpoints import original_grounding_map
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.dyhead import DynamicHead
 from fiber_heads.grounding.extents import level_extents
@@ -34,9 +35,9 @@ class GroundingPredictions:
         deltas: (B, A, 4) from anchor to box, in the box coder's units.
         centerness: (B, A) logits.
         token_logits: (B, A, L).
-        anchors: (A, 4) xyxy in pixels of the padded picture.
+        anchors: (A, 4) xyxy in pixels of the padded image.
         anchors_per_level: The levels' shares of A.
-        valid: (B, A) bool, False where an anchor belongs to the batch's padding and not to the picture's own canvas.
+        valid: (B, A) bool, False where an anchor belongs to the batch's padding and not to the image's own canvas.
             Neither the losses nor the results may count these anchors.
     """
 
@@ -61,7 +62,7 @@ class GroundingHead(nn.Module):
         self, in_channels: tuple[int, int, int], hidden_size: int, config: GroundingConfig | None = None
     ) -> None:
         super().__init__()
-        self.config = config = GroundingConfig() if config is None else config
+        self.config = config = GroundingConfig() if config is None else replace(config)  # one of its own
         self.pyramid = FeaturePyramid(in_channels, config)
         self.tower = DynamicHead(config)
         self.box = nn.Linear(config.channels, 4)
@@ -81,8 +82,8 @@ class GroundingHead(nn.Module):
             maps: C3, C4, C5 of the backbone: (B, C_i, H / s, W / s) for strides s of 8, 16, 32.
             text: (B, L, D), the backbone's fused text.
             attention_mask: (B, L), 1 = real token.
-            image_sizes: (B, 2) true height and width in pixels; None: no picture is padded beyond its own canvas.
-                Keep them on the CPU with a model on the CPU: then equal pictures cost no masks.
+            image_sizes: (B, 2) true height and width in pixels; None: no image is padded beyond its own canvas.
+                Keep them on the CPU with a model on the CPU: then equal images cost no masks.
 
         Raises:
             ValueError: If the maps are not three that halve exactly.
@@ -90,7 +91,7 @@ class GroundingHead(nn.Module):
         sides = [tuple(x.shape[2:]) for x in maps]
         if len(maps) != 3 or any(a != 2 * b for i in (0, 1) for a, b in zip(sides[i], sides[i + 1], strict=True)):
             raise ValueError(
-                f"maps must be the backbone's three of strides 8, 16 and 32, got sizes {sides}; pad pictures to "
+                f"maps must be the backbone's three of strides 8, 16 and 32, got sizes {sides}; pad images to "
                 f"multiples of {self.config.strides[2]}"
             )
         levels, valid = self._features(maps, image_sizes)
@@ -109,12 +110,12 @@ class GroundingHead(nn.Module):
 
     def set_flat_offsets(self, enable: bool = True) -> None:
         """Switches `GroundingConfig.flat_offsets`: weights go with the reading that they were trained with."""
-        self.config = replace(self.config, flat_offsets=enable)
+        self.config.flat_offsets = enable
         for block in self.tower.blocks:
             block.flat_offsets = enable  # type: ignore[assignment]
 
     def _features(self, maps: Sequence[Tensor], image_sizes: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """The dynamic head's maps, and which anchors belong to their picture, (B, A)."""
+        """The dynamic head's maps, and which anchors belong to their image, (B, A)."""
         (height, width), last = maps[-1].shape[2:], self.config.strides[2]
         shapes = [(_shrink(height, last, stride), _shrink(width, last, stride)) for stride in self.config.strides]
         owned = image_sizes if self.config.padding_aware else None
@@ -123,9 +124,27 @@ class GroundingHead(nn.Module):
         valid = [(extent.weights > 0).expand(len(maps[0]), -1) for extent in extents]
         return levels, torch.cat(valid, dim=1)
 
-    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> GroundingLoadReport:
-        """Load the head of an original detector; see `checkpoints.load_original_grounding`."""
-        return load_original_grounding(self, source)
+    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
+        """Loads the head of an original detector, and reads offsets as it was trained to (`set_flat_offsets`).
+
+        Args:
+            source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
+
+        Returns:
+            What became of each tensor; the backbone's are left.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            ValueError: If keys of the head are missing, unknown or of another shape; the message names them.
+        """
+        tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
+        origin = "the state dict" if isinstance(source, Mapping) else str(source)
+        shapes = {name: value.shape for name, value in self.named_parameters()}
+        key_map = original_grounding_map(self.config)
+        values, report = convert(tensors, key_map, shapes, f"{origin} (for the grounding head)")
+        self.load_state_dict(values)
+        self.set_flat_offsets()
+        return report
 
 
 def _shrink(side: int, last: int, stride: int) -> int:

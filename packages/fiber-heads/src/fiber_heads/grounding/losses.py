@@ -1,14 +1,14 @@
-"""What the grounding head learns from: words of an anchor, its box, how central it lies.
+"""What the grounding head learns from: tokens of an anchor, its box, how central it lies.
 
-    Shapes: B pictures, A anchors over all levels, L tokens of the batch's longest text, n boxes of a picture.
+    Shapes: B images, A anchors over all levels, L tokens of the batch's longest text, n boxes of an image.
 
 After `fine_grained/maskrcnn_benchmark/modeling/rpn/loss.py` of microsoft/FIBER. Every term is a sum over all anchors in
-which those without a box weigh nothing, so nothing is read back to the host and a picture without boxes is an ordinary
+which those without a box weigh nothing, so nothing is read back to the host and an image without boxes is an ordinary
 case. Differences:
     * an anchor without a box answers to no token; there to the last of 256, which is masked unless the text fills all
       256 (`no_object_column=255`);
     * the loss of the unused class logits, zero times a number that can be infinite, is left out;
-    * all processes take part in the sums, also one whose pictures hold no box (there it leaves the others waiting);
+    * all processes take part in the sums, also one whose images hold no box (there it leaves the others waiting);
     * anchors in the padding can be left out.
 """
 
@@ -19,20 +19,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, autograd
-from torch import distributed as dist
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from fiber_heads.distributed import mean_over_processes
 from fiber_heads.grounding.assignment import matched_boxes, matched_tokens
 from fiber_heads.grounding.boxes import box_centers, decode_boxes, generalized_box_iou
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient; the tensor itself if there is one process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value.detach()
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
 
 
 @dataclass(frozen=True)
@@ -78,14 +69,14 @@ class GroundingLoss:
             centerness: (B, A) logits.
             anchors: (A, 4) xyxy in pixels.
             matched: (B, A) int64 from `assign_anchors`: the row of the anchor's box, or -1.
-            boxes: For each picture (n, 4) xyxy in pixels.
-            positive_maps: For each picture (n, L) bool, the tokens of each box.
+            boxes: For each image (n, 4) xyxy in pixels.
+            positive_maps: For each image (n, L) bool, the tokens of each box.
             text_mask: (B, L), 1 for the tokens that count.
             valid: (B, A) bool, the anchors whose tokens count; all if None.
 
         Returns:
-            Scalars `box` (1 - generalised IoU, weighted by how central the anchor lies), `centerness` and `token`.
-            Their means over processes of equally many pictures are the losses of one process with all pictures.
+            Scalars `box` (1 - generalized IoU, weighted by how central the anchor lies), `centerness` and `token`.
+            Their means over processes of equally many images are the losses of one process with all images.
 
         Raises:
             ValueError: If a positive map has not a row for each box and a column for each token.
@@ -116,7 +107,7 @@ class GroundingLoss:
         text_mask: Tensor,
         valid: Tensor | None,
     ) -> Tensor:
-        """The weighted sum over the batch; picture by picture, so that targets of one picture exist at a time."""
+        """The weighted sum over the batch; image by image, so that targets of one image exist at a time."""
         total = token_logits.new_zeros(())
         for row, positive_map in enumerate(positive_maps):
             targets = matched_tokens(positive_map, matched[row], self.no_object_column)

@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, ImageState, TextState, read_original_state_dict
+from fiber_backbone import FiberBackbone, ImageState, KeyMap, LoadReport, TextState
 from torch import Tensor
 
-from fiber_heads.checkpoints import TaskLoadReport
 from fiber_heads.grounding.assignment import assign_anchors
-from fiber_heads.grounding.checkpoints import HEAD, load_original_grounding
+from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
 from fiber_heads.grounding.losses import GroundingLoss
 from fiber_heads.grounding.postprocess import DetectionSettings, detect_boxes, merge_chunks
-from fiber_heads.task import TaskModel, TaskOutput, check_batch
+from fiber_heads.task import PromptProcessor, TaskModel, TaskOutput, check_batch, is_bias
 
 REFERRING = DetectionSettings(score_threshold=0.0, candidates_per_level=3000)  # the original's for RefCOCO
 Detections = dict[str, Any]
-
-
-class GroundingProcessor(Protocol):
-    """Pictures and categories or phrases to tensors, as `fiber_data.GroundingProcessor` does."""
-
-    def __call__(self, images: Any = None, text: Any = None) -> Mapping[str, Tensor]:
-        """`pixel_values` (B, 3, H, W), padded, `image_sizes` and `original_sizes` (B, 2) of pictures."""
-
-    def category_prompts(self, categories: Sequence[str], chunk_size: int | None = None) -> Mapping[str, Any]:
-        """N prompts that name all categories.
-
-        `input_ids` and `attention_mask` (N, L), and for each prompt `phrase_maps` (P, L) bool, the tokens of each of
-        its categories, and `phrase_labels` (P,) int64, their places.
-        """
-
-    def phrase_prompts(
-        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None
-    ) -> Mapping[str, Any]:
-        """The same of sentences and the phrases at `spans` of their characters, by default their noun phrases.
-
-        Beside them `phrase_texts`, for each sentence the phrases.
-        """
 
 
 @dataclass
@@ -70,20 +46,15 @@ class FiberForGrounding(TaskModel):
         ValueError: If the backbone is not one of the fine stage, or its strides are not the head's.
     """
 
+    config_class = GroundingConfig
+    config: GroundingConfig
+
     def __init__(self, backbone: FiberBackbone, config: GroundingConfig | None = None) -> None:
-        super().__init__()
-        sizes = backbone.config
-        if sizes.window_policy != "pad" or not sizes.pyramid_norms or not sizes.fused_text_norm:
-            raise ValueError("grounding needs a backbone of the fine stage: FiberBackbone(config.fine_stage())")
-        self.backbone = backbone
-        config = config or GroundingConfig()
-        if tuple(sizes.strides[-3:]) != config.strides[:3]:
-            raise ValueError(
-                f"the backbone's last maps have strides {tuple(sizes.strides[-3:])}, but the head reads "
-                f"{config.strides[:3]}; set GroundingConfig.strides"
-            )
-        widths = sizes.stage_dims[-3:]
-        self.grounding_head = GroundingHead((widths[0], widths[1], widths[2]), sizes.hidden_size, config)
+        super().__init__(backbone, config)
+        _check_backbone(backbone, self.config)
+        widths = backbone.stage_dims[-3:]
+        self.grounding_head = GroundingHead((widths[0], widths[1], widths[2]), backbone.text_dim, self.config)
+        self.config = config = self.grounding_head.config
         self.loss = GroundingLoss(
             config.focal_alpha,
             config.focal_gamma,
@@ -92,20 +63,6 @@ class FiberForGrounding(TaskModel):
             config.token_loss_weight,
             config.max_tokens - 1 if config.no_object_column else None,
         )
-
-    @property
-    def config(self) -> GroundingConfig:
-        """The head's settings."""
-        return self.grounding_head.config
-
-    def to_config(self) -> dict[str, Any]:
-        """Sizes of the backbone and the head."""
-        return {"backbone": asdict(self.backbone.config), "grounding": asdict(self.config)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> FiberForGrounding:
-        """A fresh model from `to_config`'s dictionary."""
-        return cls(FiberBackbone(FiberConfig(**config["backbone"])), GroundingConfig(**config["grounding"]))
 
     def set_gradient_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks of the backbone and of the dynamic head in the backward pass."""
@@ -117,7 +74,7 @@ class FiberForGrounding(TaskModel):
 
         Args:
             batch: `pixel_values` (B, 3, H, W), `image_sizes` (B, 2) true height and width, `input_ids` and
-                `attention_mask` (B, L); for losses `targets`, for each picture `boxes` (n, 4) xyxy in pixels and
+                `attention_mask` (B, L); for losses `targets`, for each image `boxes` (n, 4) xyxy in pixels and
                 `positive_map` (n, L) bool, the tokens that speak of each box.
 
         Raises:
@@ -159,17 +116,17 @@ class FiberForGrounding(TaskModel):
     ) -> list[Detections]:
         """Objects of named categories (open-vocabulary detection).
 
-        Pictures are computed once below the cut for all prompts.
+        Images are computed once below the cut for all prompts.
 
         Args:
-            images: One picture or several, as the processor takes them.
+            images: One image or several, as the processor takes them.
             categories: Their names.
             threshold: A category must be more probable than this.
             chunk_size: Categories of a prompt; as many as fit by default.
             settings: Further settings; `threshold` goes before theirs.
 
         Returns:
-            For each picture `boxes` (K, 4) xyxy in its own pixels, `scores` (K,) descending, `labels` (K,) places in
+            For each image `boxes` (K, 4) xyxy in its own pixels, `scores` (K,) descending, `labels` (K,) indices into
             `categories`, and `text_labels`, their names.
 
         Raises:
@@ -178,7 +135,7 @@ class FiberForGrounding(TaskModel):
         settings = replace(settings or DetectionSettings(), score_threshold=threshold)
         if not categories or any(not name.strip() for name in categories):
             raise ValueError(f"categories must be names, at least one and none empty; they are {list(categories)}")
-        prompts = self._processor().category_prompts(list(categories), chunk_size)
+        prompts = self._prompts().category_prompts(list(categories), chunk_size)
         found = self.find_categories(self.prepare(images), prompts, settings)
         return [{**each, "text_labels": [categories[label] for label in each["labels"].tolist()]} for each in found]
 
@@ -194,24 +151,24 @@ class FiberForGrounding(TaskModel):
         """What the phrases of a sentence speak of (phrase grounding).
 
         Args:
-            images: One picture or several.
+            images: One image or several.
             captions: A sentence for each.
             spans: For each sentence the [start, end) characters of its phrases; by default its noun phrases.
             threshold: A phrase must be more probable than this.
             settings: Further settings; `threshold` goes before theirs.
 
         Returns:
-            As `detect`; `labels` are places in the sentence's phrases, `text_labels` the phrases.
+            As `detect`; `labels` are indices into the sentence's phrases, `text_labels` the phrases.
 
         Raises:
-            ValueError: If there are not as many sentences as pictures, or one is empty.
+            ValueError: If there are not as many sentences as images, or one is empty.
         """
         settings = replace(settings or DetectionSettings(), score_threshold=threshold)
         texts = [captions] if isinstance(captions, str) else list(captions)
         inputs = self.prepare(images, texts)
         if len(inputs["pixel_values"]) != len(texts):
-            raise ValueError(f"{len(inputs['pixel_values'])} pictures and {len(texts)} sentences came; give one each")
-        prompts = self._processor().phrase_prompts(texts, spans)
+            raise ValueError(f"{len(inputs['pixel_values'])} images and {len(texts)} sentences came; give one each")
+        prompts = self._prompts().phrase_prompts(texts, spans)
         found = self.find({**inputs, **prompts}, settings)
         return [
             {**each, "text_labels": [names[label] for label in each["labels"].tolist()]}
@@ -222,11 +179,11 @@ class FiberForGrounding(TaskModel):
         """The one thing that an expression describes (referring expressions).
 
         Args:
-            images: One picture or several.
+            images: One image or several.
             expressions: One for each.
 
         Returns:
-            As `ground`, with the best box of each picture.
+            As `ground`, with the best box of each image.
         """
         texts = [expressions] if isinstance(expressions, str) else list(expressions)
         whole = [[(0, len(text))] for text in texts]
@@ -235,16 +192,16 @@ class FiberForGrounding(TaskModel):
 
     @torch.no_grad()
     def find(self, batch: Mapping[str, Any], settings: DetectionSettings | None = None) -> list[dict[str, Tensor]]:
-        """Boxes for the phrases of each picture's text: what `ground`, `refer` and evaluations do with tensors.
+        """Boxes for the phrases of each image's text: what `ground`, `refer` and evaluations do with tensors.
 
         Args:
             batch: `pixel_values` (B, 3, H, W), `image_sizes` (B, 2), `input_ids` and `attention_mask` (B, L), and for
-                each picture `phrase_maps` (P, L) bool and `phrase_labels` (P,) int64; optionally `original_sizes`
-                (B, 2), (height, width) to scale the boxes to; without them they stay in the prepared pictures' pixels.
+                each image `phrase_maps` (P, L) bool and `phrase_labels` (P,) int64; optionally `original_sizes`
+                (B, 2), (height, width) to scale the boxes to; without them they stay in the prepared images' pixels.
             settings: Thresholds and counts.
 
         Returns:
-            For each picture `boxes`, `scores` and `labels`, see `detect_boxes`.
+            For each image `boxes`, `scores` and `labels`, see `detect_boxes`.
 
         Raises:
             KeyError: If the batch lacks a key.
@@ -265,7 +222,7 @@ class FiberForGrounding(TaskModel):
         *,
         limit_together: bool = True,
     ) -> list[dict[str, Tensor]]:
-        """Boxes for the categories of N prompts, all asked of every picture, each computed once below the cut.
+        """Boxes for the categories of N prompts, all asked of every image, each computed once below the cut.
 
         Args:
             batch: `pixel_values`, `image_sizes` and optionally `original_sizes`, as of `find`.
@@ -287,7 +244,7 @@ class FiberForGrounding(TaskModel):
             text = texts[[number] * len(image)]
             chunks.append(self._find(batch, image, text, [maps] * len(image), [labels] * len(image), settings))
         limit = settings.max_detections if limit_together else None
-        return [merge_chunks(of_picture, limit) for of_picture in zip(*chunks, strict=True)]
+        return [merge_chunks(of_image, limit) for of_image in zip(*chunks, strict=True)]
 
     def _find(
         self,
@@ -323,50 +280,60 @@ class FiberForGrounding(TaskModel):
         return self.grounding_head(fused.pyramid[-3:], fused.text_hidden_state, fused.attention_mask, image_sizes)
 
     def _differ(self, pixel_values: Tensor, image_sizes: Tensor) -> bool:
-        """Whether pictures may be smaller than the batch; sizes on a device are not asked, which would stall it."""
+        """Whether images may be smaller than the batch; sizes on a device are not asked, which would stall it."""
         if image_sizes.is_cuda:
             return len(pixel_values) > 1
         stride, shape = self.config.strides[2], torch.tensor(pixel_values.shape[2:])
         return bool((-(-image_sizes // stride) * stride != shape).any())
 
-    def _processor(self) -> GroundingProcessor:
-        if self.processor is None or not hasattr(self.processor, "category_prompts"):
+    def _prompts(self) -> PromptProcessor:
+        if not isinstance(self.processor, PromptProcessor):
             raise ValueError(
                 "this model has no processor for categories and phrases; set model.processor, for instance to "
                 "fiber_data.GroundingProcessor.from_pretrained(folder)"
             )
-        return self.processor  # type: ignore[return-value]
+        return self.processor
 
-    def load_original_checkpoint(
-        self, source: str | Path | Mapping[str, Tensor], partial: bool = False
-    ) -> TaskLoadReport:
-        """Loads a checkpoint of the original's detector, or, if `partial`, what a coarse one has for the backbone.
+    def original_head_map(self) -> KeyMap:
+        """The original detector's head."""
+        return original_grounding_map(self.config, "grounding_head.")
 
-        The original's head was trained with `GroundingConfig.flat_offsets`: loading one switches it on.
+    def original_may_lack(self, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """The whole head, which a checkpoint of the coarse stage has not; never a part of it."""
+        return () if any(HEAD.match(name) for name in tensors) else ("grounding_head.",)
 
-        Args:
-            source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
-            partial: Whether the head may keep its own values where the checkpoint has none.
+    def finish_original_checkpoint(self, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
+        """Reads offsets as the original's head was trained to (`GroundingConfig.flat_offsets`), if it came with one."""
+        if any(HEAD.match(name) for name in report.taken):
+            self.grounding_head.set_flat_offsets()
 
-        Raises:
-            FileNotFoundError: If the file does not exist.
-            ValueError: If the checkpoint does not fit the model; the message names the keys.
-        """
-        tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
-        report = TaskLoadReport(self.backbone.load_original_checkpoint(tensors))
-        if partial and not any(HEAD.match(name) for name in tensors):
-            report.fresh = [name for name, _ in self.named_parameters() if name.startswith("grounding_head.")]
-        else:
-            head = load_original_grounding(self.grounding_head, tensors)
-            report.used, report.dropped = head.used, head.dead
-        report.left = sorted(set(report.backbone.left) - {*report.used, *report.dropped})
-        return report
+    def decayed_by_original(self, name: str) -> bool:
+        """The original's detector decays whatever is not called a bias."""
+        return not is_bias(name)
+
+
+def _check_backbone(backbone: FiberBackbone, config: GroundingConfig) -> None:
+    """ValueError if the head cannot stand on a backbone."""
+    if not backbone.has_pyramid:
+        raise ValueError(
+            "grounding needs a feature pyramid, which this backbone's image stream or fusion does not give; build it "
+            "with FiberConfig(image_stream='swin', fusion='gated')"
+        )
+    switches = backbone.config
+    if switches.window_policy != "pad" or not switches.pyramid_norms or not switches.fused_text_norm:
+        raise ValueError("grounding needs a backbone of the fine stage: FiberBackbone.from_config(config.fine_stage())")
+    strides = tuple(backbone.strides[-3:])
+    if strides != config.strides[:3]:
+        raise ValueError(
+            f"the backbone's last maps have strides {strides}, but the head reads {config.strides[:3]}; set "
+            "GroundingConfig.strides"
+        )
 
 
 def _to_original(
     found: list[dict[str, Tensor]], sizes: Tensor, original_sizes: Tensor | None
 ) -> list[dict[str, Tensor]]:
-    """Boxes in the pixels of the pictures as they came."""
+    """Boxes in the pixels of the images as they came."""
     if original_sizes is None:
         return found
     ratios = (original_sizes / sizes).flip(1).repeat(1, 2)  # width, height, width, height

@@ -1,13 +1,13 @@
 """From the grounding head's outputs to boxes with scores and labels.
 
-    Shapes: B pictures, A anchors over all levels, A_l of one level, L tokens, C classes (or phrases) of a prompt.
+    Shapes: B images, A anchors over all levels, A_l of one level, L tokens, C classes (or phrases) of a prompt.
 
 After `fine_grained/maskrcnn_benchmark/modeling/rpn/inference.py` of microsoft/FIBER. Differences:
     * scores of all classes are one matrix product; there a loop over classes;
     * suppression follows the original's CUDA code on every device (its CPU code returns wrong rows);
     * a class without a token scores 0 (there not a number);
     * results come sorted by score;
-    * anchors in the padding can be left out, so that a picture's result does not depend on the rest of its batch.
+    * anchors in the padding can be left out, so that an image's result does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DetectionSettings:
         score_threshold: A class must be more probable than this, before centerness, to be a candidate, in [0, 1].
         candidates_per_level: The most candidates, pairs of an anchor and a class, that a level passes on.
         max_iou: Of two boxes of a class with more overlap than this the better one stays.
-        max_detections: The most detections of a picture; more only where scores tie with the last one.
+        max_detections: The most detections of an image; more only where scores tie with the last one.
         min_size: Narrower or lower boxes are dropped, in pixels.
         aggregation: A class's probability from those of its tokens: `mean`, `max`, or `power`, the geometric mean.
 
@@ -81,13 +81,13 @@ def detect_boxes(
         anchors: (A, 4) xyxy in pixels, fine levels first.
         anchors_per_level: The A_l, sum A.
         image_sizes: (B, 2) height, width before padding.
-        class_tokens: For each picture (C, L) bool, the tokens of each class or phrase; C may differ.
-        labels: For each picture (C,) int64, what to call the classes in the result; 0 to C - 1 if None.
+        class_tokens: For each image (C, L) bool, the tokens of each class or phrase; C may differ.
+        labels: For each image (C,) int64, what to call the classes in the result; 0 to C - 1 if None.
         valid: (B, A) bool, the anchors that may answer; all if None.
         settings: Thresholds and counts.
 
     Returns:
-        For each picture `boxes` (K, 4) xyxy within the unpadded picture, `scores` (K,) in [0, 1], descending, and
+        For each image `boxes` (K, 4) xyxy within the unpadded image, `scores` (K,) in [0, 1], descending, and
         `labels` (K,) int64.
     """
     settings = settings or DetectionSettings()
@@ -128,10 +128,10 @@ def class_scores(token_logits: Tensor, class_tokens: Tensor, aggregation: Aggreg
 
 
 def merge_chunks(chunks: Sequence[dict[str, Tensor]], max_detections: int | None = None) -> dict[str, Tensor]:
-    """The detections of one picture from those of several prompts, whose labels must not overlap.
+    """The detections of one image from those of several prompts, whose labels must not overlap.
 
     Args:
-        chunks: Results of `detect_boxes` for the same picture, one for each prompt.
+        chunks: Results of `detect_boxes` for the same image, one for each prompt.
         max_detections: The most to keep, more only where scores tie; all if None, as the original does.
 
     Returns:

@@ -40,7 +40,7 @@ class FeaturePyramid(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, maps: list[Tensor], extents: list[Extent]) -> list[Tensor]:
-        """The pyramid, zero outside what each picture owns.
+        """The pyramid, zero outside what each image owns.
 
         Args:
             maps: C3, C4, C5: (B, C_i, H_i, W_i), sides halving exactly.
@@ -72,7 +72,7 @@ def drop_blocks(x: Tensor, probability: float, size: int, extent: Extent) -> Ten
         x: (B, C, H, W).
         probability: Share of cells to drop, about.
         size: Side of a square in cells, odd.
-        extent: What each picture owns of the map: the scale counts these cells.
+        extent: What each image owns of the map: the scale counts these cells.
     """
     seeds = torch.rand_like(x[:, :1]) < probability / size**2
     kept = 1 - max_pool2d(seeds.to(x.dtype), size, stride=1, padding=size // 2)

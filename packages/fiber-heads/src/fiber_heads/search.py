@@ -1,0 +1,292 @@
+"""Search in two steps: rank everything by a cheap score, look again at the best with an expensive one.
+
+    images, texts = model.begin_images(files), model.begin_texts(captions)   # bottom halves, once each
+    scores = model.search(images, texts, top_k=16)   # N + M top halves, then the best pairs
+
+A matrix of scores has a row for each image and a column for each text; higher is better.
+
+Shapes: N images, M texts, P pairs of them, D channels of the contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import torch
+from fiber_backbone import ImageState, TextState
+from torch import Tensor
+
+from fiber_heads.contrastive import ContrastiveHead
+from fiber_heads.matching import MatchingHead
+from fiber_heads.task import TaskModel
+
+State = TypeVar("State", ImageState, TextState)
+Queries = Literal["both", "images", "texts"]
+
+
+def search_scores(
+    first: Tensor | None,
+    score_pairs: Callable[[Tensor], Tensor] | None,
+    *,
+    shape: tuple[int, int] | None = None,
+    top_k: int = 16,
+    queries: Queries = "both",
+) -> Tensor:
+    """Scores of all pairs by a first ranking, a second look at its best, or both.
+
+    Args:
+        first: (N, M) scores of the first step, for instance cosines; None: every pair is looked at.
+        score_pairs: Gives the second step's scores (P,), any real numbers, of pairs (P, 2) int64, row of the image and
+            of the text; None: the first step is all.
+        shape: (N, M), needed only without `first`.
+        top_k: How many candidates of each query to look at again, all if there are fewer; 0: every pair.
+        queries: Who asks: each image for its best texts, each text for its best images, or both, where a pair is looked
+            at again if either side asks for it.
+
+    Returns:
+        (N, M). With both steps in float64: where a pair was looked at again its second score, elsewhere the first one,
+        moved down so far that it lies below all of those.
+
+    Raises:
+        ValueError: There is no step, `top_k` is negative or `queries` unknown.
+    """
+    if score_pairs is None:
+        if first is None:
+            raise ValueError("there is nothing to search by; give scores of a first step, score_pairs, or both")
+        return first
+    if first is None:
+        if shape is None:
+            raise ValueError("without scores of a first step give shape, the numbers of images and texts")
+        return score_pairs(torch.cartesian_prod(*map(torch.arange, shape))).view(shape)
+    again = rerank_candidates(first, top_k, queries)
+    return place_reranked(first, again, score_pairs(again.nonzero()))
+
+
+def rerank_candidates(scores: Tensor, top_k: int, queries: Queries = "both") -> Tensor:
+    """Which pairs to look at again, (N, M) bool on the host; arguments and errors as of `search_scores`."""
+    if top_k < 0 or queries not in ("both", "images", "texts"):
+        raise ValueError(
+            f"top_k must be at least 0 and queries 'both', 'images' or 'texts'; they are {top_k} and {queries!r}"
+        )
+    scores = scores.cpu()
+    again = torch.full(scores.shape, not top_k)
+    if top_k and queries != "texts":
+        again.scatter_(1, scores.topk(min(top_k, scores.shape[1]), dim=1).indices, True)
+    if top_k and queries != "images":
+        again.scatter_(0, scores.topk(min(top_k, scores.shape[0]), dim=0).indices, True)
+    return again
+
+
+def place_reranked(scores: Tensor, again: Tensor, looked: Tensor) -> Tensor:
+    """The second step's scores (P,) of the pairs `again` (N, M), all others moved below them, in float64."""
+    first, looked = scores.double().cpu(), looked.double().cpu()
+    moved = first - first.max() + looked.min() - 1
+    return moved.masked_scatter(again, looked).to(scores.device)
+
+
+class SearchModel(TaskModel):
+    """What can be searched with: a backbone with a contrastive head, a matching head, or both.
+
+    Attributes:
+        contrastive_head: Gives the first step's unit vectors; None: every pair is matched.
+        matching_head: Gives the second step's logits; None: search is by cosines alone.
+    """
+
+    contrastive_head: ContrastiveHead | None
+    matching_head: MatchingHead | None
+
+    @torch.no_grad()
+    def begin_images(self, images: Any, batch_size: int = 16, keep_on: str | torch.device | None = None) -> ImageState:
+        """Images up to the cut, once for all texts that they will be compared with.
+
+        Args:
+            images: N images as the processor takes them, or prepared, a float tensor (N, 3, H, W).
+            batch_size: Images to compute at a time.
+            keep_on: Where to keep the states, by default the model's device. At base size and 384 px an image takes
+                1.1 MiB in float32: the thousands of a test set may have to lie on the host, `"cpu"`.
+
+        Returns:
+            N rows.
+
+        Raises:
+            ValueError: If there is no image, or they are not prepared and the model has no processor.
+        """
+        return ImageState.cat(_in_batches(images, batch_size, keep_on or self.device, "image", self._begin_image_batch))
+
+    @torch.no_grad()
+    def begin_texts(
+        self, texts: str | Sequence[str], batch_size: int = 64, keep_on: str | torch.device | None = None
+    ) -> TextState:
+        """Texts up to the cut; see `begin_images`. For token ids there is `backbone.begin_text`.
+
+        Raises:
+            ValueError: If there is no text, one is empty, or the model has no processor.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        return TextState.cat(
+            _in_batches(
+                texts,
+                batch_size,
+                keep_on or self.device,
+                "text",
+                lambda some: self.backbone.begin_text(**self.prepare(text=some)),
+            )
+        )
+
+    @torch.no_grad()
+    def image_features(self, images: ImageState, batch_size: int = 16) -> Tensor:
+        """Unit vectors (N, D) of begun images, on the model's device."""
+        chunks = torch.arange(len(images)).split(batch_size)
+        return torch.cat([self._encode_image_state(_rows(images, rows, self.device)) for rows in chunks])
+
+    @torch.no_grad()
+    def text_features(self, texts: TextState, batch_size: int = 64) -> Tensor:
+        """Unit vectors (M, D) of begun texts, on the model's device."""
+        chunks = torch.arange(len(texts)).split(batch_size)
+        return torch.cat([self._encode_text_state(_rows(texts, rows, self.device)) for rows in chunks])
+
+    @torch.no_grad()
+    def score_pairs(
+        self, images: ImageState, texts: TextState, pairs: Tensor | None = None, chunk_size: int = 16
+    ) -> Tensor:
+        """How well images and texts match, both streams reading each other.
+
+        Args:
+            images: N begun images, wherever they lie.
+            texts: M begun texts.
+            pairs: (P, 2) int64, row of the image and of the text; all N * M if None.
+            chunk_size: Pairs to compute at a time. Bounds the memory; changes no result beyond rounding.
+
+        Returns:
+            (P,), or (N, M) without `pairs`: the logit of "match", any real number, on the model's device.
+
+        Raises:
+            ValueError: If the model was built without the 'itm' objective, or there is no image or no text.
+        """
+        if not len(images) or not len(texts):
+            raise ValueError(f"nothing to score: {len(images)} images and {len(texts)} texts; begin one of each")
+        if pairs is None:
+            score = partial(self.score_pairs, images, texts, chunk_size=chunk_size)
+            return search_scores(None, score, shape=(len(images), len(texts)))
+        scores = [
+            self.match(_rows(images, part[:, 0], self.device), _rows(texts, part[:, 1], self.device))[:, 1]
+            for part in pairs.cpu().split(chunk_size)
+        ]
+        return torch.cat(scores)
+
+    def rerank(
+        self,
+        images: ImageState,
+        texts: TextState,
+        scores: Tensor,
+        top_k: int = 16,
+        queries: Queries = "both",
+        chunk_size: int = 16,
+    ) -> Tensor:
+        """The second step of search: matches the best candidates of a first ranking, and puts them before all others.
+
+        Args:
+            images: N begun images.
+            texts: M begun texts.
+            scores: (N, M) of the first step, for instance cosines (of this model or another).
+            top_k: As of `search_scores`.
+            queries: As of `search_scores`.
+            chunk_size: Pairs to compute at a time.
+
+        Returns:
+            As `search_scores`; with `top_k` of all candidates, `score_pairs`.
+
+        Raises:
+            ValueError: If the scores do not fit, `top_k` is negative or `queries` unknown.
+        """
+        if scores.shape != (len(images), len(texts)):
+            raise ValueError(
+                f"scores must have the shape (images, texts) = {(len(images), len(texts))}, got {tuple(scores.shape)}"
+            )
+        score = partial(self.score_pairs, images, texts, chunk_size=chunk_size)
+        return search_scores(scores, score, top_k=top_k, queries=queries)
+
+    def search(self, images: ImageState, texts: TextState, *, top_k: int = 16, queries: Queries = "both") -> Tensor:
+        """Scores (N, M) by all that the model has: cosines, matches of all pairs, or with both heads two steps.
+
+        Args:
+            images: N begun images.
+            texts: M begun texts.
+            top_k: As of `search_scores`.
+            queries: As of `search_scores`.
+
+        Raises:
+            ValueError: The model has neither head, `top_k` is negative or `queries` unknown.
+        """
+        contrast, matching = self.contrastive_head is not None, self.matching_head is not None
+        cosines = self.image_features(images) @ self.text_features(texts).T if contrast else None
+        score = partial(self.score_pairs, images, texts) if matching else None
+        return search_scores(cosines, score, shape=(len(images), len(texts)), top_k=top_k, queries=queries)
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Unit vectors (B, D) of images (B, 3, H, W); their products with those of texts are cosines."""
+        return self._encode_image_state(self.backbone.begin_image(pixel_values))
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Unit vectors (B, D) of texts (B, L)."""
+        return self._encode_text_state(self.backbone.begin_text(input_ids, attention_mask))
+
+    def match(self, image: ImageState, text: TextState) -> Tensor:
+        """Logits (B, 2), (no match, match), of begun images and texts, pair by pair; column 1 ranks.
+
+        Raises:
+            ValueError: If the model was built without the 'itm' objective.
+        """
+        if self.matching_head is None:
+            raise ValueError("this model was built without the 'itm' objective; it can only compare features")
+        pooled = self.backbone.fuse(image, text).pooled
+        assert pooled is not None
+        return self.matching_head(pooled)
+
+    def cross_modal_parameter_names(self) -> set[str]:
+        """Those of the backbone, and the contrastive head's projections and poolers."""
+        return super().cross_modal_parameter_names() | (self._contrastive_names() - {"contrastive_head.temperature"})
+
+    def head_parameter_names(self) -> set[str]:
+        """Parameters of the other heads."""
+        return super().head_parameter_names() - self._contrastive_names()
+
+    def _contrastive_names(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.startswith("contrastive_head.")}
+
+    def _encode_image_state(self, image: ImageState) -> Tensor:
+        if self.contrastive_head is None:
+            raise ValueError("this model was built without the 'itc' objective; it can only match")
+        return self.contrastive_head.encode_images(self.backbone.finish_image(image).hidden_state)
+
+    def _encode_text_state(self, text: TextState) -> Tensor:
+        if self.contrastive_head is None:
+            raise ValueError("this model was built without the 'itc' objective; it can only match")
+        return self.contrastive_head.encode_texts(self.backbone.finish_text(text).hidden_state)
+
+    def _begin_image_batch(self, images: Any) -> ImageState:
+        prepared = isinstance(images, Tensor) and images.is_floating_point()
+        return self.backbone.begin_image(images.to(self.device) if prepared else self.prepare(images)["pixel_values"])
+
+
+def _in_batches(
+    items: Any, size: int, keep_on: str | torch.device, kind: str, begin: Callable[[Any], State]
+) -> list[State]:
+    """States of all items, computed in batches, kept on a device."""
+    several = isinstance(items, Sequence) and not isinstance(items, str | bytes)
+    if not several and getattr(items, "ndim", 3) != 4:  # neither a list nor an array or tensor of images
+        items = [items]
+    if not len(items):
+        raise ValueError(f"there is no {kind}; give at least one")
+    return [
+        begin(items[start : start + size]).map(lambda tensor: tensor.to(keep_on))
+        for start in range(0, len(items), size)
+    ]
+
+
+def _rows(state: State, rows: Tensor, device: torch.device) -> State:
+    """Rows of a state, on a device; each row crosses once, however often it is asked for."""
+    unique, index = rows.unique(return_inverse=True)
+    return state.map(lambda tensor: tensor[unique.to(tensor.device)].to(device)[index.to(device)])
