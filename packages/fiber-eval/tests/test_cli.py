@@ -45,14 +45,14 @@ def found_dog(**changes: object) -> list[dict]:
 
 def vqa(folder: Path) -> Files:
     entry = {"question_id": 1, "question_type": "how many", "answer_type": "number"}
-    answers = [{"answer": "two", "answer_id": place} for place in range(2)]
-    answers += [{"answer": "3", "answer_id": place} for place in range(2, 10)]
+    answers = [{"answer": "two", "answer_id": index} for index in range(2)]
+    answers += [{"answer": "3", "answer_id": index} for index in range(2, 10)]
     annotations = {"annotations": [entry | {"answers": answers}]}
     return write(folder / "a.json", annotations), write(folder / "r.json", [{"question_id": 1, "answer": "2"}])
 
 
 def nlvr2(folder: Path) -> Files:
-    lines = [{"identifier": f"dev-{place}-0-0", "label": label} for place, label in enumerate(("True", "False"))]
+    lines = [{"identifier": f"dev-{index}-0-0", "label": label} for index, label in enumerate(("True", "False"))]
     annotations = write(folder / "a.json", "\n".join(map(json.dumps, lines)))
     return annotations, write(folder / "r.csv", "dev-0-0-0,True\ndev-1-0-0,True\n")
 
@@ -65,9 +65,9 @@ def retrieval(folder: Path) -> Files:
 def captions(folder: Path) -> Files:
     texts = {1: ["a dog runs on the grass", "a brown dog runs"], 2: ["two men ride a bus", "men in a bus"]}
     references = [
-        {"id": 10 * image + place, "image_id": image, "caption": text}
+        {"id": 10 * image + index, "image_id": image, "caption": text}
         for image, every in texts.items()
-        for place, text in enumerate(every)
+        for index, text in enumerate(every)
     ]
     results = [{"image_id": image, "caption": every[0]} for image, every in texts.items()]
     annotations = {"images": [{"id": image} for image in texts], "annotations": references}
@@ -203,7 +203,7 @@ def test_list_names_formats_and_papers(capsys: pytest.CaptureFixture):
 
 def test_each_of_ours_is_declared_and_told():
     declared = {name: entry for name, entry in benchmarks.available().items() if entry.dist.name == "fiber-eval"}
-    assert sorted(declared) == sorted(CASES)
+    assert declared.keys() >= CASES.keys()
     for entry in declared.values():
         told = benchmarks.describe(entry)
         assert "https://arxiv.org/abs/" in told.paper

@@ -58,9 +58,9 @@ def scene(num_images: int = 12, seed: int = 0) -> tuple[dict[str, Any], list[dic
     truths: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     image_ids = random.permutation(1000)[:num_images].tolist()
-    for place, image_id in enumerate(image_ids):
-        crowded = place == 3
-        count = 0 if place == 1 else 30 if crowded else int(random.integers(1, 8))
+    for index, image_id in enumerate(image_ids):
+        crowded = index == 3
+        count = 0 if index == 1 else 30 if crowded else int(random.integers(1, 8))
         for _ in range(count):
             size = np.exp(random.uniform(2, 5, 2))
             box = [*random.uniform(0, 300 - size), *size]
@@ -71,7 +71,7 @@ def scene(num_images: int = 12, seed: int = 0) -> tuple[dict[str, Any], list[dic
             for _ in range(5 if crowded else 3):
                 moved = np.array(box) + random.normal(0, 0.06, 4) * np.array([*size, *size])
                 found.append({"image_id": image_id, "category_id": label, "bbox": moved.tolist(), "score": 0.0})
-        if place != 2:
+        if index != 2:
             found.append({"image_id": image_id, "category_id": 3, "bbox": [5.0, 5.0, 40.0, 40.0], "score": 0.0})
     found = [
         entry | {"score": float(random.integers(1, 12)) / 12} for entry in found if entry["image_id"] != image_ids[4]

@@ -36,12 +36,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 def two_images(**first_image: Any) -> dict[str, Any]:
     """A frequent category 1 and a rare 2, annotated in images 7 and 8; a common 3, annotated in 8 only."""
     lists = {"neg_category_ids": [], "not_exhaustive_category_ids": [], "height": 200, "width": 200}
-    places = [(7, 1), (7, 2), (8, 1), (8, 2), (8, 3)]
+    pairs = [(7, 1), (7, 2), (8, 1), (8, 2), (8, 3)]
     return {
         "images": [{"id": 8} | lists, {"id": 7} | lists | first_image],
         "annotations": [
             {"id": number, "image_id": image_id, "category_id": category_id, "bbox": BOX, "area": 2500}
-            for number, (image_id, category_id) in enumerate(places)
+            for number, (image_id, category_id) in enumerate(pairs)
         ],
         "categories": [{"id": 1, "frequency": "f"}, {"id": 2, "frequency": "r"}, {"id": 3, "frequency": "c"}],
     }

@@ -17,7 +17,7 @@ def vqa_reference(eval_reference: Path) -> Path:
 
 
 def question(number: int | list, answers: list[str], answer_type: str = "other", question_type: str = "what") -> dict:
-    people = [{"answer": text, "answer_id": place} for place, text in enumerate(answers, 1)]
+    people = [{"answer": text, "answer_id": index} for index, text in enumerate(answers, 1)]
     return {"question_id": number, "question_type": question_type, "answer_type": answer_type, "answers": people}
 
 
@@ -99,7 +99,7 @@ def test_quirks_of_the_official_code(text: str, normalized: str):
 
 @pytest.mark.parametrize(("agree", "percent"), [(0, 0), (1, 30), (2, 60), (3, 90), (4, 100), (9, 100)])
 def test_agreement_with_all_but_one(agree: int, percent: float):
-    assert accuracy("cat", ["cat"] * agree + [f"dog {place}" for place in range(10 - agree)]) == percent
+    assert accuracy("cat", ["cat"] * agree + [f"dog {index}" for index in range(10 - agree)]) == percent
 
 
 def test_unanimous_people_are_compared_as_they_wrote():

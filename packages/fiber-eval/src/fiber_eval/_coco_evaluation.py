@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fiber_eval._regions import GroundTruth, IouType, Regions
 
 Backend = Literal["auto", "pycocotools", "faster_coco_eval"]
-AREAS = {"s": 1, "m": 2, "l": 3}  # small, medium, large: their places among the evaluators' ranges; 0 is all
+AREAS = {"s": 1, "m": 2, "l": 3}  # small, medium, large: their indices among the evaluators' ranges; 0 is all
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def evaluate(found: Regions, truth: GroundTruth, backend: Backend, max_detection
     recall = -np.ones((len(parameters.iouThrs), *size))
     annotated, detected = _by_category(truth.regions), _by_category(found)
     nothing = found[:0]
-    for place, category_id in enumerate(truth.categories):
+    for index, category_id in enumerate(truth.categories):
         if category_id not in annotated:
             continue
         pair = [annotated[category_id], detected.get(category_id, nothing)]
@@ -71,8 +71,8 @@ def evaluate(found: Regions, truth: GroundTruth, backend: Backend, max_detection
             evaluator.params.maxDets = list(max_detections)
             evaluator.evaluate()
             evaluator.accumulate()
-        precision[:, :, place] = np.reshape(evaluator.eval["precision"], precision[:, :, :1].shape)[:, :, 0]
-        recall[:, place] = np.reshape(evaluator.eval["recall"], recall[:, :1].shape)[:, 0]
+        precision[:, :, index] = np.reshape(evaluator.eval["precision"], precision[:, :, :1].shape)[:, :, 0]
+        recall[:, index] = np.reshape(evaluator.eval["recall"], recall[:, :1].shape)[:, 0]
     return Curves(precision, recall)
 
 
@@ -94,12 +94,12 @@ def choose_backend(backend: Backend) -> str:
 def average_precisions(precision: NDArray[np.float64]) -> dict[str, float]:
     """AP, AP50, AP75 and those of areas, from precision [T, R, K, A]."""
     result = {"AP": mean(precision[..., 0]), "AP50": mean(precision[0, ..., 0]), "AP75": mean(precision[5, ..., 0])}
-    return result | {f"AP{name}": mean(precision[..., place]) for name, place in AREAS.items()}
+    return result | {f"AP{name}": mean(precision[..., index]) for name, index in AREAS.items()}
 
 
 def categories_ap(truth: GroundTruth, curves: Curves) -> dict[str, float]:
     """AP of each category under its id."""
-    return {f"AP/{key}": mean(curves.precision[:, :, place, 0, -1]) for place, key in enumerate(truth.categories)}
+    return {f"AP/{key}": mean(curves.precision[:, :, index, 0, -1]) for index, key in enumerate(truth.categories)}
 
 
 def mean(values: NDArray[np.float64]) -> float:

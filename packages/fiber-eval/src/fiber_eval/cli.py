@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
             benchmark.name,
             help=_literal(benchmark.paper),
             description=textwrap.fill(f"Follows {benchmark.paper}."),
-            epilog=_options(benchmark.options),
+            epilog=_epilog(benchmark.options),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("--annotations", type=Path, required=True, help=_literal(benchmark.annotations))
@@ -83,7 +83,7 @@ def _literal(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _options(options: Mapping[str, str]) -> str:
+def _epilog(options: Mapping[str, str]) -> str:
     """What may follow `--option`, a paragraph each."""
     width = max(map(len, options), default=0) + 4
     paragraphs = [

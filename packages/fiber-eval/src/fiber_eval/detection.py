@@ -267,9 +267,9 @@ def summarize(
     """The twelve numbers of COCO, as `coco_ap` gives them."""
     curves = evaluate(found, truth, backend, COCO_MAX_DETECTIONS)
     result = average_precisions(curves.precision[..., -1])
-    for place, count in enumerate(COCO_MAX_DETECTIONS):
-        result[f"AR{count}"] = mean(curves.recall[:, :, 0, place])
-    result |= {f"AR{name}": mean(curves.recall[:, :, place, -1]) for name, place in AREAS.items()}
+    for index, count in enumerate(COCO_MAX_DETECTIONS):
+        result[f"AR{count}"] = mean(curves.recall[:, :, 0, index])
+    result |= {f"AR{name}": mean(curves.recall[:, :, index, -1]) for name, index in AREAS.items()}
     return result | (categories_ap(truth, curves) if per_category else {})
 
 

@@ -25,7 +25,7 @@ class Phrase:
 
     Attributes:
         text: Its words, joined by spaces.
-        first_word: The place of its first word in the sentence, from 0.
+        first_word: The index of its first word in the sentence, from 0.
         types: Its coarse types, such as "people".
         boxes_xyxy: Its right boxes in pixels, at least one.
 
@@ -80,7 +80,7 @@ def read_flickr30k_entities(root: Path, split: str = "test") -> list[Sentence]:
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is broken; the sentence names it and the place.
+        ValueError: A file is broken; the sentence names it and the location.
 
     Example:
         >>> import tempfile
@@ -117,28 +117,28 @@ def _read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is not XML: {error}.") from error
     boxes = defaultdict(list)
-    for place, thing in enumerate(root.findall("object")):
+    for index, thing in enumerate(root.findall("object")):
         found = thing.find("bndbox")
         if found is None:  # a whole scene, or nothing to be seen
             continue
-        box = _parse_box(found, f"{path}, object {place}")
+        box = _parse_box(found, f"{path}, object {index}")
         for name in thing.findall("name"):  # one box may belong to several phrases
             boxes[name.text or ""].append(box)
     return {name: tuple(every) for name, every in boxes.items()}
 
 
-def _parse_box(bndbox: ElementTree.Element, place: str) -> Box:
+def _parse_box(bndbox: ElementTree.Element, location: str) -> Box:
     texts = [bndbox.findtext(side, "") for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
         left, top, right, bottom = map(int, texts)
     except ValueError as error:
-        raise ValueError(f"{place}: xmin, ymin, xmax, ymax must be whole numbers, but are {texts}.") from error
+        raise ValueError(f"{location}: xmin, ymin, xmax, ymax must be whole numbers, but are {texts}.") from error
     if right < left or bottom < top:
-        raise ValueError(f"{place}: bndbox must have xmin <= xmax and ymin <= ymax, but is {texts}.")
+        raise ValueError(f"{location}: bndbox must have xmin <= xmax and ymin <= ymax, but is {texts}.")
     return left, top, right, bottom
 
 
-def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], place: str) -> tuple[str, tuple[Phrase, ...]]:
+def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], location: str) -> tuple[str, tuple[Phrase, ...]]:
     """The words of `[/EN#283/people A man] on [/EN#284/scene a street] .`, and its phrases that have boxes."""
     words: list[str] = []
     phrases = []
@@ -147,7 +147,7 @@ def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], place: str)
         if opened is None and token.startswith("["):
             marks = token.split("/")[1:]
             if not marks or not marks[0].startswith("EN#"):
-                raise ValueError(f"{place}: a phrase must open like [/EN#283/people, but opens with {token}.")
+                raise ValueError(f"{location}: a phrase must open like [/EN#283/people, but opens with {token}.")
             opened = len(words), marks
         elif opened is not None and token.endswith("]"):
             words.append(token[:-1])
@@ -158,5 +158,5 @@ def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], place: str)
         else:
             words.append(token)
     if opened is not None:
-        raise ValueError(f"{place}: the phrase that opens with [/{'/'.join(opened[1])} is never closed by ].")
+        raise ValueError(f"{location}: the phrase that opens with [/{'/'.join(opened[1])} is never closed by ].")
     return " ".join(words), tuple(phrases)

@@ -253,8 +253,8 @@ def summarize_lvis(
     frequencies = np.array([category["frequency"] for category in truth.categories.values()])
     for frequency in FREQUENCIES:
         result[f"AP{frequency}"] = mean(curves.precision[:, :, frequencies == frequency, 0])
-    for name, place in {"": 0, **AREAS}.items():
-        result[f"AR{name}@{-1 if fixed else per_image}"] = mean(curves.recall[:, :, place])
+    for name, index in {"": 0, **AREAS}.items():
+        result[f"AR{name}@{-1 if fixed else per_image}"] = mean(curves.recall[:, :, index])
     return result | (categories_ap(truth, curves) if per_category else {})
 
 

@@ -153,7 +153,7 @@ class PhraseGroundingRecall(PerSampleMetric):
         return result
 
     def _sentence_ranks(self, key: SentenceKey, boxes: Sequence[Tensor | Sequence[Sequence[float]]]) -> list[int]:
-        """For each phrase the place, from 1, of its first right box; 0 without one."""
+        """For each phrase the rank, from 1, of its first right box; 0 without one."""
         if key not in self.sentences:
             raise ValueError(f"{_name(key)} is not among the {len(self.sentences)} annotated sentences.")
         phrases = self.sentences[key].phrases
@@ -163,8 +163,8 @@ class PhraseGroundingRecall(PerSampleMetric):
                 "list of boxes for each, in reading order, and none for a phrase without boxes."
             )
         ranks = []
-        for place, (phrase, predicted) in enumerate(zip(phrases, boxes, strict=True)):
-            candidates = _as_boxes(predicted, f"phrase {place} of {_name(key)}")
+        for index, (phrase, predicted) in enumerate(zip(phrases, boxes, strict=True)):
+            candidates = _as_boxes(predicted, f"phrase {index} of {_name(key)}")
             targets = torch.tensor(phrase.boxes_xyxy, dtype=torch.float64)
             if self.protocol == "merged":
                 targets = torch.cat([targets[:, :2].amin(0), targets[:, 2:].amax(0)])[None]
@@ -229,29 +229,29 @@ def _add_file(metric: PhraseGroundingRecall, results: Path) -> None:
     if not isinstance(entries, list):
         raise ValueError(f"{results} must hold a list of predictions, but holds a {type(entries).__name__}.")
     seen: dict[SentenceKey, int] = {}
-    for place, entry in enumerate(entries):
-        key = _entry_key(entry, f"{results}, entry {place}")
+    for index, entry in enumerate(entries):
+        key = _entry_key(entry, f"{results}, entry {index}")
         if key in seen:
-            raise ValueError(f"{results}, entry {place}: {_name(key)} has a prediction already, entry {seen[key]}.")
-        seen[key] = place
-        with naming(f"{results}, entry {place}"):
+            raise ValueError(f"{results}, entry {index}: {_name(key)} has a prediction already, entry {seen[key]}.")
+        seen[key] = index
+        with naming(f"{results}, entry {index}"):
             metric.update([key], [entry["boxes"]])
 
 
-def _entry_key(entry: Any, place: str) -> SentenceKey:
+def _entry_key(entry: Any, location: str) -> SentenceKey:
     if not isinstance(entry, dict) or not entry.keys() >= {"image_id", "sentence_id", "boxes"}:
         came = f"the keys {', '.join(entry)}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
-        raise ValueError(f"{place} must be an object with image_id, sentence_id and boxes, but is {came}.")
+        raise ValueError(f"{location} must be an object with image_id, sentence_id and boxes, but is {came}.")
     if not isinstance(entry["boxes"], list):
-        raise ValueError(f"{place}: boxes must be a list with one list of boxes for each phrase.")
+        raise ValueError(f"{location}: boxes must be a list with one list of boxes for each phrase.")
     if not str(entry["sentence_id"]).isdecimal():
-        raise ValueError(f"{place}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}.")
+        raise ValueError(f"{location}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}.")
     return str(entry["image_id"]), int(entry["sentence_id"])
 
 
 def _named(sentence: Sentence) -> list[tuple[str, Phrase]]:
     """The phrases of a sentence, each with a name of its own in the data set."""
-    return [(f"phrase {place} of {_name(sentence.key)}", phrase) for place, phrase in enumerate(sentence.phrases)]
+    return [(f"phrase {index} of {_name(sentence.key)}", phrase) for index, phrase in enumerate(sentence.phrases)]
 
 
 def _name(key: SentenceKey) -> str:
@@ -279,9 +279,9 @@ def _as_boxes(boxes: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
         raise ValueError(f"the boxes of {name} must have shape [N, 4], but have {list(tensor.shape)}.")
     wrong = ~tensor.isfinite().all(dim=1) | (tensor[:, 2:] < tensor[:, :2]).any(dim=1)
     if wrong.any():
-        place = int(wrong.nonzero()[0])
+        index = int(wrong.nonzero()[0])
         raise ValueError(
-            f"box {place} of {name} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, but is {tensor[place].tolist()}."
+            f"box {index} of {name} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, but is {tensor[index].tolist()}."
         )
     return tensor
 

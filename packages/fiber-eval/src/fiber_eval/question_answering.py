@@ -2,7 +2,7 @@
 
 The measure is Antol et al., "VQA: Visual Question Answering" (ICCV 2015), for the data of Goyal et al. (CVPR 2017); the
 official code is GT-Vision-Lab/VQA, `PythonEvaluationTools/vqaEvaluation/vqaEval.py`. Its quirks are kept, since
-published numbers contain them. What differs: people's answers are left out by their place, not by comparing
+published numbers contain them. What differs: people's answers are left out by their index, not by comparing
 dictionaries, so equal answers without `answer_id` still count one by one.
 """
 
@@ -74,8 +74,8 @@ class VQAAccuracy(PerSampleMetric):
     """
 
     def __init__(self, annotations: Sequence[Mapping[str, Any]], **kwargs: Any) -> None:
-        for place, entry in enumerate(annotations):
-            _check_annotation(entry, f"annotation {place}")
+        for index, entry in enumerate(annotations):
+            _check_annotation(entry, f"annotation {index}")
         super().__init__([entry["question_id"] for entry in annotations], "question", **kwargs)
         self.people = {entry["question_id"]: [each["answer"] for each in entry["answers"]] for entry in annotations}
         self.question_types = {entry["question_id"]: entry["question_type"] for entry in annotations}
@@ -103,7 +103,8 @@ class VQAAccuracy(PerSampleMetric):
         """The official `accuracy` dictionary, of the answers of this process.
 
         Returns:
-            Percent (0..100), rounded to two places: `overall`, and dictionaries `perQuestionType` and `perAnswerType`.
+            Percent (0..100), rounded to two decimals: `overall`, and the dictionaries `perQuestionType` and
+            `perAnswerType`.
 
         Raises:
             ValueError: A question has no answer.
@@ -116,7 +117,7 @@ class VQAAccuracy(PerSampleMetric):
         }
 
     def per_question(self) -> dict[Id, float]:
-        """The percent of each question, rounded to two places (official: `evalQA`); every process must call it."""
+        """The percent of each question, rounded to two decimals (official: `evalQA`); every process must call it."""
         return {question: _percent([score]) for question, score in self._scores(self.seen_everywhere()).items()}
 
     def _scores(self, outcomes: Mapping[Id, int]) -> dict[Id, float]:
@@ -244,9 +245,9 @@ def _answers(entries: Any) -> dict[Id, str]:
     if not isinstance(entries, list):
         raise ValueError(f"expected a JSON list of answers, but found {type(entries).__name__}.")
     answers: dict[Id, str] = {}
-    for place, entry in enumerate(entries):
-        check_entry(entry, ("question_id", "answer"), f"entry {place}")
+    for index, entry in enumerate(entries):
+        check_entry(entry, ("question_id", "answer"), f"entry {index}")
         if entry["question_id"] in answers:
-            raise ValueError(f"entry {place}: question {entry['question_id']!r} came before; keep one answer of each.")
+            raise ValueError(f"entry {index}: question {entry['question_id']!r} came before; keep one answer of each.")
         answers[entry["question_id"]] = entry["answer"]
     return answers

@@ -285,20 +285,20 @@ def _targets(content: Any) -> tuple[dict[Id, Box], dict[Id, str]]:
     ):
         raise ValueError("expected a JSON object with the lists 'images' and 'annotations'.")
     datasets: dict[Id, str] = {}
-    for place, image in enumerate(content["images"]):
-        check_entry(image, ("id",), f"image {place}")
+    for index, image in enumerate(content["images"]):
+        check_entry(image, ("id",), f"image {index}")
         dataset = image.get("dataset_name", UNNAMED)
         if image["id"] in datasets:
-            raise ValueError(f"image {place}: id {image['id']!r} came before; give each image its own.")
+            raise ValueError(f"image {index}: id {image['id']!r} came before; give each image its own.")
         if not isinstance(dataset, str):
-            raise ValueError(f"image {place}: dataset_name must be text, but is {dataset!r}.")
+            raise ValueError(f"image {index}: dataset_name must be text, but is {dataset!r}.")
         datasets[image["id"]] = dataset
     targets: dict[Id, Box] = {}
-    for place, entry in enumerate(content["annotations"]):
-        box = _corners(entry, ("image_id", "bbox"), f"annotation {place}")
+    for index, entry in enumerate(content["annotations"]):
+        box = _corners(entry, ("image_id", "bbox"), f"annotation {index}")
         if entry["image_id"] in targets or entry["image_id"] not in datasets:
             raise ValueError(
-                f"annotation {place}: image {entry['image_id']!r} must be among the images and have one box only."
+                f"annotation {index}: image {entry['image_id']!r} must be among the images and have one box only."
             )
         targets[entry["image_id"]] = box
     if bare := [image for image in datasets if image not in targets]:
@@ -308,10 +308,10 @@ def _targets(content: Any) -> tuple[dict[Id, Box], dict[Id, str]]:
 
 def _detections(entries: list[Any]) -> dict[Id, Prediction]:
     found: dict[Id, tuple[list[list[float]], list[float]]] = {}
-    for place, entry in enumerate(entries):
-        corners = _corners(entry, ("image_id", "bbox", "score"), f"entry {place}")
+    for index, entry in enumerate(entries):
+        corners = _corners(entry, ("image_id", "bbox", "score"), f"entry {index}")
         if not isinstance(entry["score"], int | float) or math.isnan(entry["score"]):
-            raise ValueError(f"entry {place}: score must be a number, but is {entry['score']!r}.")
+            raise ValueError(f"entry {index}: score must be a number, but is {entry['score']!r}.")
         boxes, scores = found.setdefault(entry["image_id"], ([], []))
         boxes.append(corners)
         scores.append(entry["score"])

@@ -259,19 +259,19 @@ def _first_of_each(ids: Tensor, features: Tensor, kind: str, image_ids: Tensor |
     if differs.any():
         raise ValueError(
             f"{kind} id {ids[again[differs][0]].item()} came with two different features; give each {kind} an id of "
-            "its own over the whole data set (not its place in the batch), and encode in eval mode."
+            "its own over the whole data set (not its index in the batch), and encode in eval mode."
         )
     if image_ids is not None and (moved := image_ids[again] != image_ids[kept]).any():
-        place = again[moved][0], kept[moved][0]
+        later, earlier = again[moved][0], kept[moved][0]
         raise ValueError(
-            f"text id {ids[place[0]].item()} came with the image ids {image_ids[place[1]].item()} and "
-            f"{image_ids[place[0]].item()}; give each text an id of its own and one image."
+            f"text id {ids[later].item()} came with the image ids {image_ids[earlier].item()} and "
+            f"{image_ids[later].item()}; give each text an id of its own and one image."
         )
     return first
 
 
 def _find(text_image_ids: Tensor, image_ids: Tensor, text_ids: Tensor) -> Tensor:
-    """[texts], the place of each text's image in `image_ids`, which is sorted."""
+    """[texts], the index of each text's image in `image_ids`, which is sorted."""
     owner = torch.searchsorted(image_ids, text_image_ids).clamp(max=len(image_ids) - 1)
     absent = image_ids[owner] != text_image_ids
     if absent.any():

@@ -48,8 +48,8 @@ def score_files(
     scores = _read_array(Path(results), "scores")
     wrong = np.argwhere(np.isnan(scores))
     if len(wrong):
-        place = ", ".join(map(str, wrong[0]))
-        raise ValueError(f"{results}: scores[{place}] is NaN, which has no rank; look for NaN in the model's output.")
+        index = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{results}: scores[{index}] is NaN, which has no rank; look for NaN in the model's output.")
     try:
         recalls = retrieval_recall(torch.from_numpy(scores), torch.from_numpy(owner), ks, ties=ties)
     except ValueError as error:

@@ -64,10 +64,10 @@ class RecordMetric(AnnotatedMetric):
 class PerSampleMetric(AnnotatedMetric):
     """One whole number, the outcome, for each sample of a data set whose annotations are known from the start.
 
-    The state has a place for every annotated sample, so batches, order and the number of processes are free: a process
+    The state has an entry for every annotated sample, so batches, order and the number of processes are free: a process
     may hold any number of samples, none included. A sample seen again counts once (the first is kept; over processes,
     that of the lowest rank), which undoes the padding of a distributed sampler. Within a process, an id that comes
-    again with another outcome is an error: ids that are places in the batch, or a `reset` forgotten.
+    again with another outcome is an error: ids that are indices in the batch, or a `reset` forgotten.
 
     `compute` needs every annotated sample.
 

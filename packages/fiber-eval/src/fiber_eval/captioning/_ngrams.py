@@ -1,6 +1,6 @@
 """The n-grams (n = 1..4) of captions and of their references, counted once for BLEU and CIDEr.
 
-An n-gram is a number: `parent * number of words + last word`, where the parent is the place of its first n - 1 words
+An n-gram is a number: `parent * number of words + last word`, where the parent is the index of its first n - 1 words
 among the n-grams one shorter. So all counting is sorting and searching in integer arrays.
 """
 
@@ -29,7 +29,7 @@ class Order:
     distinct n-gram of one caption; entries are sorted by caption, then n-gram.
 
     Args:
-        keys: [G], the distinct n-grams, sorted; an n-gram is known by its place here.
+        keys: [G], the distinct n-grams, sorted; an n-gram is known by its index here.
         caption: [E], the caption of each entry.
         gram: [E], the n-gram of each entry.
         count: [E], how often it stands in the caption.
@@ -72,37 +72,37 @@ class CaptionSet:
         return np.concatenate([images, np.repeat(images, self.num_references)])
 
     @cached_property
-    def word_places(self) -> tuple[list[str], Ints, Ints]:
-        """The distinct words, the word of each place of all captions in a row, and [captions] their lengths."""
+    def word_indices(self) -> tuple[list[str], Ints, Ints]:
+        """The distinct words, the word at each index of all captions in a row, and [captions] their lengths."""
         vocabulary: defaultdict[str, int] = defaultdict()
         vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
-        places: list[int] = []
+        indices: list[int] = []
         lengths = []
         for caption in [*self.candidates, *(text for texts in self.references for text in texts)]:
             words = caption.split()
             lengths.append(len(words))
-            places += [vocabulary[word] for word in words]
-        return list(vocabulary), np.array(places, dtype=np.int64), np.array(lengths)
+            indices += [vocabulary[word] for word in words]
+        return list(vocabulary), np.array(indices, dtype=np.int64), np.array(lengths)
 
     @property
     def lengths(self) -> Ints:
         """[N + references], the number of words of each caption."""
-        return self.word_places[2]
+        return self.word_indices[2]
 
     @cached_property
     def orders(self) -> list[Order]:
         """The n-grams of one word, of two, of three and of four."""
-        words, word, lengths = self.word_places
+        words, word, lengths = self.word_indices
         caption = np.repeat(np.arange(len(lengths)), lengths)
-        left = np.repeat(lengths.cumsum(), lengths) - np.arange(len(word))  # words from each place to its caption's end
-        place, gram, keys = np.arange(len(word)), word, np.arange(len(words))
+        left = np.repeat(lengths.cumsum(), lengths) - np.arange(len(word))  # words from each index to its caption's end
+        index, gram, keys = np.arange(len(word)), word, np.arange(len(words))
         orders = []
         for order in range(1, MAX_ORDER + 1):
             if order > 1:
-                fits = left[place] >= order
-                place, parent = place[fits], gram[fits]
-                keys, gram = np.unique(parent * len(words) + word[place + order - 1], return_inverse=True)
-            orders.append(self._count(keys, caption[place], gram))
+                fits = left[index] >= order
+                index, parent = index[fits], gram[fits]
+                keys, gram = np.unique(parent * len(words) + word[index + order - 1], return_inverse=True)
+            orders.append(self._count(keys, caption[index], gram))
         return orders
 
     def _count(self, keys: Ints, caption: Ints, gram: Ints) -> Order:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("_wordnet.txt.gz")
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
-# Endings and what stands in their place, in the order of WordNet's nouns, verbs and adjectives.
+# Endings and what replaces them, in the order of WordNet's nouns, verbs and adjectives.
 _RULES = "s: ses:s xes:x zes:z ches:ch shes:sh men:man ies:y s: ies:y es:e es: ed:e ed: ing:e ing: er: est: er:e est:e"
 _ENDINGS = tuple(rule.split(":") for rule in _RULES.split())
 

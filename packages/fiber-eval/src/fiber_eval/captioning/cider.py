@@ -97,17 +97,17 @@ class DocumentFrequencies:
                 raise ValueError(f"an n-gram must be a tuple of 1 to {MAX_ORDER} words, but {gram!r} came.")
         if not num_images > 0:
             raise ValueError(f"num_images must be a positive number, but is {num_images}.")
-        # Each beginning of an n-gram is an n-gram too: it gets a place, with no image if it has no count.
+        # Each beginning of an n-gram is an n-gram too: it gets an index, with no image if it has no count.
         grams = {gram[:length] for gram in counts for length in range(1, len(gram) + 1)}
         words = sorted({word for gram in grams for word in gram})
-        place: dict[tuple[str, ...], int] = {(word,): number for number, word in enumerate(words)}
+        index: dict[tuple[str, ...], int] = {(word,): number for number, word in enumerate(words)}
         keys = [np.arange(len(words))]
         values = [np.array([counts.get((word,), 0.0) for word in words], dtype=np.float64)]
         for length in range(2, MAX_ORDER + 1):
             longer = [gram for gram in grams if len(gram) == length]
-            key = {gram: place[gram[:-1]] * len(words) + place[gram[-1:]] for gram in longer}
+            key = {gram: index[gram[:-1]] * len(words) + index[gram[-1:]] for gram in longer}
             longer.sort(key=key.__getitem__)
-            place.update({gram: number for number, gram in enumerate(longer)})
+            index.update({gram: number for number, gram in enumerate(longer)})
             keys.append(np.array([key[gram] for gram in longer], dtype=np.int64))
             values.append(np.array([counts.get(gram, 0.0) for gram in longer], dtype=np.float64))
         self._set(words, keys, values, num_images)
@@ -133,7 +133,7 @@ class DocumentFrequencies:
         captions = CaptionSet([""] * len(references), references)
         self = cls.__new__(cls)
         values = [_document_frequency(captions, order) for order in captions.orders]
-        self._set(captions.word_places[0], [order.keys for order in captions.orders], values, len(references))
+        self._set(captions.word_indices[0], [order.keys for order in captions.orders], values, len(references))
         return self
 
     def save(self, path: Path | str) -> None:
@@ -182,18 +182,18 @@ class DocumentFrequencies:
         Returns:
             For each order, [G] the frequency of each of its n-grams; 0 for one that is not in the corpus.
         """
-        words = captions.word_places[0]
+        words = captions.word_indices[0]
         word = np.array([self._place.get(text, -1) for text in words], dtype=np.int64)
-        place = word
-        found = [_take(self.values[0], place)]
+        index = word
+        found = [_take(self.values[0], index)]
         for order, keys, values in zip(captions.orders[1:], self.keys[1:], self.values[1:], strict=True):
             parent, last = np.divmod(order.keys, max(len(words), 1))
-            wanted = place[parent] * len(self.words) + word[last]
-            wanted[(place[parent] < 0) | (word[last] < 0)] = -1
-            place = np.searchsorted(keys, wanted)
-            place[place == len(keys)] = -1
-            place[_take(keys, place, absent=-2) != wanted] = -1
-            found.append(_take(values, place))
+            wanted = index[parent] * len(self.words) + word[last]
+            wanted[(index[parent] < 0) | (word[last] < 0)] = -1
+            index = np.searchsorted(keys, wanted)
+            index[index == len(keys)] = -1
+            index[_take(keys, index, absent=-2) != wanted] = -1
+            found.append(_take(values, index))
         return found
 
 
@@ -239,7 +239,7 @@ def _document_frequency(captions: CaptionSet, order: Order) -> Floats:
 def _scores(captions: CaptionSet, frequencies: list[Floats], num_images: float, *, clipped: bool) -> Floats:
     """[N], the value of each candidate."""
     size, owner = len(captions.owner), captions.owner
-    total = np.zeros(size)  # a place for each caption, filled for references: each against its image's candidate
+    total = np.zeros(size)  # an entry for each caption, filled for references: each against its image's candidate
     for order, frequency in zip(captions.orders, frequencies, strict=True):
         weight = np.log(num_images) - np.log(np.maximum(frequency, 1))
         value = order.count * weight[order.gram]
@@ -256,9 +256,9 @@ def _scores(captions: CaptionSet, frequencies: list[Floats], num_images: float, 
     return per_image / captions.num_references / MAX_ORDER * SCALE
 
 
-def _take(values: np.ndarray, places: Ints, absent: float = 0) -> np.ndarray:
-    """`values[places]`, and `absent` where a place is negative."""
-    found = np.full(len(places), absent, dtype=values.dtype)
-    known = places >= 0
-    found[known] = values[places[known]]
+def _take(values: np.ndarray, indices: Ints, absent: float = 0) -> np.ndarray:
+    """`values[indices]`, and `absent` where an index is negative."""
+    found = np.full(len(indices), absent, dtype=values.dtype)
+    known = indices >= 0
+    found[known] = values[indices[known]]
     return found

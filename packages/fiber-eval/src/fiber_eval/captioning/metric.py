@@ -177,7 +177,7 @@ class CaptionScores(RecordMetric):
                 if own.setdefault(image, caption) != caption:
                     raise ValueError(
                         f"image {image!r} came twice with different captions; give each caption the id of its image "
-                        "(not its place in the batch), and reset the metric between evaluations."
+                        "(not its index in the batch), and reset the metric between evaluations."
                     )
             captions = own | captions  # the lowest rank's stays
         return captions
@@ -216,7 +216,7 @@ def score_files(
         >>> import json, tempfile
         >>> from pathlib import Path
         >>> from fiber_eval.captioning import score_files
-        >>> dog, car = ({"image_id": place, "caption": text} for place, text in enumerate(["A dog.", "A car."]))
+        >>> dog, car = ({"image_id": index, "caption": text} for index, text in enumerate(["A dog.", "A car."]))
         >>> with tempfile.TemporaryDirectory() as name:
         ...     annotations, results = Path(name, "annotations.json"), Path(name, "results.json")
         ...     _ = annotations.write_text(json.dumps({"annotations": [dog, car]}))
@@ -270,19 +270,19 @@ def _captions(content: Any) -> dict[Id, str]:
     if not isinstance(content, list):
         raise ValueError(f"expected a JSON list of captions, but found {type(content).__name__}.")
     captions: dict[Id, str] = {}
-    for place, (image, caption) in enumerate(_pairs(content, "entry")):
+    for index, (image, caption) in enumerate(_pairs(content, "entry")):
         if image in captions:
-            raise ValueError(f"entry {place}: image {image!r} came before; keep one caption of each.")
+            raise ValueError(f"entry {index}: image {image!r} came before; keep one caption of each.")
         captions[image] = caption
     return captions
 
 
 def _pairs(entries: Sequence[Any], kind: str) -> list[tuple[Id, str]]:
-    for place, entry in enumerate(entries):
-        check_entry(entry, ("image_id", "caption"), f"{kind} {place}")
+    for index, entry in enumerate(entries):
+        check_entry(entry, ("image_id", "caption"), f"{kind} {index}")
         if not isinstance(entry["caption"], str):
             raise ValueError(
-                f"{kind} {place}, image {entry['image_id']!r}: caption must be text, but is {entry['caption']!r}."
+                f"{kind} {index}, image {entry['image_id']!r}: caption must be text, but is {entry['caption']!r}."
             )
     return [(entry["image_id"], entry["caption"]) for entry in entries]
 

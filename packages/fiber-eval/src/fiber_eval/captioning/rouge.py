@@ -45,17 +45,17 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> t
 
 def _rouge_l(candidate: str, references: Sequence[str]) -> float:
     words = candidate.split(" ")
-    places: dict[str, int] = {}  # of each word, as bits
-    for place, word in enumerate(words):
-        places[word] = places.get(word, 0) | 1 << place
+    bits: dict[str, int] = {}  # of each word: those of the indices where it stands
+    for index, word in enumerate(words):
+        bits[word] = bits.get(word, 0) | 1 << index
     precision = recall = 0.0
     all_bits = (1 << len(words)) - 1
     for reference in references:
         reference_words = reference.split(" ")
         free = all_bits
         for word in reference_words:
-            if word in places:
-                taken = free & places[word]
+            if word in bits:
+                taken = free & bits[word]
                 free = (free + taken) | (free - taken)
         common = len(words) - (free & all_bits).bit_count()
         precision = max(precision, common / len(words))

@@ -6,7 +6,7 @@ and its list of removed punctuation, as seen from its output; it is no translati
 
 * A character that breaks lines within a caption is a space here; in Java all but the newline shift all later captions.
 * In Java the next caption of the file decides on the period after a single letter at a caption's end ("the letter K."),
-  and the end of the file on a last word like "you'll"; here a caption's place does not matter.
+  and the end of the file on a last word like "you'll"; here the index of a caption does not matter.
 """
 
 from __future__ import annotations

@@ -205,9 +205,9 @@ def _advance(paths: _Paths, board: _Board, step: int) -> _Paths:
     counts = np.where(inside, 0, board.first[cell + 1] - first)
     begin = np.cumsum(counts + 1) - counts - 1
     parent = np.repeat(np.arange(len(cell)), counts + 1)
-    place = np.arange(len(parent)) - begin[parent]
-    stays = place == counts[parent]
-    match = np.where(stays, -1, first[parent] + place)
+    index = np.arange(len(parent)) - begin[parent]
+    stays = index == counts[parent]
+    match = np.where(stays, -1, first[parent] + index)
     certain = (board.certain[first] & (counts > 0))[parent]
     possible = ~(paths.used[parent] & board.used[match]).any(axis=1) & ~(stays & certain)
     # The program adds the distance of a match to the path that it leaves, so to all that leave that path later.

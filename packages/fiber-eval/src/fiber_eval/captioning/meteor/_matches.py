@@ -62,7 +62,7 @@ class Items:
     length: Ints
 
     def grid(self, candidates: Ints, references: Ints) -> tuple[Ints, Ints, Ints]:
-        """Every item of the reference with every one of the candidate: their pair, and both places in `item`."""
+        """Every item of the reference with every one of the candidate: their pair, and both indices in `item`."""
         ours, theirs = (self.offsets[each + 1] - self.offsets[each] for each in (candidates, references))
         pair, theirs = _spread(self.offsets[references], theirs)
         row, ours = _spread(self.offsets[candidates][pair], ours[pair])
@@ -82,12 +82,12 @@ class Relation:
         self.hashes[self._hash(keys)] = True
 
     def find(self, first: Ints, second: Ints) -> tuple[Ints, Ints]:
-        """Where (first, second) is in the set, and its rank there: its place in the list that the set was made of."""
+        """Where (first, second) is in the set, and its rank there: its index in the list that the set was made of."""
         keys = first * self.size + second
         at = np.flatnonzero(self.hashes[self._hash(keys)])  # nearly none are: this spares the search
-        place = np.searchsorted(self.keys, keys[at])
-        found = self.keys[np.minimum(place, len(self.keys) - 1)] == keys[at] if len(self.keys) else at < 0
-        return at[found], self.ranks[place[found]]
+        index = np.searchsorted(self.keys, keys[at])
+        found = self.keys[np.minimum(index, len(self.keys) - 1)] == keys[at] if len(self.keys) else at < 0
+        return at[found], self.ranks[index[found]]
 
     @staticmethod
     def _hash(keys: Ints) -> NDArray[np.uint64]:
@@ -168,8 +168,8 @@ class Captions:
     def _columns(items: Items, module: int, pair: Ints, theirs: Ints, ours: Ints, order: Ints) -> tuple[Ints, ...]:
         """The order among matches of one start, then the columns of `Matches`."""
         modules = np.full(len(pair), module)
-        places = (items.start[theirs], items.length[theirs], items.start[ours], items.length[ours])
-        return (order + (module << 50), pair, modules, *places)
+        spans = (items.start[theirs], items.length[theirs], items.start[ours], items.length[ours])
+        return (order + (module << 50), pair, modules, *spans)
 
 
 def _spread(first: Ints, counts: Ints) -> tuple[Ints, Ints]:
@@ -239,7 +239,7 @@ def _occurrences(
         at, state = at[goes_on], rank + 1
         whole = is_phrase[state]
         found.append(np.stack([at[whole], np.full(whole.sum(), length + 1), state[whole]]))
-    place, length, item = np.concatenate(found, axis=1)
-    order = np.argsort(place, kind="stable")
-    offsets = np.searchsorted(place[order], words.offsets)
-    return Items(offsets, item[order], words.start[place[order]], length[order]), Relation(related, size)
+    index, length, item = np.concatenate(found, axis=1)
+    order = np.argsort(index, kind="stable")
+    offsets = np.searchsorted(index[order], words.offsets)
+    return Items(offsets, item[order], words.start[index[order]], length[order]), Relation(related, size)

@@ -89,13 +89,13 @@ def meteor_statistics(candidates: Sequence[str], references: Sequence[Sequence[s
         pairs += [(own, other) for other in others]
         sizes.append(len(others))
     table = Captions(list(captions), data, jar.parent / PARAPHRASES)
-    distinct, place = np.unique(np.array(pairs, dtype=np.int64), axis=0, return_inverse=True)
+    distinct, index = np.unique(np.array(pairs, dtype=np.int64), axis=0, return_inverse=True)
     statistics = statistics_of(table, distinct[:, 0], distinct[:, 1])
-    scores = _scores(statistics)[place.ravel()]
+    scores = _scores(statistics)[index.ravel()]
     first = np.cumsum([0, *sizes[:-1]])
     image = np.repeat(np.arange(len(sizes)), sizes)
     best = np.flatnonzero(scores == np.maximum.reduceat(scores, first)[image])
-    return statistics[place.ravel()[best[np.diff(image[best], prepend=-1) > 0]]]
+    return statistics[index.ravel()[best[np.diff(image[best], prepend=-1) > 0]]]
 
 
 def _summed(statistics: Ints) -> Ints:

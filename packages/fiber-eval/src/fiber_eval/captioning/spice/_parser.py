@@ -113,7 +113,7 @@ class _Caption:
         for token in doc:
             last = self._last_of_preposition(token)
             if last is not None:
-                self.fixed |= {token.i + place: last for place in range(last.i - token.i + 1)}
+                self.fixed |= {token.i + index: last for index in range(last.i - token.i + 1)}
         for token in doc:
             of = next((child for child in token.children if child.text == "of" and child.dep_ == "prep"), None)
             if _lemma(token) in QUANTITIES and of is not None and of.i == token.i + 1 and of.i not in self.fixed:
@@ -178,9 +178,9 @@ class _Caption:
         name = _lemma(noun)
         is_plural = noun.tag_ in ("NNS", "NNPS")
         before = ("compound", "nmod", "nummod") if is_plural else ("compound", "nmod")
-        for place, of in self.quantified.items():
+        for index, of in self.quantified.items():
             if noun.head == of and is_plural:
-                yield name, _lemma(self.doc[self.doc[place].left_edge.i])
+                yield name, _lemma(self.doc[self.doc[index].left_edge.i])
         for child in noun.children:
             if child.dep_ == "amod":
                 for adjective in _with_conjuncts(child):
