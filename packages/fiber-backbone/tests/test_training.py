@@ -87,7 +87,8 @@ def test_regularisation_of_the_published_model(coarse_reference: Path) -> None:
     ours = [module.p for module in model.text_stream.modules() if isinstance(module, nn.Dropout)]
     assert set(text) == set(ours) == {0.1}
     originals = {
-        names[0].removesuffix(".weight"): name.removesuffix(".weight") for name, names in original_backbone_map(model.config).pairs
+        names[0].removesuffix(".weight"): name.removesuffix(".weight")
+        for name, names in original_backbone_map(model.config).pairs
     }
     modules = dict(model.named_modules())
     compared = 0

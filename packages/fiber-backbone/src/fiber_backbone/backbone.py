@@ -119,10 +119,11 @@ class FiberBackbone(BackboneParts):
         image_layers, text_layers = self.image_stream.cross_attention, self.text_stream.cross_attention
         for (block, layer), image_layer, text_layer in zip(self.pairs, image_layers, text_layers, strict=False):
             into_image = self.fusion.into_image(image_layer, hidden, mask)
+            next_x, output = self.image_stream.run(x, block, into_image, image.sizes)
             into_text = self.fusion.into_text(text_layer, x.flatten(1, 2), self._image_mask(x, block, image.sizes))
-            x, output = self.image_stream.run(x, block, into_image, image.sizes)
             final_norm = layer + 1 < self._num_layers or self.config.fused_text_norm
             hidden, _ = self.text_stream.run(hidden, layer, mask, into_text, final_norm=final_norm)
+            x = next_x
             if pyramid and output is not None:
                 pyramid.append(self.image_stream.pyramid_level(block, output))
         tokens = x.flatten(1, 2)

@@ -13,6 +13,7 @@ Shapes: B batch, N tokens, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Self
 
@@ -85,22 +86,12 @@ class VitStream(ImageStream):
     @classmethod
     def describe(cls, module: Any) -> dict[str, Any]:
         """See `Stream`; of other blocks, attentions or embeddings than the standard ones nothing is computed here."""
-        block = module.blocks[0]
-        parts = {
-            type(module).__name__: type(module) is VisionTransformer,
-            type(block).__name__: type(block) is Block,
-            type(block.attn).__name__: type(block.attn) is Attention and getattr(block.attn, "gate", None) is None,
-            type(block.mlp).__name__: type(block.mlp) is Mlp and isinstance(block.mlp.norm, nn.Identity),
-            type(block.mlp.act).__name__: type(block.mlp.act) is nn.GELU and block.mlp.act.approximate == "none",
-            type(block.norm1).__name__: isinstance(block.norm1, nn.LayerNorm),
-            "images that are not square": module.patch_embed.img_size[0] == module.patch_embed.img_size[1],
-            "a norm of patches": isinstance(module.patch_embed.norm, nn.Identity),
-        }
-        if other := [name for name, standard in parts.items() if not standard]:
+        if (other := next((name for name, standard in _parts(module) if not standard), None)) is not None:
             raise ValueError(
-                f"the image stream computes timm's VisionTransformer with its standard blocks only, got {other[0]}; "
-                "choose another model, such as vit_base_patch16_224"
+                f"the image stream computes timm's VisionTransformer with its standard blocks only, got {other}; choose "
+                "another model, such as vit_base_patch16_224"
             )
+        block = module.blocks[0]
         return {
             "image_size": module.patch_embed.img_size[0],
             "patch_size": module.patch_embed.patch_size[0],
@@ -189,6 +180,20 @@ def _attend(attention: Any, x: Tensor, insert: Insert) -> Tensor:
     dropout = attention.attn_drop.p if attention.training else 0.0
     attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return attention.proj_drop(attention.proj(attention.norm(merge_heads(attended))))
+
+
+def _parts(module: Any) -> Iterator[tuple[str, bool]]:
+    """The kinds of a ViT's parts, from outside in, and whether they are those that this stream computes."""
+    yield type(module).__name__, type(module) is VisionTransformer
+    yield "images that are not square", module.patch_embed.img_size[0] == module.patch_embed.img_size[1]
+    yield "a norm of patches", isinstance(module.patch_embed.norm, nn.Identity)
+    block = module.blocks[0]
+    yield type(block).__name__, type(block) is Block
+    yield type(block.norm1).__name__, isinstance(block.norm1, nn.LayerNorm)
+    yield type(block.attn).__name__, type(block.attn) is Attention
+    yield "a gated attention", getattr(block.attn, "gate", None) is None
+    yield type(block.mlp).__name__, type(block.mlp) is Mlp and isinstance(block.mlp.norm, nn.Identity)
+    yield type(block.mlp.act).__name__, type(block.mlp.act) is nn.GELU and block.mlp.act.approximate == "none"
 
 
 def _settings(module: Any, block: Any) -> dict[str, Any]:
