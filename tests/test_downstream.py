@@ -105,8 +105,8 @@ def run(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 class Stop(Steps):
     """Asks the run to stop after its second step, as a cluster does."""
 
-    def on_step_end(self, step: int, **values: Any) -> None:
-        super().on_step_end(step=step, **values)
+    def on_step_end(self, *, step: int, **told: Any) -> None:
+        super().on_step_end(step=step, **told)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -173,7 +173,9 @@ def test_a_task_from_python_needs_no_entry_point(run: Path, recipe: Path, data: 
     class Unheard(Entailment):
         """Not declared anywhere."""
 
-    evaluation = train(load_config(recipe, [f"data.root={data}", f"out={tmp_path / 'run'}"]), task=Unheard)
+    evaluation = train(
+        load_config(recipe, [f"data.root={data}", f"out={tmp_path / 'run'}"], task=Unheard), task=Unheard
+    )
 
     assert evaluation is not None
     assert 0 <= evaluation["accuracy"] <= 1
@@ -227,7 +229,7 @@ def test_rows_optimizer_schedule_logger_and_callback_from_python(recipe: Path, d
     )
     assert evaluation is not None
     assert steps.evaluations[-1].to_json() == evaluation.to_json()
-    assert [logger.numbers[step]["loss"] for step in (1, 2, 3)] == pytest.approx(steps.losses)
+    assert [logger.numbers[step]["train/loss"] for step in (1, 2, 3)] == pytest.approx(steps.losses)
     state = torch.load(tmp_path / "run/checkpoints/step-000003/training.pt", weights_only=True)
     assert {name for each in state["optimizer"]["state"].values() for name in each} == {"momentum_buffer"}
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.5 * (2 / 3) ** 0.5)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import torch
-from fiber_data import SeededDataset, keep_on_disk, read_json_lines, require
+from fiber_data import SeededDataset
+from fiber_data.formats.files import FolderListing, keep_on_disk
+from fiber_data.formats.samples import read_json_lines, require
 
 
 class EntailmentSample(TypedDict):
@@ -39,7 +41,7 @@ def read_entailment(root: str | Path, split: str, *, check_images: bool = True) 
                 samples[-1]["label"] = row["label"]
     if not samples:
         raise ValueError(f"{path} has no hypothesis of split {split!r}")
-    return keep_on_disk(samples, lambda sample: [sample["image"]], "hypotheses", path) if check_images else samples
+    return keep_on_disk(samples, "hypotheses", path, FolderListing()) if check_images else samples
 
 
 class EntailmentDataset(SeededDataset[EntailmentSample]):
@@ -56,10 +58,10 @@ class EntailmentDataset(SeededDataset[EntailmentSample]):
         super().__init__(samples, transform, seed)
         self.labels = labels
 
-    def make_item(self, index: int) -> dict[str, Any]:
+    def _make_item(self, index: int) -> dict[str, Any]:
         """The item at `index`."""
         sample = self.samples[index]
-        item = self.transformed(sample["image"], {"text": sample["hypothesis"], "text_id": index})
+        item = self._transformed(sample["image"], {"text": sample["hypothesis"], "text_id": index})
         if "label" in sample:
             item["labels"] = torch.tensor(self.labels.index(sample["label"]))
         return {**item, "id": sample["id"], "image_id": index}

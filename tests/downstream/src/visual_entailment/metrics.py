@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
-def entailment_accuracy(labels: Mapping[str, str], predictions: Mapping[str, str]) -> dict[str, float]:
+def entailment_accuracy(predictions: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, float]:
     """The share of hypotheses that are judged as annotated, 0..1.
 
     Args:
-        labels: By id.
         predictions: By id; each labeled id needs one.
+        labels: By id.
 
     Returns:
         `accuracy`, and beside it `most_frequent`, what the most frequent label alone would reach.
@@ -31,7 +31,7 @@ def entailment_accuracy(labels: Mapping[str, str], predictions: Mapping[str, str
 
 
 def score_files(annotations: Path, results: Path, *, split: str | None = None) -> dict[str, float]:
-    """Accuracy of visual entailment.
+    """Score a file of labels.
 
     Args:
         annotations: entailment.jsonl, an object {id, image, hypothesis, label, split} a line
@@ -42,7 +42,7 @@ def score_files(annotations: Path, results: Path, *, split: str | None = None) -
     """
     rows = [row for row in read_lines(annotations) if split in (None, row["split"])]
     labels = {row["id"]: row["label"] for row in rows}
-    return entailment_accuracy(labels, {row["id"]: row["label"] for row in read_lines(results)})
+    return entailment_accuracy({row["id"]: row["label"] for row in read_lines(results)}, labels)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class FiberForEntailment(TaskModel):
     config_class = EntailmentConfig
 
     def __init__(self, backbone: FiberBackbone, config: EntailmentConfig | None = None) -> None:
-        super().__init__(backbone, config or EntailmentConfig())
+        super().__init__(backbone, config)
         width = 2 * backbone.text_dim
         self.entailment_head = ClassificationHead(width, width, len(self.config.labels))
         initialize(self.entailment_head)

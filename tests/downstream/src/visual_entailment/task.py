@@ -57,10 +57,11 @@ class Entailment(Task[EntailmentSettings]):
             best = model(batch).logits.argmax(dim=1).tolist()
             found |= zip(batch["ids"], (model.config.labels[row] for row in best), strict=True)
         found = gather_by_id(found)
-        lines = "".join(json.dumps({"id": name, "label": label}) + "\n" for name, label in found.items())
-        labels = {sample["id"]: sample["label"] for sample in samples if "label" in sample}
-        measures = []
-        if labels:
-            accuracy = entailment_accuracy(labels, found)
-            measures.append(Measure("accuracy", accuracy["accuracy"], accuracy["most_frequent"], "most frequent label"))
-        return Evaluation(measures, {"predictions.jsonl": lines}, {"hypotheses": len(samples)})
+        file = "".join(json.dumps({"id": name, "label": label}) + "\n" for name, label in found.items())
+        evaluation = Evaluation([], {"predictions.jsonl": file}, {"hypotheses": len(samples)}, found)
+        if labels := {sample["id"]: sample["label"] for sample in samples if "label" in sample}:
+            reached = entailment_accuracy(found, labels)
+            evaluation.measures.append(
+                Measure("accuracy", reached["accuracy"], reached["most_frequent"], "most frequent label")
+            )
+        return evaluation

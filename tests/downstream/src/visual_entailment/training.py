@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
-from fiber_train import Callback
+from fiber_train import Callback, Evaluation
 from lightning_fabric.loggers import Logger
 
 
@@ -22,13 +23,13 @@ class Steps(Callback):
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.evaluations: list[Any] = []
+        self.evaluations: list[Evaluation] = []
 
-    def on_step_end(self, step: int, values: dict[str, Any], **_: Any) -> None:
+    def on_step_end(self, *, values: Mapping[str, Any], **_: Any) -> None:
         """Keeps the loss."""
         self.losses.append(float(values["loss"]))
 
-    def on_evaluation_end(self, evaluation: Any, **_: Any) -> None:
+    def on_evaluation_end(self, *, evaluation: Evaluation, **_: Any) -> None:
         """Keeps the numbers."""
         self.evaluations.append(evaluation)
 

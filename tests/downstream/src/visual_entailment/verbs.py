@@ -7,12 +7,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from fiber_train.options import add_checkpoint
+
 
 def entail(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """say whether an image entails a hypothesis"""
+    """Say whether an image entails a hypothesis."""
+    add_checkpoint(parser)
     parser.add_argument("image", type=Path, help="the image")
     parser.add_argument("hypothesis", help="such as 'a dog sleeps'")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
     return _entail
 
 
@@ -21,7 +23,7 @@ def _entail(options: Namespace) -> int:
 
     from visual_entailment.model import FiberForEntailment
 
-    model, _ = load_model(options.checkpoint, kind=FiberForEntailment)
+    model, _ = load_model(options.checkpoint, kind=FiberForEntailment, trusted=options.trust)
     for label, chance in model.judge(options.image, options.hypothesis).items():
         sys.stdout.write(f"{chance:6.3f}  {label}\n")
     return 0
