@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
     from fiber_backbone.streams import ImageStream, Insert, StreamSizes, TextStream
     from fiber_backbone.swin import SwinStream
-    from fiber_backbone.unimodal import from_unimodal
+    from fiber_backbone.unimodal import from_unimodal, load_unimodal
     from fiber_backbone.vit import VitStream
     from fiber_backbone.windows import resize_relative_position_bias
 
@@ -39,7 +39,7 @@ _MODULES = {
     "states": ("FusedFeatures", "ImageFeatures", "ImageState", "TextFeatures", "TextState"),
     "streams": ("ImageStream", "Insert", "StreamSizes", "TextStream"),
     "swin": ("SwinStream",),
-    "unimodal": ("from_unimodal",),
+    "unimodal": ("from_unimodal", "load_unimodal"),
     "vit": ("VitStream",),
     "windows": ("resize_relative_position_bias",),
 }
@@ -79,6 +79,7 @@ __all__ = [
     "fiber_small",
     "fiber_tiny",
     "from_unimodal",
+    "load_unimodal",
     "merge_heads",
     "original_backbone_map",
     "padding_mask",

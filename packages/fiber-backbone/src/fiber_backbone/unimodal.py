@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from fiber_backbone.backbone import FiberBackbone
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.conversion import KeyMap, convert
+from fiber_backbone.conversion import KeyMap, LoadReport, convert
 from fiber_backbone.seams import available
 from fiber_backbone.streams import ImageStream, TextStream
 
@@ -49,6 +49,13 @@ def from_unimodal(
     Raises:
         ValueError: If either model is of a family that no stream computes.
     """
+    return load_unimodal(image, text, pretrained, **overrides)[0]
+
+
+def load_unimodal(
+    image: str | nn.Module, text: str | Path | nn.Module, pretrained: bool = True, **overrides: Any
+) -> tuple[FiberBackbone, LoadReport]:
+    """`from_unimodal`, and what became of each tensor (`image.*`, `text.*`)."""
     image_model = timm.create_model(image, pretrained=pretrained, num_classes=0) if isinstance(image, str) else image
     if isinstance(text, nn.Module):
         text_model: Any = text
@@ -70,9 +77,9 @@ def from_unimodal(
         for name in shapes
         if name.startswith(("image_stream.", "text_stream.")) and not name.startswith(FRESH)
     ]
-    values, _ = convert(tensors, KeyMap(pairs, optional=FRESH, left=left, resize=backbone.adapt), shapes)
+    values, report = convert(tensors, KeyMap(pairs, optional=FRESH, left=left, resize=backbone.adapt), shapes)
     backbone.load_state_dict(values, strict=False)
-    return backbone
+    return backbone, report
 
 
 def _describe(module: Any, kind: Any, field: str) -> dict[str, Any]:

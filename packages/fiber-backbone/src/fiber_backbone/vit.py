@@ -88,8 +88,8 @@ class VitStream(ImageStream):
         """See `Stream`; of other blocks, attentions or embeddings than the standard ones nothing is computed here."""
         if (other := next((name for name, standard in _parts(module) if not standard), None)) is not None:
             raise ValueError(
-                f"the image stream computes timm's VisionTransformer with its standard blocks only, got {other}; choose "
-                "another model, such as vit_base_patch16_224"
+                f"the image stream computes timm's VisionTransformer with its standard blocks only, got {other}; "
+                "choose another model, such as vit_base_patch16_224"
             )
         block = module.blocks[0]
         return {
