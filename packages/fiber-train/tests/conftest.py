@@ -34,8 +34,11 @@ SMALL = [
 
 
 FEW = ["data.num_workers=0", "trainer.batch_size=8", "trainer.max_steps=3", "trainer.log_every=1", "optim.warmup=1"]
-FEW += ["trainer.tensorboard=false", "trainer.eval_every=2", "answering.min_count=2"]
-FEW += ["captioning.generated_length=8", "captioning.num_beams=2"]
+FEW += ["trainer.tensorboard=false", "trainer.eval_every=2"]
+# Of the recipes that have them.
+ANSWERS = ["task.min_count=2"]
+CAPTIONS = ["task.model.generation.max_length=8", "task.model.generation.num_beams=2"]
+OWN = {"vqa": ANSWERS, "caption_mle": CAPTIONS, "caption_gold": CAPTIONS, "caption_cider": CAPTIONS}
 
 
 def _given(variable: str, default: str) -> Path:

@@ -18,21 +18,24 @@ from fiber_train.checkpoint import load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.drawing import draw_detections, label_colors
-from fiber_train.predict import load_model
+from fiber_train.evaluation import Evaluation
+from fiber_train.checkpoint import load_model
 from fiber_train.run import train
-from fiber_train.tasks import make_task
-from fiber_train.tasks.grounding_measures import describe
+from fiber_train.tasks.base import make_task
+from fiber_train.tasks.grounding.boxes import worded_categories
+from fiber_train.tasks.grounding.evaluation import describe
 from fiber_train.tracking import read_metrics
 from PIL import Image
 
 from .conftest import FEW
 from .test_run import asked_to_stop, assert_same, losses
 
-LITTLE = ["grounding.head.num_blocks=1", "grounding.head.channels=16", "grounding.score_threshold=0"]
+LITTLE = ["task.model.num_blocks=1", "task.model.channels=16", "task.detection.score_threshold=0"]
 
 
 def read(path: Path) -> Any:
-    return json.loads(path.read_text())
+    content = json.loads(path.read_text())
+    return Evaluation.from_json(content) if path.name == "evaluation.json" else content
 
 
 def write(path: Path, content: Any) -> None:
@@ -113,13 +116,13 @@ def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactor
     return run
 
 
-CAPTIONS = ["grounding.train.captions=[scenes]", "grounding.evaluate.captions=[scenes]"]
+CAPTIONS = ["task.train.captions=[scenes]", "task.evaluate.captions=[scenes]"]
 
 
 @pytest.mark.parametrize(
     ("recipe", "overrides", "monitor"),
     [
-        ("fine", ["grounding.train.captions=[scenes]"], "AP"),
+        ("fine", ["task.train.captions=[scenes]"], "AP"),
         ("coco", [], "AP"),
         ("flickr", CAPTIONS, "scenes/recall@1"),
         ("refcoco", [], "refcoco/P@1"),
@@ -143,9 +146,9 @@ def test_the_recipes_are_the_published_ones() -> None:
     assert (fine.trainer.max_steps, fine.trainer.batch_size, fine.optim.learning_rate) == (800_000, 64, 1e-4)
     assert (fine.optim.language_multiplier, fine.optim.max_norm, fine.optim.warmup) == (0.1, 1, 2000)
     assert (coco.trainer.max_epochs, coco.trainer.batch_size, coco.optim.learning_rate) == (24, 32, 1e-5)
-    assert (refer.trainer.max_epochs, refer.trainer.batch_size, refer.grounding.flip) == (20, 16, 0)
+    assert (refer.trainer.max_epochs, refer.trainer.batch_size, refer.task.flip) == (20, 16, 0)
     assert coco.optim.weight_decay == refer.optim.weight_decay == 1e-4
-    assert coco.grounding.shorter == [480, 560, 640, 720, 800]
+    assert coco.task.shorter == [480, 560, 640, 720, 800]
 
 
 def test_the_file_of_detections_scores_what_the_run_says(finetune, scenes: Path) -> None:
@@ -157,7 +160,7 @@ def test_the_file_of_detections_scores_what_the_run_says(finetune, scenes: Path)
 
 
 def test_lvis_is_measured_by_fixed_ap(finetune, as_lvis: Path) -> None:
-    sizes = ["data.eval_split=val", "grounding.prompts.chunk_size=3", "grounding.max_detections=5"]
+    sizes = ["data.eval_split=val", "task.chunk_size=3", "task.detection.max_detections=5"]
     best = finetune("lvis", f"data.root={as_lvis}", *sizes) / "best"
     scored = lvis.score_files(as_lvis / "lvis_v1_val.json", best / "detections.json", fixed=True)
     found = read(best / "evaluation.json")
@@ -171,23 +174,23 @@ def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: 
     root = [f"data.root={as_roboflow}", "data.eval_split=valid"]
     out = finetune("odinw", *root)
     assert {row["category_id"] for row in read(out / "best" / "detections.json")} <= {1, 2, 3, 4}
-    few = finetune("odinw", *root, "grounding.shots=2", "trainer.batch_size=2", name="few")
-    assert len(make_task(load_config(few / "config.yaml")).read_training().detection.samples) <= 8
+    few = finetune("odinw", *root, "task.shots=2", "trainer.batch_size=2", name="few")
+    assert len(make_task(load_config(few / "config.yaml")).samples("train", training=True).detection.samples) <= 8
     assert "AP" in read(few / "best" / "evaluation.json")
 
-    given = [*root, "out=o", "grounding.prompts.wording={cross: 'two {crossed bars} of a colour'}"]
+    given = [*root, "out=o", "task.wording={cross: 'two {crossed bars} of a colour'}"]
     task = make_task(load_config("odinw", given))
     data = task.read_training().detection
-    assert task.categories(data)[4] == ("crossed bars", "two ", " of a colour")
-    assert task.categories(data)[1] == "circle"
+    categories = worded_categories(data, task.settings.wording)
+    assert (categories[1], categories[4]) == ("circle", ("crossed bars", "two ", " of a colour"))
     for wrong, message in (("{dog: 'a {dog}'}", "'dog' is no category"), ("{cross: 'bars'}", "one name in braces")):
-        other = make_task(load_config("odinw", [*root, "out=o", f"grounding.prompts.wording={wrong}"]))
+        other = make_task(load_config("odinw", [*root, "out=o", f"task.wording={wrong}"]))
         with pytest.raises(ValueError, match=message):
-            other.categories(data)
+            worded_categories(data, other.settings.wording)
 
 
 def test_the_file_of_phrases_scores_what_the_run_says(finetune, entities: Path) -> None:
-    best = finetune("flickr", *CAPTIONS, f"grounding.entities={entities}", name="entities") / "best"
+    best = finetune("flickr", *CAPTIONS, f"task.entities={entities}", name="entities") / "best"
     scored = phrase_grounding.score_files(entities, best / "scenes.json", split="val")
     found = read(best / "evaluation.json")
     assert scored == pytest.approx({name: found[f"scenes/{name}"] for name in scored})
@@ -195,20 +198,20 @@ def test_the_file_of_phrases_scores_what_the_run_says(finetune, entities: Path) 
 
 
 def test_the_file_of_expressions_scores_what_the_run_says(finetune, scenes: Path) -> None:
-    best = finetune("refcoco", "grounding.empty_expressions=true", name="empty") / "best"
+    best = finetune("refcoco", "task.empty_expressions=true", name="empty") / "best"
     scored = referring.score_files(scenes / "annotations" / "finetune_refcoco_val.json", best / "refcoco.json")
     found = read(best / "evaluation.json")
     (precisions,) = scored.values()
     assert {f"refcoco/{name}": value for name, value in precisions.items()} == pytest.approx(
         {f"refcoco/P@{k}": found[f"refcoco/P@{k}"] for k in (1, 5, 10)}
     )
-    assert f"(empty expression {found['refcoco/P@1_empty']:.3f})" in describe(found)
+    assert f"(empty expression {found.find('refcoco/P@1').baseline:.3f})" in describe(found)
 
 
 def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path) -> None:
     """With dropped blocks and paths, an average of the weights, prompts drawn anew and pictures of several sizes."""
     given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.max_steps=4"]
-    given += ["grounding.train.captions=[scenes]", "grounding.shorter=[48,64,80]", "grounding.head.drop_block=0.3"]
+    given += ["task.train.captions=[scenes]", "task.shorter=[48,64,80]", "task.model.drop_block=0.3"]
     given += ["model.overrides.drop_path_rate=0.2", "optim.ema_decay=0.9", "trainer.eval_every=0"]
     straight, stopped = (load_config(["fine", "small"], [*given, f"out={tmp_path / name}"]) for name in "ab")
     train(straight)
@@ -234,13 +237,13 @@ def test_two_processes_equal_one(scenes: Path, coarse: Path, tmp_path: Path) -> 
         assert (step, name) == (other_step, other_name)
         assert value == pytest.approx(other, rel=1e-3), (step, name)
     found = read(two / "evaluation.json")
-    assert found["num_images"] == 30
-    assert found == pytest.approx(expected, abs=0.02)
+    assert found.counts["num_images"] == 30
+    assert found.numbers() == pytest.approx(expected.numbers(), abs=0.02)
 
 
 def test_a_run_without_files_says_which_settings_name_them() -> None:
-    task = make_task(load_config("refcoco", ["data.root=d", "out=o", "grounding.evaluate.expressions=[]"]))
-    with pytest.raises(ValueError, match=r"grounding.evaluate names no file; set grounding.evaluate.detection=true"):
+    task = make_task(load_config("refcoco", ["data.root=d", "out=o", "task.evaluate.expressions=[]"]))
+    with pytest.raises(ValueError, match=r"task.evaluate names no file; set task.evaluate.detection=true"):
         task.read("val")
 
 

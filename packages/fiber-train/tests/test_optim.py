@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, original_key_map
-from fiber_backbone.checkpoints import FINE_TO_COARSE
+from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone.original import FINE_TO_COARSE
 from fiber_data import EpochSampler
 from fiber_heads import FiberForPretraining, PretrainingConfig
-from fiber_heads.checkpoints import original_head_map
-from fiber_heads.grounding.checkpoints import original_grounding_map
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.model import FiberForGrounding
 from fiber_heads.task import TaskOutput
@@ -36,7 +34,7 @@ def solver(reference: Path) -> dict:
 
 def make_detector(normalize_image_query: bool = False) -> FiberForGrounding:
     with torch.device("meta"):
-        backbone = FiberBackbone(FiberConfig().fine_stage(normalize_image_query=normalize_image_query))
+        backbone = FiberBackbone.from_config(FiberConfig().fine_stage(normalize_image_query=normalize_image_query))
         return FiberForGrounding(backbone, GroundingConfig.as_original())
 
 
@@ -44,7 +42,7 @@ def make_detector(normalize_image_query: bool = False) -> FiberForGrounding:
 def test_groups(reference: Path, original_decay: bool) -> None:
     expected = json.loads((reference / "optimizer_groups.json").read_text())["pretrain"]["params"]
     with torch.device("meta"):
-        model = FiberForPretraining(FiberBackbone(FiberConfig()), PretrainingConfig(queue_size=0))
+        model = FiberForPretraining(FiberBackbone.from_config(FiberConfig()), PretrainingConfig(queue_size=0))
     config = OptimConfig(learning_rate=1e-5, head_multiplier=50, original_decay=original_decay)
     found = {
         name: (group["lr"], group["weight_decay"])
@@ -52,8 +50,8 @@ def test_groups(reference: Path, original_decay: bool) -> None:
         for name in group["parameter_names"]
     }
     assert set(found) == {name for name, _ in model.named_parameters()}
-    originals = {f"backbone.{ours}": names for ours, names in original_key_map(FiberConfig())}
-    originals |= {ours: [name] for ours, name in original_head_map(model).items()}
+    originals = {f"backbone.{ours}": names for ours, names in model.backbone.original_map().pairs}
+    originals |= dict(model.original_head_map().pairs)
     mended = set()
     rates = {"base": 1e-5, "cross_modal": 5e-5, "head": 5e-4}
     for ours, names in originals.items():
@@ -100,7 +98,7 @@ def test_adamw_follows_the_original_one(reference: Path) -> None:
 
 def test_gates_have_a_rate_of_their_own() -> None:
     with torch.device("meta"):
-        model = FiberForPretraining(FiberBackbone(FiberConfig()), PretrainingConfig(queue_size=0))
+        model = FiberForPretraining(FiberBackbone.from_config(FiberConfig()), PretrainingConfig(queue_size=0))
         optimizer = build_optimizer(model, OptimConfig(learning_rate=1e-3, gate_multiplier=20))
     group = next(group for group in optimizer.param_groups if group["name"] == "gate")
     assert group["lr"] == pytest.approx(2e-2)
@@ -127,9 +125,8 @@ def test_detector_groups(solver: dict, version: str, config: OptimConfig) -> Non
         for group in optimizer.param_groups
         for name in group["parameter_names"]
     }
-    originals = {f"backbone.{ours}": names for ours, names in original_key_map(model.backbone.config)}
-    head = original_grounding_map(model.grounding_head.config)
-    originals |= {f"grounding_head.{ours}": names for ours, names in head.items()}
+    originals = {f"backbone.{ours}": names for ours, names in model.backbone.original_map().pairs}
+    originals |= dict(model.original_head_map().pairs)
     back = {coarse: fine for fine, coarse in FINE_TO_COARSE.items()}
     compared = set()
     for ours, names in originals.items():

@@ -15,19 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import original_key_map
-from fiber_heads.checkpoints import original_head_map
 from fiber_train.checkpoint import find_checkpoints
 from fiber_train.config import load_config
+from fiber_train.evaluation import read_evaluation
 from fiber_train.loop import Loop, NonFiniteLossError
-from fiber_train.predict import load_model
+from fiber_train.checkpoint import load_model
 from fiber_train.run import train
 from fiber_train.tracking import read_metrics
 from safetensors.torch import load_file
 
 from .conftest import SMALL
 
-QUEUE = ("objectives.queue_size=12", "objectives.queue_inputs=uint8")
+QUEUE = ("task.model.queue_size=12", "task.model.queue_inputs=uint8")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -52,7 +51,8 @@ def command(config_overrides: list[str]) -> list[str]:
 def test_a_run_leaves_what_its_user_needs(small_run) -> None:
     results = train(small_run())
     out = Path(small_run().out)
-    assert results == json.loads((out / "evaluation.json").read_text())
+    assert results.to_json() == json.loads((out / "evaluation.json").read_text())
+    assert read_evaluation(out).numbers() == results.numbers()
     assert [path.name for path in find_checkpoints(out)] == ["step-000004", "step-000006"]
     assert load_config(out / "config.yaml") == small_run()
     logged = {name for _, name, _ in read_metrics(out)}
@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(small_run, scenes: Path, 
 
 def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path) -> None:
     """With the contrast alone, whose candidates are those of all processes, losses and weights agree."""
-    options = ["objectives.objectives=[itc]", "objectives.queue_size=12", "trainer.max_steps=4"]
+    options = ["task.model.objectives=[itc]", "task.model.queue_size=12", "trainer.max_steps=4"]
     options += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0"]
     options += ["trainer.accelerator=cpu"]
     one, out = small_run("one", *options), tmp_path / "two"
@@ -123,9 +123,9 @@ def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path) -> Non
         assert value == pytest.approx(other, rel=1e-3), (step, name)
     first, second = weights(Path(one.out)), weights(out)
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-3
-    again = json.loads((out / "evaluation.json").read_text())
-    assert again.keys() == results.keys()
-    assert again["num_images"] == 30
+    again = read_evaluation(out)
+    assert again.numbers().keys() == results.numbers().keys()
+    assert again.counts["num_images"] == 30
     assert again["image_to_text_recall@10"] == pytest.approx(results["image_to_text_recall@10"], abs=0.04)
 
 
@@ -155,7 +155,7 @@ def test_a_broken_picture_costs_one_sample(small_run, scenes: Path, tmp_path: Pa
 def test_training_goes_on_from_other_weights(small_run) -> None:
     first = small_run("first")
     train(first)
-    second = small_run("second", f"model.checkpoint={first.out}/model", "objectives.objectives=[itc]", "trainer.max_steps=1", "optim.warmup=1")  # fmt: skip
+    second = small_run("second", f"model.checkpoint={first.out}/model", "task.model.objectives=[itc]", "trainer.max_steps=1", "optim.warmup=1")  # fmt: skip
     train(second)  # the first step of a warm-up has a rate of zero
     before, after = weights(Path(first.out)), weights(Path(second.out))
     assert set(after) < set(before)
@@ -184,9 +184,9 @@ def test_published_weights_bring_their_tokenizer(small_run, tmp_path: Path) -> N
     train(first)
     model, processor = load_model(first.out)
     parameters, tensors = dict(model.named_parameters()), {}
-    for ours, names in original_key_map(model.backbone.config):
-        tensors |= dict(zip(names, parameters[f"backbone.{ours}"].detach().chunk(len(names)), strict=True))
-    tensors |= {name: parameters[ours].detach() for ours, name in original_head_map(model).items()}
+    backbone = [(f"backbone.{ours}", names) for ours, names in model.backbone.original_map().pairs]
+    for ours, names in [*backbone, *model.original_head_map().pairs]:
+        tensors |= dict(zip(names, parameters[ours].detach().chunk(len(names)), strict=True))
     torch.save({"state_dict": tensors}, tmp_path / "original.ckpt")
     processor.tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
     overrides = [f"model.checkpoint={tmp_path / 'original.ckpt'}", f"data.tokenizer={tmp_path / 'tokenizer'}"]

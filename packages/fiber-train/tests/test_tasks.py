@@ -13,12 +13,13 @@ from fiber_eval.captioning import DocumentFrequencies, cider_d_reward
 from fiber_train.checkpoint import load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
-from fiber_train.predict import load_model
+from fiber_train.evaluation import Evaluation, read_evaluation
+from fiber_train.checkpoint import load_model
 from fiber_train.run import train
-from fiber_train.tasks.captioning import CiderReward
+from fiber_train.tasks.captioning.task import CiderReward
 from fiber_train.tracking import read_metrics
 
-from .conftest import FEW
+from .conftest import FEW, OWN
 from .test_run import asked_to_stop, assert_same
 
 RECIPES = ("vqa", "nlvr2", "retrieval_itc", "retrieval_itm", "caption_mle", "caption_gold", "caption_cider")
@@ -31,7 +32,8 @@ def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactor
 
     def run(recipe: str, *overrides: str, name: str = "run") -> Path:
         out = folder / f"{recipe}-{name}"
-        given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={out}", *FEW, *overrides]
+        given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={out}", *FEW, *OWN.get(recipe, ())]
+        given += overrides
         train(load_config([recipe, "small"], given))
         return out
 
@@ -42,11 +44,12 @@ def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactor
 def test_a_recipe_leaves_numbers_and_the_best_weights(recipe: str, finetune, coarse: Path) -> None:
     out = finetune(recipe)
     best = json.loads((out / "best" / "evaluation.json").read_text())
+    found = Evaluation.from_json(best)
     monitor = {"vqa": "overall", "nlvr2": "accuracy", "caption": "CIDEr"}.get(recipe.partition("_")[0], "mean_recall")
     seen = {step: value for step, name, value in read_metrics(out) if name == f"eval/{monitor}"}
     assert set(seen) == {2, 3}
-    assert best[monitor] == max(seen.values())
-    assert best["step"] == min(step for step, value in seen.items() if value == best[monitor])
+    assert found[monitor] == max(seen.values())
+    assert best["step"] == min(step for step, value in seen.items() if value == found[monitor])
     model, start = load_task_model(out), load_task_model(coarse)
     table, own = (m.backbone.text_stream.embeddings.word_embeddings.weight for m in (start, model))
     assert 0 < (table - own).abs().max() < 0.05, "it started from the coarse weights, and learned"
@@ -56,20 +59,20 @@ def test_the_file_of_answers_scores_what_the_run_says(finetune, scenes: Path) ->
     out = finetune("vqa")
     annotations = next((scenes).rglob("v2_*val*annotations.json"))
     scored = question_answering.score_files(annotations, out / "best" / "predictions.json")
-    assert scored["overall"] == json.loads((out / "best" / "evaluation.json").read_text())["overall"]
+    assert scored["overall"] == read_evaluation(out / "best")["overall"]
 
 
 def test_the_file_of_judgements_scores_what_the_run_says(finetune, scenes: Path) -> None:
     out = finetune("nlvr2")
     scored = reasoning.score_files(next(scenes.rglob("nlvr2/**/val.json")), out / "best" / "predictions.csv")
-    found = json.loads((out / "best" / "evaluation.json").read_text())
+    found = read_evaluation(out / "best")
     assert (scored["accuracy"], scored["consistency"]) == (found["accuracy"], found["consistency"])
 
 
 def test_the_file_of_captions_scores_what_the_run_says(finetune, scenes: Path) -> None:
     out = finetune("caption_mle")
     scored = captioning.score_files(next(scenes.rglob("captions_val.json")), out / "best" / "predictions.json")
-    found = json.loads((out / "best" / "evaluation.json").read_text())
+    found = read_evaluation(out / "best")
     assert scored["CIDEr"] == pytest.approx(found["CIDEr"])
     assert len(json.loads((out / "best" / "predictions.json").read_text())) == 30
 
@@ -78,28 +81,29 @@ def test_the_file_of_captions_scores_what_the_run_says(finetune, scenes: Path) -
 def test_the_file_of_scores_scores_what_the_run_says(recipe: str, finetune) -> None:
     out = finetune(recipe)
     path = out / "best" / "predictions.npz"
-    found = json.loads((out / "best" / "evaluation.json").read_text())
+    found = read_evaluation(out / "best")
     scored = retrieval_files.score_files(path, path)
     assert scored == pytest.approx({name: found[name] for name in scored})
     assert np.load(path)["scores"].shape == (30, 150)
 
 
 def test_reranking_all_equals_looking_at_every_pair(finetune, scenes: Path, tmp_path: Path) -> None:
-    out = finetune("retrieval_itm", "objectives.objectives=[itc,itm]", "retrieval.rerank=2", name="both")
+    out = finetune("retrieval_itm", "task.model.objectives=[itc,itm]", "task.rerank=2", name="both")
     numbers = {}
     for rerank in (0, 150):
         target = tmp_path / f"{rerank}.json"
-        words = ["--data", str(scenes), "--out", str(target), f"retrieval.rerank={rerank}", "data.num_workers=0"]
+        words = ["--data", str(scenes), "--out", str(target), f"task.rerank={rerank}", "data.num_workers=0"]
         assert main(["evaluate", "--checkpoint", str(out), *words]) == 0
-        numbers[rerank] = json.loads(target.read_text())
+        numbers[rerank] = Evaluation.from_json(json.loads(target.read_text())).numbers()
     assert numbers[0] == pytest.approx(numbers[150])
 
 
 @pytest.mark.parametrize("recipe", ["vqa", "caption_gold", "caption_cider"])
 def test_resumed_equals_uninterrupted(recipe: str, scenes: Path, coarse: Path, tmp_path: Path) -> None:
     """With dropout, and what these objectives keep or draw: the frozen copy, samples."""
-    given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, "trainer.max_steps=4", "trainer.eval_every=0"]
-    given += ["captioning.refresh_every=3", "model.overrides.hidden_dropout=0.1"]
+    given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *OWN[recipe], "trainer.max_steps=4"]
+    given += ["trainer.eval_every=0", "model.overrides.hidden_dropout=0.1"]
+    given += ["task.model.refresh_every=3"] if recipe == "caption_gold" else []
     straight, stopped = (load_config([recipe, "small"], [*given, f"out={tmp_path / name}"]) for name in "ab")
     train(straight)
     with asked_to_stop(after=2):
@@ -111,7 +115,8 @@ def test_resumed_equals_uninterrupted(recipe: str, scenes: Path, coarse: Path, t
 def test_a_resumed_run_keeps_the_best_of_before(finetune, scenes: Path) -> None:
     out = finetune("nlvr2", name="kept")
     path = out / "best" / "evaluation.json"
-    unbeatable = {**json.loads(path.read_text()), "accuracy": 1.5}
+    unbeatable = json.loads(path.read_text())
+    unbeatable["measures"][0] |= {"name": "accuracy", "value": 1.5}
     path.write_text(json.dumps(unbeatable))
     finetune("nlvr2", name="kept")
     assert json.loads(path.read_text()) == unbeatable
@@ -119,7 +124,7 @@ def test_a_resumed_run_keeps_the_best_of_before(finetune, scenes: Path) -> None:
 
 def test_pictures_may_grow_and_answers_come_from_a_file(finetune, scenes: Path, tmp_path: Path) -> None:
     AnswerVocabulary(("yes", "no", "red", "2")).save(tmp_path / "answers.json")
-    options = ("model.image_size=96", f"answering.answers={tmp_path / 'answers.json'}")
+    options = ("model.image_size=96", f"task.answers={tmp_path / 'answers.json'}")
     model, processor = load_model(finetune("vqa", *options, name="grown"))
     assert (model.backbone.config.image_size, processor.image_size) == (96, 96)
     assert model.backbone.config.window_size == 6  # of 4 at 64 px
@@ -167,8 +172,9 @@ def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
         (["answer", picture, "what?", "--checkpoint", str(captioner)], "holds a FiberForCaptioning, but a FiberForQ"),
         (["answer", picture, "  ", "--checkpoint", str(answerer)], "is empty"),
         (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a pict"),
-        (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "answering.min_count=100000"], "100000"),
-        (["train", "vqa", f"data.root={scenes}", "task=chess", "out=x"], "task must be one of pretraining, answering"),
+        (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "task.min_count=100000"], "100000"),
+        (["train", "vqa", f"data.root={scenes}", "task.name=chess", "out=x"], "fiber.tasks has no 'chess', only answering, captioning"),
+        (["train", "vqa", f"data.root={scenes}", "task=chess", "out=x"], "task is a group of settings, not one; write task.NAME="),
     ):
         assert main(words) == 1, words
         assert message in capsys.readouterr().err

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from fiber_data import read_captions
+from fiber_train.checkpoint import load_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
-from fiber_train.predict import find_images, load_model, retrieve
+from fiber_train.evaluation import Evaluation, read_evaluation
 from fiber_train.report import write_report
 from fiber_train.run import train
+from fiber_train.tasks.retrieval.folder import find_images, retrieve
 
 from .conftest import SMALL
 
@@ -30,8 +32,8 @@ def test_evaluate_repeats_the_run_s_own_numbers(run: Path, scenes: Path, tmp_pat
     out = tmp_path / "numbers.json"
     words = ["evaluate", "--checkpoint", str(run), "--data", str(scenes), "--out", str(out), "data.num_workers=0"]
     assert main(words) == 0
-    found, expected = json.loads(out.read_text()), json.loads((run / "evaluation.json").read_text())
-    assert found == pytest.approx(expected, abs=1e-6)
+    found, expected = Evaluation.from_json(json.loads(out.read_text())), read_evaluation(run)
+    assert found.numbers() == pytest.approx(expected.numbers(), abs=1e-6)
     printed = capsys.readouterr().out
     assert "30 pictures, 150 captions" in printed
     assert f"(chance {10 / 30:.3f})" in printed
@@ -74,12 +76,13 @@ def test_a_folder_with_a_broken_picture_is_searched(run: Path, scenes: Path, tmp
 def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path: Path) -> None:
     page = write_report(run, read_captions(scenes, "val"), tmp_path / "deep" / "report.html", num_examples=6)
     html = page.read_text()
-    results = json.loads((run / "evaluation.json").read_text())
+    results = read_evaluation(run)
     assert html.count("data:image/png;base64,") == 6
     assert html.count("<svg") == 2
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html), "nothing is fetched from elsewhere"
-    for name in ("itm_accuracy", "itm_constant", "mlm_accuracy", "mlm_constant"):
+    for name in ("itm_accuracy", "mlm_accuracy"):
         assert f"{results[name]:.3f}" in html
+        assert f"{results.find(name).baseline:.3f}" in html
     marks = re.findall(r'<li class="(right|wrong)">(.) (.*?) \(-?\d\.\d\d\)</li>', html)
     assert len(marks) == 18
     assert all(mark == {"right": "✓", "wrong": "✗"}[kind] for kind, mark, _ in marks)
@@ -111,10 +114,9 @@ def test_real_photos_train_and_are_retrieved(real_photos: Path, tmp_path: Path, 
     tokenizer = real_photos.parent / "roberta_tokenizer"
     words = [f"data.root={real_photos}", f"out={tmp_path / 'run'}", *SMALL, "data.augment=true"]
     words += ["model.preset=fiber_tiny", "model.image_weights=null", "model.text_weights=null"]
-    words += [f"data.tokenizer={tokenizer}", "model.overrides.vocab_size=50265", "objectives.queue_size=16"]
+    words += [f"data.tokenizer={tokenizer}", "model.overrides.vocab_size=50265", "task.model.queue_size=16"]
     assert main(["train", "coarse", *words]) == 0
-    results = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert (results["num_images"], results["num_texts"]) == (79, 395)
+    assert read_evaluation(tmp_path / "run").counts == {"num_images": 79, "num_texts": 395}
     capsys.readouterr()
     folder = next(path for path in (real_photos / "images" / "val2017", real_photos / "val2017") if path.is_dir())
     query = ["--images", str(folder), "--query", "two dogs on a beach", "--rerank", "10"]
