@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
@@ -241,6 +242,8 @@ def test_own_towers_and_fusion_pretrain_by_the_existing_task(recipe: Path, data:
     assert main(["train", str(recipe), *words, *OWN_TOWERS]) == 0
     model, _ = load_model(tmp_path / "run", kind=FiberForPretraining)
     assert isinstance(model.backbone.image_stream, ConvolutionStream)
+    for stream in (model.backbone.image_stream, model.backbone.text_stream):
+        assert all(layer.project.weight.any() for layer in stream.cross_attention), "the fusion starts at zero"
 
 
 def own_backbone(**names: str) -> FiberBackbone:
@@ -265,14 +268,30 @@ def test_a_model_of_own_towers_decodes_no_text_but_says_so() -> None:
         FiberForCaptioning(own_backbone())
 
 
-def test_an_import_path_in_a_folder_is_refused_until_it_is_repeated(tmp_path: Path) -> None:
-    path = "visual_entailment.streams:ConvolutionStream"
-    own_backbone().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["image_stream"] = path
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_an_import_path_in_a_folder_is_refused_until_it_is_repeated(
+    run: Path, data: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model, stream = "visual_entailment.model:FiberForEntailment", "visual_entailment.streams:ConvolutionStream"
+    shutil.copytree(run / "model", tmp_path / "model")
+    rename(tmp_path / "model", model_class=model)
+    own_backbone().save_pretrained(tmp_path / "backbone")
+    rename(tmp_path / "backbone", image_stream=stream)
 
-    with pytest.raises(ValueError, match=f"names '{path}'.*trust"):
-        FiberBackbone.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"names '{stream}'.*trust"):
+        FiberBackbone.from_pretrained(tmp_path / "backbone")
+    with pytest.raises(ValueError, match=f"names '{model}'.*trust"):
+        load_model(tmp_path / "model", trusted=[stream])
+    words = ["entail", str(data / "images/val/000000.png"), "a square", "--checkpoint", str(tmp_path / "model")]
+    assert main(words) == 1
+    assert f"--trust {model}" in capsys.readouterr().err
 
-    assert isinstance(FiberBackbone.from_pretrained(tmp_path, trusted=[path]).image_stream, ConvolutionStream)
+    assert main([*words, "--trust", model]) == 0
+    loaded = FiberBackbone.from_pretrained(tmp_path / "backbone", trusted=[stream])
+    assert isinstance(loaded.image_stream, ConvolutionStream)
+
+
+def rename(folder: Path, **names: str) -> None:
+    """Writes other names into a model's configuration."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert names.keys() <= config.keys()
+    (folder / "config.json").write_text(json.dumps(config | names), encoding="utf-8")
