@@ -27,7 +27,7 @@ def begin(*shape: int) -> ImageState:
         (lambda: fiber_tiny().begin_text(IDS, IDS[:, :5]), "attention_mask must have the shape of input_ids, (2, 6), got (2, 5)"),
         (lambda: fiber_tiny()(torch.zeros(3, 3, 64, 64), IDS), "got 3 images and 2 texts; index or repeat_interleave one of the states"),
         (lambda: begin(2, 3, 64, 64)[0], "write [[0]]"),
-        (lambda: ImageState.cat([begin(1, 3, 64, 64), begin(1, 3, 64, 96)]), "got maps of shapes [(8, 8, 96), (8, 12, 96)]; pad the pictures alike"),
+        (lambda: ImageState.cat([begin(1, 3, 64, 64), begin(1, 3, 64, 96)]), "got maps of shapes [(8, 8, 96), (8, 12, 96)]; pad the images alike"),
         (lambda: fiber_tiny().decode_text(IDS), "build it with FiberConfig(decoder_projections=True)"),
         (lambda: fiber_tiny(decoder_projections=True).decode_text(IDS), "decode_text needs image_features"),
         (lambda: fiber_tiny(decoder_projections=True).decode_text(IDS[:1], torch.zeros(2, 4, 192)), "1 texts cannot read 2 images"),

@@ -53,7 +53,7 @@ class ImageState(BatchState):
     Attributes:
         hidden_state: (B, H, W, C), the input of the first fused block.
         pyramid: Outputs of the stages that end below the cut, each (B, C_s, H_s, W_s); empty unless asked for.
-        sizes: (B, 2) int64, height and width in pixels of each picture, up to whole strides, where the batch was padded
+        sizes: (B, 2) int64, height and width in pixels of each image, up to whole strides, where the batch was padded
             further and that is to have no effect.
     """
 
@@ -63,12 +63,12 @@ class ImageState(BatchState):
 
     @staticmethod
     def cat(states: Sequence[ImageState]) -> ImageState:
-        """The rows of all states, in order. All must come from pictures of one size."""
+        """The rows of all states, in order. All must come from images of one size."""
         shapes = {tuple(state.hidden_state.shape[1:]) for state in states}
         if len(shapes) > 1:
             raise ValueError(
                 f"image states to concatenate must have one size, got maps of shapes {sorted(shapes)}; "
-                "pad the pictures alike"
+                "pad the images alike"
             )
         levels = zip(*(state.pyramid for state in states), strict=True)
         sizes = [state.sizes for state in states if state.sizes is not None]
