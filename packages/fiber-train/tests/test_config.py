@@ -10,7 +10,9 @@ from fiber_train.config import find_recipes, load_config, to_yaml
 GIVEN = ["data.root=d", "out=o"]
 
 
-@pytest.mark.parametrize("name", sorted(name for name, paths in find_recipes().items() if all("fiber_train" in path.parts for path in paths)))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, paths in find_recipes().items() if all("fiber_train" in path.parts for path in paths))
+)
 def test_every_recipe_loads_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     config = load_config(name, GIVEN)
     (tmp_path / "again.yaml").write_text(to_yaml(config))

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_train.checkpoint import find_checkpoints, load_training_state
+from fiber_train.checkpoint import find_checkpoints, load_model, load_training_state
 from fiber_train.ema import WeightAverage
-from fiber_train.checkpoint import load_model
 from fiber_train.run import train
 from fiber_train.tracking import read_metrics
 from safetensors.torch import load_file

@@ -14,12 +14,11 @@ import pytest
 import torch
 from fiber_data import load_image
 from fiber_eval import detection, lvis, phrase_grounding, referring
-from fiber_train.checkpoint import load_task_model
+from fiber_train.checkpoint import load_model, load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.drawing import draw_detections, label_colors
 from fiber_train.evaluation import Evaluation
-from fiber_train.checkpoint import load_model
 from fiber_train.run import train
 from fiber_train.tasks.base import make_task
 from fiber_train.tasks.grounding.boxes import worded_categories

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_train.checkpoint import find_checkpoints
+from fiber_train.checkpoint import find_checkpoints, load_model
 from fiber_train.config import load_config
 from fiber_train.evaluation import read_evaluation
 from fiber_train.loop import Loop, NonFiniteLossError
-from fiber_train.checkpoint import load_model
 from fiber_train.run import train
 from fiber_train.tracking import read_metrics
 from safetensors.torch import load_file

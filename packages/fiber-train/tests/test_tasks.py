@@ -10,11 +10,10 @@ import pytest
 from fiber_data import AnswerVocabulary
 from fiber_eval import captioning, question_answering, reasoning, retrieval_files
 from fiber_eval.captioning import DocumentFrequencies, cider_d_reward
-from fiber_train.checkpoint import load_task_model
+from fiber_train.checkpoint import load_model, load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.evaluation import Evaluation, read_evaluation
-from fiber_train.checkpoint import load_model
 from fiber_train.run import train
 from fiber_train.tasks.captioning.task import CiderReward
 from fiber_train.tracking import read_metrics
@@ -173,8 +172,14 @@ def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
         (["answer", picture, "  ", "--checkpoint", str(answerer)], "is empty"),
         (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a pict"),
         (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "task.min_count=100000"], "100000"),
-        (["train", "vqa", f"data.root={scenes}", "task.name=chess", "out=x"], "fiber.tasks has no 'chess', only answering, captioning"),
-        (["train", "vqa", f"data.root={scenes}", "task=chess", "out=x"], "task is a group of settings, not one; write task.NAME="),
+        (
+            ["train", "vqa", f"data.root={scenes}", "task.name=chess", "out=x"],
+            "fiber.tasks has no 'chess', only answering, captioning",
+        ),
+        (
+            ["train", "vqa", f"data.root={scenes}", "task=chess", "out=x"],
+            "task is a group of settings, not one; write task.NAME=",
+        ),
     ):
         assert main(words) == 1, words
         assert message in capsys.readouterr().err

@@ -31,6 +31,7 @@ def build_model(task: Task[Any], samples: Any, processor: Processor) -> tuple[Ta
     """
     config, model, tokenizer = task.config, task.config.model, processor.tokenizer
     overrides = {**task.backbone_switches(), **image_overrides(model)}
+    report: LoadReport | None
     if model.checkpoint and Path(model.checkpoint).is_dir():
         made, report = _build_from_ours(task, samples, processor, overrides)
     else:
@@ -58,7 +59,7 @@ def build_model(task: Task[Any], samples: Any, processor: Processor) -> tuple[Ta
 def _build_from_ours(
     task: Task[Any], samples: Any, processor: Processor, overrides: dict[str, Any]
 ) -> tuple[TaskModel, LoadReport]:
-    """From a folder of ours, of whatever task, at another resolution and with other switches if the overrides say so."""
+    """From a folder of ours, of whatever task; the overrides may change resolution, switches and dropout."""
     origin = task.config.model.checkpoint
     assert origin is not None
     source = load_task_model(origin, trusted_names(task.config))

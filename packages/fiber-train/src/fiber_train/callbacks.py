@@ -18,12 +18,12 @@ class Callback:
     """Hooks of a run, all empty; a callback overrides those that it wants.
 
     Any object will do, also without this base: Fabric calls the methods that it has, with those of the arguments that
-    they name. All processes call, unless a hook says otherwise. A hook must not draw random numbers from torch's global generator, except in
-    `on_step_end`, after which a step's own seed is set.
+    they name. All processes call, unless a hook says otherwise. Before every step torch's generator gets the step's own
+    seed, so that a hook that draws random numbers does not change the run.
     """
 
     def on_train_start(self, *, loop: Loop, model: Any) -> None:
-        """Everything is built, and `loop.step` steps are done (0, or those of the checkpoint that the run goes on from).
+        """Everything is built, and `loop.step` steps are done: 0, or those of the checkpoint to go on from.
 
         Args:
             loop: Optimizer, scheduler and position; `loop.config.max_steps` is known.

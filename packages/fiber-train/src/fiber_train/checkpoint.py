@@ -55,7 +55,11 @@ def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskMode
         FileNotFoundError: There is none.
         ValueError: It is of a class that no installed package declares.
     """
-    return AutoFiber.from_pretrained(find_model(path), trusted=trusted)
+    folder = find_model(path)
+    model = AutoFiber.from_pretrained(folder, trusted=trusted)
+    if not isinstance(model, TaskModel):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, which is the model of no task; give that of a run")
+    return model
 
 
 def load_model(

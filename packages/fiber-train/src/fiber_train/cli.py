@@ -1,16 +1,16 @@
-"""The `fiber` command: finds the verbs that installed packages declare, and runs the one that was typed.
+'''The `fiber` command: finds the verbs that installed packages declare, and runs the one that was typed.
 
 A verb is a function of the group `fiber.verbs` that adds its options to a parser and returns what runs with them; the
 first line of its docstring is its help:
 
     def judge(parser: ArgumentParser) -> Callable[[Namespace], int]:
-        \"""Say whether an image entails a hypothesis.\"""
+        """Say whether an image entails a hypothesis."""
         parser.add_argument("image", type=Path)
         return lambda options: ...  # gives the exit status
 
 All verbs are listed from their source; only the one that was typed is imported, and should import what is heavy in what
 it returns.
-"""
+'''
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class DataConfig:
     root: str = MISSING
     """Folder of a data set, in a layout that the task's reader or `format` knows."""
     format: str | None = None
-    """What reads the samples in place of the task's own reader: a name of the group `fiber.formats`, or an import path of
-    a callable `(root, split, **format_options)` that gives samples as the task's own reader does."""
+    """What reads the samples in place of the task's own reader: an entry point of `fiber.formats`, or an import path,
+    of a callable `(root, split, **format_options)` that gives samples as the task's own reader does."""
     format_options: dict[str, Any] = field(default_factory=dict)
     train_split: str = "train"
     eval_split: str = "val"
@@ -56,7 +56,7 @@ class ModelConfig:
     image_size: int | None = None
     """Side of the images in pixels, to which windows grow; without one, the preset's or that of the weights."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Fields of `fiber_backbone.FiberConfig` that differ from the preset, `image_stream`, `text_stream` and `fusion` too."""
+    """Fields of `fiber_backbone.FiberConfig` that differ from the preset; streams and fusion are among them."""
     image_weights: str | None = None
     """A `swin_*` of timm to start the image stream from; needs `text_weights` too."""
     text_weights: str | None = None
@@ -158,7 +158,7 @@ class TaskSettings:
     monitor: str | None = None
     """The measure by which the best weights are kept; the task's own choice by default."""
     metrics: list[str] = field(default_factory=list)
-    """Import paths of what to measure beside the task's own: callables `(predictions, samples)` that give numbers by name.
+    """Import paths of what to measure beside the task's own: of callables `(predictions, samples)`, numbers by name.
 
     Predictions are by sample id; see `Evaluation.outputs`. The numbers appear as `FUNCTION/NAME`."""
 
@@ -204,7 +204,7 @@ def load_config(
     first_look = [(str(each), _read(path)) for each in recipes for path in _files(each, known, RECIPES)]
     kind = _task_class([*first_look, last]) if task is None else task
     layers = [(str(each), _read(path)) for each in recipes for path in _files(each, known, _own_recipes(kind))]
-    config = _schema(kind)
+    config: Any = _schema(kind)
     everything = _all_keys(config)
     try:
         for source, layer in (*layers, last):
@@ -285,7 +285,7 @@ def _schema(task: type) -> DictConfig:
             f"{task.__module__}:{task.__qualname__} is no task; it needs settings_class, a dataclass that derives from "
             "fiber_train.TaskSettings"
         )
-    schema = OmegaConf.structured(TrainConfig)
+    schema: DictConfig = OmegaConf.structured(TrainConfig)
     schema.task = OmegaConf.structured(settings)
     return schema
 
@@ -306,8 +306,8 @@ def _check_keys(layer: Any, schema: DictConfig, source: str, everything: list[st
 
 
 def _all_keys(schema: DictConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for key in schema:
+    keys: list[str] = []
+    for key in map(str, schema):
         keys += _all_keys(schema[key], f"{prefix}{key}.") if _is_group(schema, key) else [f"{prefix}{key}"]
     return keys
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from fiber_data import EpochSampler, ImageTextCollator, load_processor, load_tokenizer, train_tokenizer
+from fiber_data import EpochSampler, load_processor, load_tokenizer, train_tokenizer
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
@@ -28,6 +28,7 @@ class Processor(Protocol):
         """Writes it to a folder."""
 
 
+Collate = Callable[[list[Any]], dict[str, Any]]
 MakeProcessor = Callable[[Any, Any], Any]  # from a tokenizer and the processor of the weights to start from, if any
 
 
@@ -85,7 +86,7 @@ def build_training_data(
     config: TrainConfig,
     dataset: Any,
     fabric: Fabric,
-    collate: ImageTextCollator,
+    collate: Collate,
     groups: dict[str, Any],
 ) -> TrainingData:
     """Shuffled batches of a data set; `groups` are those of `EpochSampler`."""
@@ -105,7 +106,7 @@ def build_evaluation_loader(
     data: DataConfig,
     dataset: Any,
     fabric: Fabric,
-    collate: ImageTextCollator,
+    collate: Collate,
     batch_size: int = 50,
     shuffle: bool = False,
     seed: int = 0,
@@ -132,7 +133,7 @@ def build_evaluation_loader(
 class Blindfold:
     """Makes batches whose images are all alike: what is learned without looking."""
 
-    collate: ImageTextCollator
+    collate: Collate
 
     def __call__(self, items: list[Any]) -> dict[str, Any]:
         """The batch, its images zero (the mean color)."""
@@ -141,7 +142,7 @@ class Blindfold:
         return batch
 
 
-def _loader(dataset: Any, sampler: EpochSampler, collate: ImageTextCollator, data: DataConfig) -> DataLoader:
+def _loader(dataset: Any, sampler: EpochSampler, collate: Collate, data: DataConfig) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -79,7 +79,8 @@ def run_configs(root: Path, overrides: Sequence[str] = ()) -> dict[str, TrainCon
     nobodys = [word for word in own if not any(_takes(config, word) for config in plain.values())]  # to be refused
     return {
         title: load_config(
-            recipes, [*settings, *(word for word in overrides if word not in own or _takes(plain[title], word))] + nobodys
+            recipes,
+            [*settings, *(word for word in overrides if word not in own or _takes(plain[title], word)), *nobodys],
         )
         for title, (recipes, settings) in runs.items()
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 import torch
-from fiber_data import CaptionSample, GroundingSample, load_image
+from fiber_data import CaptionSample, GroundingSample, ImageSource, load_image
 from fiber_heads import FiberForPretraining
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -143,13 +143,14 @@ def _boxes(fine: FineRuns, num_examples: int) -> dict[str, Any]:
 
 def _table(evaluations: list[Evaluation]) -> list[tuple[str, list[float | None]]]:
     """Rows for the measures that have titles, and for their baselines, with a value of each evaluation or None."""
-    rows = []
-    for name, title in {measure.name: measure.title for found in evaluations for measure in found if measure.title}.items():
-        measures = [found.find(name) if name in found else None for found in evaluations]
-        rows.append((title, [measure and measure.value for measure in measures]))
-        compared = {measure.baseline_name for measure in measures if measure and measure.baseline is not None}
-        rows += [(f"{title}: {what}", [measure and measure.baseline for measure in measures]) for what in compared]
-    return rows
+    rows: dict[str, list[float | None]] = {}
+    for place, found in enumerate(evaluations):
+        for measure in found:
+            shown = {measure.title: measure.value, f"{measure.title}: {measure.baseline_name}": measure.baseline}
+            for row, value in shown.items():
+                if measure.title and value is not None:
+                    rows.setdefault(row, [None] * len(evaluations))[place] = value
+    return list(rows.items())
 
 
 def _recall_bars(found: Evaluation) -> str:
@@ -191,8 +192,8 @@ def _examples(run: Path, samples: list[CaptionSample], number: int) -> list[Exam
     return examples
 
 
-def _data_uri(path: Path) -> str:
-    picture = to_pil_image(load_image(path))
+def _data_uri(image: ImageSource) -> str:
+    picture = to_pil_image(load_image(image))
     picture.thumbnail((2 * _SHOWN_SIDE, 2 * _SHOWN_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fiber_data import GroundingSample
+from fiber_data import GroundingSample, ImageSource
 from fiber_heads import FiberForGrounding
 from torchvision.ops import nms
 
@@ -35,7 +35,7 @@ class Grounded:
     """A held-out image with a caption.
 
     Attributes:
-        image: The image's file.
+        image: As `fiber_data.load_image` takes it.
         width: Of the image, in pixels.
         height: Likewise.
         words: Pieces of the caption, each with the color of its phrase, or an empty text.
@@ -43,7 +43,7 @@ class Grounded:
         true: Their right boxes.
     """
 
-    image: Path
+    image: ImageSource
     width: int
     height: int
     words: list[tuple[str, str]]

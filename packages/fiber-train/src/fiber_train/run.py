@@ -64,8 +64,8 @@ def train(
             by the task's measure, with their evaluation and predictions), and at the end `model/` and
             `evaluation.json`.
         task: A task of your own, in place of the one that `config.task.name` names.
-        samples: By split, or a function of the split, in place of the files below `config.data.root`; such as the task's
-            reader gives, for instance `fiber_data.MappedSamples` over a data set of Hugging Face.
+        samples: By split, or a function of the split, in place of the files below `config.data.root`: such as the
+            task's reader gives, for instance `fiber_data.MappedSamples` over a data set of Hugging Face.
         callbacks: Objects with any of the hooks of `Callback`.
         loggers: Loggers of Lightning Fabric, which get all numbers that `metrics.csv` gets.
 

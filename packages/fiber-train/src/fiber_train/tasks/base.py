@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 from omegaconf import MISSING
 
 from fiber_train.config import TaskSettings, TrainConfig
-from fiber_train.data import build_evaluation_loader, image_overrides, on_device
+from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
 from fiber_train.evaluation import Evaluation, Measure
 
 Settings = TypeVar("Settings", bound=TaskSettings)
@@ -53,9 +53,10 @@ class Task(ABC, Generic[Settings]):
 
     def __init__(self, config: TrainConfig) -> None:
         if not isinstance(config.task, self.settings_class):
+            own = type(self).__name__
             raise ValueError(
-                f"{type(self).__name__} needs settings of {self.settings_class.__name__}, config.task is a "
-                f"{type(config.task).__name__}; make the configuration with load_config(..., task={type(self).__name__})"
+                f"{own} needs settings of {self.settings_class.__name__}, config.task is a "
+                f"{type(config.task).__name__}; make the configuration with load_config(..., task={own})"
             )
         self.config = config
         self.settings = cast(Settings, config.task)
@@ -127,7 +128,7 @@ class Task(ABC, Generic[Settings]):
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
         return build(processor.image_size, processor.mean, processor.std)
 
-    def make_collator(self, processor: Any, training: bool) -> Callable[[list[Any]], dict[str, Any]]:
+    def make_collator(self, processor: Any, training: bool) -> Collate:
         """What makes batches of items."""
         # Broken images are replaced: processes that gather from each other need batches of equal size.
         return ImageTextCollator(processor.tokenizer, processor.max_length, None, fill_broken=True)
@@ -158,7 +159,7 @@ class Task(ABC, Generic[Settings]):
         return on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
 
     def measure(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
-        """`evaluate` without gradients, under the run's precision, leaving no trace in random numbers; and `metrics`."""
+        """`evaluate` and `task.metrics`, without gradients, in the run's precision; random numbers go on as before."""
         module = getattr(model, "module", model)
         was_training = module.training
         module.eval()

@@ -46,7 +46,9 @@ def task_of_model(folder: Path, model: TaskModel, overrides: Sequence[str], trus
     kind = resolve(written.name, "fiber.tasks", trusted=None if given else trusted)
     for metric in written.metrics:
         if metric not in trusted:
-            raise ValueError(f"{path} names {metric!r}, which to load would run; if you know what it is, --trust {metric}")
+            raise ValueError(
+                f"{path} names {metric!r}, which to load would run; if you know what it is, --trust {metric}"
+            )
     return kind(load_config([path], overrides, task=kind))
 
 

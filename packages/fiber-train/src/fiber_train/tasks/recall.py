@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import SupportsFloat
 
 from fiber_train.evaluation import Evaluation, Measure
 
@@ -15,7 +16,7 @@ def recall_name(direction: str, k: int) -> str:
     return f"{direction}_recall@{k}"
 
 
-def recall_measures(numbers: Mapping[str, float], num_images: int) -> list[Measure]:
+def recall_measures(numbers: Mapping[str, SupportsFloat], num_images: int) -> list[Measure]:
     """What `fiber_eval.retrieval_recall` gave, recalls beside those of a random order."""
     chance = {recall_name(direction, k): min(1.0, k / num_images) for direction in DIRECTIONS for k in KS}
     ranks = {f"{direction}_{kind}_rank" for direction in DIRECTIONS for kind in ("median", "mean")}

@@ -18,4 +18,4 @@ class CaptioningSettings(TaskSettings):
     """What captioning optimizes, and how captions are searched for."""
 
     model: CaptioningConfig = field(default_factory=_default)
-    """Objective and generation; `refresh_every` counts optimizer steps here. The run fills in the tokenizer's tokens."""
+    """Objective and generation; the run fills in the tokens. `refresh_every` counts optimizer steps here."""

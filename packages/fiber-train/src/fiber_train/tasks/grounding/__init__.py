@@ -1,0 +1,1 @@
+"""The fine stage: boxes for words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ class BoxData:
     """
 
     detection: DetectionData | None = None
-    captions: dict[str, Sequence[GroundingSample]] = field(default_factory=dict)
-    expressions: dict[str, Sequence[GroundingSample]] = field(default_factory=dict)
+    captions: Mapping[str, Sequence[GroundingSample]] = field(default_factory=dict)
+    expressions: Mapping[str, Sequence[GroundingSample]] = field(default_factory=dict)
 
     @property
     def texts(self) -> list[GroundingSample]:

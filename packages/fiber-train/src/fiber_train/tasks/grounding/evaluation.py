@@ -201,7 +201,7 @@ def _find(
     settings: DetectionSettings,
     blind: GroundingProcessor | None = None,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Batches of captions with the boxes found for their phrases; with `blind`, which makes empty texts, for no word."""
+    """Batches of captions with the boxes found for their phrases, or, with the processor `blind`, for empty texts."""
     for batch in batches(lambda transform: GroundingDataset(samples, transform)):
         asked = batch if blind is None else batch | _empty_texts(len(batch["ids"]), blind)
         yield batch, model.find(asked, settings)

@@ -119,7 +119,9 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         for name, title in (("itm_accuracy", "matching"), ("mlm_accuracy", "masked words")):
             if name in found:
                 measure = found.find(name)
-                lines.append(f"{title:14} accuracy {measure.value:.3f} ({measure.baseline_name} {measure.baseline:.3f})")
+                lines.append(
+                    f"{title:14} accuracy {measure.value:.3f} ({measure.baseline_name} {measure.baseline:.3f})"
+                )
         return "\n".join(lines)
 
 

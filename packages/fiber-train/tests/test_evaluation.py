@@ -1,0 +1,87 @@
+"""Numbers of an evaluation keep their names, baselines and directions, in files and where the best is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fiber_train.evaluation import Evaluation, Measure, read_evaluation, write_json
+from fiber_train.run import keep_best
+from fiber_train.tasks.recall import recall_measures
+
+FOUND = Evaluation(
+    [Measure("accuracy", 0.5, 0.25, "chance", title="right"), Measure("mean_rank", 3.0, higher_is_better=False)],
+    {"predictions.json": "[]"},
+    {"num_images": 4},
+    {"a": "yes"},
+    [Measure("words/mean", 7.0, unit=" words")],
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluation.json", FOUND.to_json())
+    again = read_evaluation(tmp_path)
+    assert (again.measures, again.extra, again.counts) == (FOUND.measures, FOUND.extra, FOUND.counts)
+    assert again.find("accuracy") == FOUND.measures[0]
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["counts"] == {"num_images": 4}
+    assert content["measures"][0]["baseline_name"] == "chance"
+    with pytest.raises(FileNotFoundError, match="a report needs a finished run"):
+        read_evaluation(tmp_path / "nowhere")
+
+
+def test_numbers_to_log_have_their_baselines() -> None:
+    assert FOUND.numbers() == {
+        "num_images": 4,
+        "accuracy": 0.5,
+        "accuracy/baseline": 0.25,
+        "mean_rank": 3.0,
+        "words/mean": 7.0,
+    }
+    assert FOUND["words/mean"] == 7.0
+    assert [str(measure) for measure in FOUND] == [
+        "right          0.500 (chance 0.250)",
+        "mean_rank      3.000",
+        "words/mean     7.000 words",
+    ]
+    with pytest.raises(KeyError, match="no measure 'recall'; it has accuracy, mean_rank, words/mean"):
+        FOUND["recall"]
+
+
+def test_parts_are_joined(tmp_path: Path) -> None:
+    both = FOUND + Evaluation([Measure("AP", 0.1)], {"boxes.json": "{}"}, {"num_boxes": 2}, {"b": "no"})
+    assert [measure.name for measure in both] == ["accuracy", "mean_rank", "AP", "words/mean"]
+    assert (both.counts, both.outputs) == ({"num_images": 4, "num_boxes": 2}, {"a": "yes", "b": "no"})
+    both.write_predictions(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.json", "boxes.json"}
+
+
+def best_of(values: list[float], name: str, out: Path, **options) -> tuple[int, float]:
+    for step, value in enumerate(values):
+        found = Evaluation([Measure(name, value, **options)])
+        keep_best(out, name, found, step, lambda folder: (folder / "weights").write_text("x"))
+    content = json.loads((out / "best" / "evaluation.json").read_text())
+    return content["step"], Evaluation.from_json(content)[name]
+
+
+def test_the_best_is_the_highest_or_the_lowest(tmp_path: Path) -> None:
+    assert best_of([0.1, 0.4, 0.4, 0.2], "accuracy", tmp_path / "a") == (1, 0.4)
+    assert best_of([9.0, 3.0, 5.0], "mean_rank", tmp_path / "b", higher_is_better=False) == (1, 3.0)
+
+
+def test_a_monitor_that_is_not_measured_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"task.monitor: .*no measure 'acuracy'.*; it has accuracy, mean_rank, words/mean"
+    ):
+        keep_best(tmp_path, "acuracy", FOUND, 1, lambda folder: None)
+    keep_best(tmp_path, "acuracy", Evaluation(counts={"num_images": 4}), 1, lambda folder: None)  # no annotations
+    assert not (tmp_path / "best").exists()
+
+
+def test_ranks_are_better_low_and_recalls_have_chance() -> None:
+    numbers = {"image_to_text_recall@1": 0.5, "image_to_text_median_rank": 2.0, "mean_recall": 0.4}
+    measures = {measure.name: measure for measure in recall_measures(numbers, 10)}
+    assert measures["image_to_text_recall@1"].baseline == pytest.approx(0.1)
+    assert not measures["image_to_text_median_rank"].higher_is_better
+    assert (measures["mean_recall"].baseline, measures["mean_recall"].higher_is_better) == (None, True)
