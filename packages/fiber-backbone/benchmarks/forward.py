@@ -15,8 +15,8 @@ from collections.abc import Callable
 import timm
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
-from fiber_backbone.text_stream import roberta_config
-from transformers import RobertaModel
+from fiber_backbone.roberta import FIELDS
+from transformers import RobertaConfig, RobertaModel
 
 
 def measure(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
@@ -44,7 +44,8 @@ def main() -> None:
     config = FiberConfig.from_preset(arguments.preset)
     backbone = FiberBackbone.from_config(config).eval()
     swin = timm.create_model("swin_base_patch4_window12_384", num_classes=0).eval()
-    roberta = RobertaModel(roberta_config(config), add_pooling_layer=False).eval()
+    sizes = RobertaConfig(**{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()})
+    roberta = RobertaModel(sizes, add_pooling_layer=False).eval()
     pixel_values = torch.randn(1, 3, arguments.size, arguments.size)
     input_ids = torch.randint(5, config.vocab_size, (arguments.texts, 40))
 
@@ -53,14 +54,14 @@ def main() -> None:
         return backbone.fuse(image.repeat_interleave(arguments.texts), backbone.begin_text(input_ids))
 
     contenders: dict[str, Callable[[], object]] = {
-        "one picture, many texts, shared": shared,
-        "one picture, many texts, whole": lambda: backbone(pixel_values.expand(arguments.texts, -1, -1, -1), input_ids),
+        "one image, many texts, shared": shared,
+        "one image, many texts, whole": lambda: backbone(pixel_values.expand(arguments.texts, -1, -1, -1), input_ids),
         "text alone, ours": lambda: backbone.finish_text(backbone.begin_text(input_ids)),
         "text alone, transformers": lambda: roberta(input_ids),
     }
     if arguments.preset == "fiber_base" and arguments.size == 384:
-        contenders["picture alone, ours"] = lambda: backbone.finish_image(backbone.begin_image(pixel_values))
-        contenders["picture alone, timm"] = lambda: swin.forward_features(pixel_values)
+        contenders["image alone, ours"] = lambda: backbone.finish_image(backbone.begin_image(pixel_values))
+        contenders["image alone, timm"] = lambda: swin.forward_features(pixel_values)
     with torch.inference_mode():
         times = measure(contenders, arguments.repeats)
     names = list(contenders)
