@@ -1,6 +1,6 @@
 """Samples made from rows of a table as they are asked for, such as a Hugging Face data set or a data base."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
@@ -74,12 +74,12 @@ class MappedSamples(Sequence[Sample]):
         return (self[position] for position in range(len(self)))
 
 
-def glance(samples: Iterable[Any], *keys: str) -> Iterable[Mapping[str, Any]]:
+def glance(samples: Sequence[Any], *keys: str) -> Iterator[Mapping[str, Any]]:
     """All samples, or no more of them than these keys where that is known without making them."""
     if isinstance(samples, MappedSamples) and samples.columns.keys() >= set(keys):
         values = zip(*(samples.columns[key] for key in keys), strict=True)
         return (dict(zip(keys, each, strict=True)) for each in values)
-    return samples
+    return (samples[index] for index in range(len(samples)))  # not all that have a length end an iteration by it
 
 
 def image_key(sample: Mapping[str, Any], other: str) -> str:
