@@ -76,7 +76,7 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         }
         config, weights_path = read_config(name, **hub), _locate(name, WEIGHTS_FILE, hub)
         kind, own = config.pop("model_class", None), name_of(cls, "fiber.models")
-        if kind != own:
+        if kind not in (own, f"{cls.__module__}:{cls.__qualname__}"):
             raise ValueError(f"{name} holds a {kind}, not a {own}; load it with {kind}.from_pretrained")
         try:
             tensors = load_file(weights_path)
