@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent
 PROJECTS: dict[str, dict[str, Any]] = {
     path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
 }
+FOLDERS = {name: ROOT / "packages" / name for name in PROJECTS}
+FOLDERS["visual-entailment"] = ROOT / "tests" / "downstream"  # what a stranger builds on the five, in small
 EVERY_PACKAGE = nox.parametrize("package", [nox.param(name, id=name) for name in PROJECTS])
 RUFF = "ruff>=0.17.6,<0.18"  # a formatter's minor versions move lines
 MYPY = "mypy>=2.4,<3"
@@ -75,9 +77,9 @@ def lowest(session: nox.Session, package: str) -> None:
 
 @nox.session(reuse_venv=False)
 def together(session: nox.Session) -> None:
-    """The tests that concern all packages, with the five wheels in one environment."""
+    """The tests that concern all packages, with the five wheels and a stranger's in one environment."""
     groups = {line for project in PROJECTS.values() for line in nox.project.dependency_groups(project, "test")}
-    install_wheels(session, PROJECTS, *sorted(groups))
+    install_wheels(session, FOLDERS, *sorted(groups))
     run_pytest(session, ROOT / "tests")
 
 
@@ -126,7 +128,7 @@ def install_wheels(session: nox.Session, packages: Iterable[str], *arguments: st
     dist = Path(session.virtualenv.location, "dist")
     shutil.rmtree(dist, ignore_errors=True)
     for package in packages:
-        session.run_install("uv", "build", "--quiet", "--wheel", "--out-dir", str(dist), f"packages/{package}")
+        session.run_install("uv", "build", "--quiet", "--wheel", "--out-dir", str(dist), str(FOLDERS[package]))
     again = [f"--reinstall-package={package}" for package in packages]  # the same version may hold other code
     session.install("--no-sources", *again, *(str(path) for path in sorted(dist.glob("*.whl"))), *arguments)
 
