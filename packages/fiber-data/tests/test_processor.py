@@ -1,11 +1,19 @@
 """What a user holds becomes what a model takes, and the settings travel with the model."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from fiber_data import BrokenImageError, CaptionDataset, FiberProcessor, build_evaluation_transform
+from fiber_data import (
+    BrokenImageError,
+    CaptionDataset,
+    FiberProcessor,
+    Processor,
+    build_evaluation_transform,
+    load_processor,
+)
 from PIL import Image
 
 
@@ -81,3 +89,51 @@ def test_what_cannot_be_prepared_is_refused(processor, tmp_path):
         processor(text=[])
     with pytest.raises(BrokenImageError, match=r"a\.jpg: no such file"):
         processor(tmp_path / "a.jpg")
+
+
+class GrayProcessor(Processor):
+    """A stranger's: the mean of each image in one number, times a setting of its own."""
+
+    settings = ("gain", *Processor.settings)
+
+    def __init__(self, tokenizer, gain, max_length=8, **channels):
+        super().__init__(tokenizer, max_length, **channels)
+        self.gain = gain
+
+    def prepare_images(self, images):
+        return {"pixel_values": torch.stack([image.float().mean() * self.gain for image in images])}
+
+
+NO_PROCESSOR = "no processor"
+
+
+def test_a_processor_of_ones_own_is_saved_and_loads_if_it_is_trusted(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "strangers.gray", sys.modules[__name__])
+    monkeypatch.setattr(GrayProcessor, "__module__", "strangers.gray")
+    GrayProcessor(tokenizer, 2.0, std=(1, 1, 2)).save_pretrained(tmp_path)
+    name = "strangers.gray:GrayProcessor"
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert settings == {
+        "processor_class": name,
+        "gain": 2.0,
+        "max_length": 8,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [1, 1, 2],
+    }
+    with pytest.raises(ValueError, match=r"config\.json: a file from elsewhere names 'strangers.*repeat it"):
+        load_processor(tmp_path)
+    loaded = load_processor(tmp_path, trusted=[name])
+    assert type(loaded).__name__ == "GrayProcessor" and loaded.std == (1, 1, 2)
+    batch = loaded(Image.new("RGB", (3, 4), (10, 20, 30)), "a cat")
+    assert batch["pixel_values"].tolist() == [40.0] and batch["input_ids"].shape[0] == 1
+    wrong = "strangers.gray:NO_PROCESSOR"
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**settings, "processor_class": wrong}))
+    with pytest.raises(ValueError, match=r"NO_PROCESSOR' is not a class that derives from fiber_data\.Processor"):
+        load_processor(tmp_path, trusted=[wrong])
+
+
+def test_our_own_are_written_by_name(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert list(written) == ["processor_class", "image_size", "max_length", "mean", "std"]
+    assert written["processor_class"] == "FiberProcessor" and type(load_processor(tmp_path)) is FiberProcessor

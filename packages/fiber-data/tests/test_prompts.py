@@ -1,5 +1,6 @@
 """Prompts: spans that are right, names that read well, the distribution of the original, a budget that holds."""
 
+import hashlib
 from collections import Counter
 from itertools import pairwise
 
@@ -218,3 +219,19 @@ def test_a_picture_that_holds_everything_or_nothing_is_ordinary(tokenizer):
 def test_chances_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"at most 1 together, not \(0\.05, 0\.05, 0\.95"):
         PromptConfig(all_negatives=0.95)
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest"),
+    [
+        ({}, "3f944b10ab77d030"),
+        ({"max_negatives": 6, "drop_positives": 0.7, "all_negatives": 0.1}, "6ba2ede78b7cd3df"),
+        ({"shuffle": False, "separator": " ; "}, "36111cedfa30b7ac"),
+        ({"max_categories": 5}, "52cfe6315edbb996"),
+    ],
+)
+def test_a_seeded_run_draws_the_prompts_that_it_always_drew(tokenizer, settings, digest):
+    sampler = PromptSampler(NAMES, tokenizer, PromptConfig(**settings), max_tokens=60)
+    with seeded(11):
+        drawn = "\n".join(sampler([3, 9, 3, 20]).text for _ in range(200))
+    assert hashlib.sha256(drawn.encode()).hexdigest()[:16] == digest

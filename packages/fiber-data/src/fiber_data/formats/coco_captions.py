@@ -39,6 +39,28 @@ def read_coco_captions(
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    samples = _read_samples(path, split)
+    own = path.stem.removeprefix("captions_")
+    places = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
+    listing = FolderListing()
+    images = ImageFinder(places, listing).find_together([[str(sample["image"])] for sample in samples])
+    for sample, image in zip(samples, images, strict=True):
+        sample["image"] = image
+    return keep_on_disk(samples, "samples", path, listing) if check_images else samples
+
+
+def _find_file(root: Path, split: str) -> Path:
+    return find_annotation_file(
+        root,
+        ["annotations/captions_*.json"],
+        rf"annotations/captions_{re.escape(split)}(\d{{4}})?\.json",
+        expected=f"no captions of split {split!r}; expected annotations/captions_{split}*.json",
+        mend="keep one, or name the one that is meant with annotation_file",
+    )
+
+
+def _read_samples(path: Path, split: str) -> list[CaptionSample]:
+    """The samples; their images are still the file's names."""
     content = read_json(path)
     samples: dict[int, CaptionSample] = {}
     for where, image in entries(path, content, "images"):
@@ -51,21 +73,4 @@ def read_coco_captions(
             raise ValueError(f"{where}: image_id {image_id} is not among the file's {len(samples)} images")
         if caption := clean_caption(require(annotation, "caption", where), where):
             samples[image_id]["captions"].append(caption)
-    found = list(samples.values())
-    own = path.stem.removeprefix("captions_")
-    places = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
-    listing = FolderListing()
-    images = ImageFinder(places, listing).find_together([[str(sample["image"])] for sample in found])
-    for sample, image in zip(found, images, strict=True):
-        sample["image"] = image
-    return keep_on_disk(found, "samples", path, listing) if check_images else found
-
-
-def _find_file(root: Path, split: str) -> Path:
-    return find_annotation_file(
-        root,
-        ["annotations/captions_*.json"],
-        rf"annotations/captions_{re.escape(split)}(\d{{4}})?\.json",
-        expected=f"no captions of split {split!r}; expected annotations/captions_{split}*.json",
-        mend="keep one, or name the one that is meant with annotation_file",
-    )
+    return list(samples.values())

@@ -104,22 +104,10 @@ def read_grounding(
     """
     folder = Path(root)
     path = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
-    content = read_json(path)
-    samples: dict[int | str, GroundingSample] = {}
     listing = FolderListing()
     places = _folders(folder, path, split) if image_folder is None else image_folder
-    finders = _finders(places, listing)
-    reader = BoxReader(path)
-    for where, entry in entries(path, content, "images"):
-        sample = _read_entry(entry, where, finders, reader)
-        if sample["id"] in samples:
-            raise ValueError(f"{where}: image id {sample['id']!r} occurs more than once; keep one of each")
-        samples[sample["id"]] = sample
-    for where, entry in entries(path, content, "annotations"):
-        _add_box(samples, entry, where, reader)
-    reader.report()
-    found = [_with_phrases(sample) for sample in samples.values()]
-    return keep_on_disk(found, "captions", path, listing) if check_images else found
+    samples = _read_samples(path, _finders(places, listing))
+    return keep_on_disk(samples, "captions", path, listing) if check_images else samples
 
 
 def _find_file(root: Path, split: str, name: str | None) -> Path:
@@ -152,6 +140,21 @@ def _finders(
 
 def _with_known(folder: Path) -> list[Path]:
     return [folder, *(folder / each for each in _IMAGE_FOLDERS)]
+
+
+def _read_samples(path: Path, finders: dict[str | None, ImageFinder]) -> list[GroundingSample]:
+    content = read_json(path)
+    samples: dict[int | str, GroundingSample] = {}
+    reader = BoxReader(path)
+    for where, entry in entries(path, content, "images"):
+        sample = _read_entry(entry, where, finders, reader)
+        if sample["id"] in samples:
+            raise ValueError(f"{where}: image id {sample['id']!r} occurs more than once; keep one of each")
+        samples[sample["id"]] = sample
+    for where, entry in entries(path, content, "annotations"):
+        _add_box(samples, entry, where, reader)
+    reader.report()
+    return [_with_phrases(sample) for sample in samples.values()]
 
 
 def _read_entry(entry: Any, where: str, finders: dict[str | None, ImageFinder], reader: BoxReader) -> GroundingSample:

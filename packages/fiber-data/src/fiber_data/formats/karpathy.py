@@ -1,6 +1,7 @@
 """Karpathy's splits of COCO and Flickr30k: ``{"images": [{filename, filepath, split, sentences: [{raw}], ...}]}``."""
 
 from pathlib import Path
+from typing import Any
 
 from fiber_data.formats.files import FolderListing, find_annotation_file, keep_on_disk, whole_folder
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, clean_caption, entries, read_json, require
@@ -51,20 +52,7 @@ def read_karpathy(
         splits.add(require(image, "split", where))
         if image["split"] not in _SPLITS[split]:
             continue
-        file_name = require(image, "filename", where)
-        sentences = require(image, "sentences", where)
-        captions = [
-            clean_caption(require(sentence, "raw", f"{where}.sentences[{number}]"), where)
-            for number, sentence in enumerate(sentences)
-        ]
-        samples.append(
-            {
-                "image": images / image.get("filepath", "") / file_name,
-                "captions": [caption for caption in captions if caption],
-                "id": image.get("cocoid", image.get("imgid", file_name)),
-                "split": split,
-            }
-        )
+        samples.append(_read_image(image, where, images, split))
     if not samples:
         raise SplitNotFoundError(f"{path}: no image of split {split!r}; the file has {sorted(splits) or 'no images'}")
     return keep_on_disk(samples, "samples", path, FolderListing()) if check_images else samples
@@ -78,3 +66,17 @@ def _find_file(root: Path, split: str) -> Path:
         expected=f"no captions of split {split!r}; expected dataset_*.json, here or in annotations",
         mend="keep one, or name the one that is meant with annotation_file",
     )
+
+
+def _read_image(image: dict[str, Any], where: str, folder: Path, split: str) -> CaptionSample:
+    file_name = require(image, "filename", where)
+    captions = [
+        clean_caption(require(sentence, "raw", f"{where}.sentences[{number}]"), where)
+        for number, sentence in enumerate(require(image, "sentences", where))
+    ]
+    return {
+        "image": folder / image.get("filepath", "") / file_name,
+        "captions": [caption for caption in captions if caption],
+        "id": image.get("cocoid", image.get("imgid", file_name)),
+        "split": split,
+    }
