@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,13 +96,5 @@ def tripled(step: int, max_steps: int, *, factor: float = 3.0) -> float:
 
 def read_lines(root: str, split: str, *, suffix: str = ".txt") -> list[dict[str, Any]]:
     """A format: captions as lines `image|caption`."""
-    from pathlib import Path
-
     lines = (Path(root) / f"{split}{suffix}").read_text().splitlines()
     return [{"image": Path(line.split("|")[0]), "captions": [line.split("|")[1]], "id": line} for line in lines]
-
-
-def judge(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Judge captions."""
-    parser.add_argument("word")
-    return lambda options: len(options.word)

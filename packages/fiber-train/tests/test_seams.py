@@ -110,7 +110,7 @@ def test_a_start_from_other_weights_says_what_was_taken(coarse: Path, scenes: Pa
 def test_settings_of_another_task_are_refused(small_run) -> None:
     with pytest.raises(ValueError, match=r"Entailment needs settings of EntailmentSettings, config.task is a Pretrain"):
         train(small_run(), task=Entailment)
-    with pytest.raises(ValueError, match="no setting is called 'task.wrong_evry'; did you mean 'task.wrong_every'"):
+    with pytest.raises(ValueError, match=r"no setting is called 'task.wrong_evry'; did you mean 'task.wrong_every'"):
         load_config([], ["data.root=d", "out=o", "task.wrong_evry=1"], task=Entailment)
     with pytest.raises(ValueError, match="is no task; it needs settings_class"):
         load_config([], ["data.root=d", "out=o", f"task.name={HERE}:FiberForEntailment"])
@@ -119,7 +119,7 @@ def test_settings_of_another_task_are_refused(small_run) -> None:
 def test_what_the_run_decides_is_not_set_twice() -> None:
     config = load_config("coco", ["data.root=d", "out=o", "task.model.channels=64"]).task
     assert fill_in(config.model, "task.model", max_tokens=40).channels == 64
-    with pytest.raises(ValueError, match="task.model.channels is 64, but the run decides it, 32; leave it out"):
+    with pytest.raises(ValueError, match=r"task.model.channels is 64, but the run decides it, 32; leave it out"):
         fill_in(config.model, "task.model", channels=32)
 
 
@@ -290,7 +290,7 @@ def test_a_metric_beside_a_tasks_own_keeps_the_best(coarse: Path, scenes: Path, 
     assert "overall" in results
     assert "eval/share_of_yes/yes" in {name for _, name, _ in read_metrics(tmp_path)}
     config = load_config(["vqa", "small"], [*given, f"out={tmp_path / 'other'}", "task.monitor=share_of_no"])
-    with pytest.raises(ValueError, match="task.monitor: the evaluation has no measure 'share_of_no'"):
+    with pytest.raises(ValueError, match=r"task.monitor: the evaluation has no measure 'share_of_no'"):
         train(config)
 
 
@@ -300,7 +300,9 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "site" / "stranger"
     (package / "recipes").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "task.py").write_text(f"import importlib\nOdd = importlib.import_module({HERE!r}).Entailment\n")
+    (package / "task.py").write_text(
+        f"import importlib\nclass Odd(importlib.import_module({HERE!r}).Entailment):\n    pass\n"
+    )
     (package / "recipes" / "odd.yaml").write_text(
         "task:\n  name: odd\n  wrong_every: 5\nmodel:\n  preset: fiber_tiny\n"
     )
@@ -311,7 +313,10 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info = tmp_path / "site" / "stranger-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    verbs = f"[fiber.verbs]\nheavy-judge = stranger.heavy:judge\njudge = {HERE}:judge\n"
+    (package / "verbs.py").write_text(
+        'def judge(parser):\n    """Judge."""\n    parser.add_argument("word")\n    return lambda options: len(options.word)\n'
+    )
+    verbs = "[fiber.verbs]\nheavy-judge = stranger.heavy:judge\njudge = stranger.verbs:judge\n"
     (info / "entry_points.txt").write_text(f"[fiber.tasks]\nodd = stranger.task:Odd\n{verbs}")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return package
@@ -322,10 +327,10 @@ def test_a_task_of_a_distribution_brings_recipes(distribution: Path) -> None:
     assert (config.task.name, config.task.wrong_every) == ("odd", 5)
     assert load_config(["odd", "small"], ["data.root=d", "out=o"]).task.wrong_every == 3, "its part of small"
     assert load_config(["coco", "small"], ["data.root=d", "out=o"]).task.shorter == [64]
-    with pytest.raises(FileNotFoundError, match="the recipes are caption_cider, .*odd, .*vqa"):
+    with pytest.raises(FileNotFoundError, match=r"the recipes are caption_cider, .*odd, .*vqa"):
         load_config("ods")
     (distribution / "recipes" / "vqa.yaml").write_text("task:\n  name: odd\n")
-    with pytest.raises(ValueError, match="vqa is a recipe of several tasks: .*stranger"):
+    with pytest.raises(ValueError, match=r"vqa is a recipe of several tasks: .*stranger"):
         load_config("vqa", ["data.root=d", "out=o"])
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fiber_train.checkpoint import load_model
     from fiber_train.config import TaskSettings, TrainConfig, find_recipes, load_config
     from fiber_train.evaluation import Evaluation, Measure
+    from fiber_train.options import add_checkpoint, load_checkpoint
     from fiber_train.report import write_report
     from fiber_train.run import train
     from fiber_train.tasks.base import Task, fill_in, make_task
@@ -21,6 +22,7 @@ _HOMES = {
     "checkpoint": ("load_model",),
     "config": ("TaskSettings", "TrainConfig", "find_recipes", "load_config"),
     "evaluation": ("Evaluation", "Measure"),
+    "options": ("add_checkpoint", "load_checkpoint"),
     "report": ("write_report",),
     "run": ("train",),
     "tasks.base": ("Task", "fill_in", "make_task"),
@@ -36,9 +38,11 @@ __all__ = [
     "Task",
     "TaskSettings",
     "TrainConfig",
+    "add_checkpoint",
     "fill_in",
     "find_images",
     "find_recipes",
+    "load_checkpoint",
     "load_config",
     "load_model",
     "make_task",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fiber_backbone import FiberBackbone, FiberConfig, LoadReport, from_unimodal
+from fiber_backbone import FiberBackbone, FiberConfig, LoadReport
+from fiber_backbone.unimodal import load_unimodal
 from fiber_heads import TaskModel
 
 from fiber_train.checkpoint import load_task_model
@@ -77,5 +78,5 @@ def _build_from_ours(
 def _build_backbone(config: TrainConfig, overrides: dict[str, Any]) -> tuple[FiberBackbone, LoadReport | None]:
     model = config.model
     if model.image_weights and model.text_weights:
-        return from_unimodal(model.image_weights, model.text_weights, **overrides), None
+        return load_unimodal(model.image_weights, model.text_weights, **overrides)
     return FiberBackbone.from_config(FiberConfig.from_preset(model.preset).grown(**overrides)), None

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Callback:
     """Hooks of a run, all empty; a callback overrides those that it wants.
 
-    Any object will do, also without this base: Fabric calls the methods that it has, with those of the arguments that
-    they name. All processes call, unless a hook says otherwise. Before every step torch's generator gets the step's own
-    seed, so that a hook that draws random numbers does not change the run.
+    Any object will do, also without this base: Fabric calls the methods that it has, by keyword. A hook names the
+    arguments that it wants, and takes the others as `**_`. All processes call, unless a hook says otherwise. Before
+    every step torch's generator gets the step's own seed, so that a hook that draws random numbers changes nothing.
     """
 
     def on_train_start(self, *, loop: Loop, model: Any) -> None:

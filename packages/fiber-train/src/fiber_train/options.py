@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fiber_heads import TaskModel
 
 
 def add_checkpoint(parser: ArgumentParser) -> None:
-    """`--checkpoint` and `--trust`, what `load_model` takes."""
+    """`--checkpoint` and `--trust`, by which `load_checkpoint` loads."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
     add_trust(parser)
+
+
+def load_checkpoint(options: Namespace, kind: type[TaskModel]) -> tuple[Any, Any]:
+    """The model and the processor that `--checkpoint` names; arguments and errors as of `fiber_train.load_model`."""
+    from fiber_train.checkpoint import load_model
+
+    return load_model(options.checkpoint, kind=kind, trusted=options.trust)
 
 
 def add_trust(parser: ArgumentParser) -> None:

@@ -1,10 +1,10 @@
 """What a task brings to a run: its settings, its data, its model, its evaluation.
 
-A task of your own is a subclass of `Task` with a dataclass of settings. It needs five methods: `read`, `texts`,
-`make_model`, `make_dataset` and `evaluate`; the others have defaults for one image with one text. Name it in a
-configuration (`task.name: package.module:Name`), declare it as an entry point of `fiber.tasks`, or hand it over in
-Python (`load_config(..., task=Name)`, `train(config, task=Name)`). Recipes, YAML files, may lie in a folder `recipes/`
-beside its module.
+A task of your own is a subclass of `Task` with a dataclass of settings. It needs four methods: `read`, `texts`,
+`make_dataset` and `evaluate`; the others have defaults for one image with one text. Name it in a configuration
+(`task.name: package.module:Name`), declare it as an entry point of `fiber.tasks`, or hand it over in Python
+(`load_config(..., task=Name)`, `train(config, task=Name)`). Recipes, YAML files, may lie in a folder `recipes/` beside
+its module.
 """
 
 from __future__ import annotations
@@ -70,10 +70,6 @@ class Task(ABC, Generic[Settings]):
         """The texts of samples, from which a tokenizer can be trained."""
 
     @abstractmethod
-    def make_model(self, backbone: FiberBackbone, samples: Any, processor: Any) -> TaskModel:
-        """A fresh model for training samples."""
-
-    @abstractmethod
     def make_dataset(self, samples: Any, transform: Any, training: bool, model: Any) -> Any:
         """The samples as a map-style data set, for training or for evaluation."""
 
@@ -88,6 +84,11 @@ class Task(ABC, Generic[Settings]):
             fabric: Devices; every process takes its share (`batches`), and gets all the numbers
                 (`fiber_heads.distributed.gather_by_id`).
         """
+
+    def make_model(self, backbone: FiberBackbone, samples: Any, processor: Any) -> TaskModel:
+        """A fresh model for training samples: `model_class` with `task.model`, if the settings have that."""
+        config = getattr(self.settings, "model", None)
+        return self.model_class(backbone) if config is None else self.model_class(backbone, config)
 
     def describe(self, found: Evaluation) -> str:
         """The task's own measures for people, each beside what a guess would reach."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, read_captions
+from fiber_data.mapped import glance
 from fiber_heads import PretrainingConfig
 
 from fiber_train.tasks.base import Settings, Task, fill_in
@@ -18,11 +19,13 @@ class CaptionTask(Task[Settings]):
         """Images with captions, in any format that `fiber_data.read_captions` knows."""
         return read_captions(self.config.data.root, split)
 
-    def texts(self, samples: list[CaptionSample]) -> Iterator[str]:
+    def texts(self, samples: Sequence[CaptionSample]) -> Iterator[str]:
         """All captions."""
-        return (caption for sample in samples for caption in sample["captions"])
+        return (caption for sample in glance(samples, "captions") for caption in sample["captions"])
 
-    def make_dataset(self, samples: list[CaptionSample], transform: Any, training: bool, model: Any) -> CaptionDataset:
+    def make_dataset(
+        self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
+    ) -> CaptionDataset:
         """An item for each caption or image in training, for each image with all its captions otherwise."""
         captions = self.config.data.captions if training else "all"
         return CaptionDataset(samples, transform, captions=captions, seed=self.config.trainer.seed)  # type: ignore[arg-type]
@@ -32,9 +35,12 @@ class CaptionTask(Task[Settings]):
         return {"unique_groups": dataset.image_ids} if self.config.data.captions == "each" else {}
 
 
-def count(samples: list[CaptionSample]) -> dict[str, int]:
+def count(samples: Sequence[CaptionSample]) -> dict[str, int]:
     """How many images and texts an evaluation saw."""
-    return {"num_images": len(samples), "num_texts": sum(len(sample["captions"]) for sample in samples)}
+    return {
+        "num_images": len(samples),
+        "num_texts": sum(len(sample["captions"]) for sample in glance(samples, "captions")),
+    }
 
 
 def with_normalization(objectives: PretrainingConfig, processor: FiberProcessor) -> PretrainingConfig:

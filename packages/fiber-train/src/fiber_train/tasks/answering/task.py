@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fiber_backbone import FiberBackbone
 from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, read_vqav2
+from fiber_data.mapped import glance
 from fiber_eval import normalize_answer, vqa_accuracy
 from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
@@ -33,12 +34,12 @@ class Answering(Task[AnsweringSettings]):
         root = self.config.data.root
         return [sample for part in split.split("+") for sample in read_vqav2(root, part)]
 
-    def texts(self, samples: list[QuestionSample]) -> Iterator[str]:
+    def texts(self, samples: Sequence[QuestionSample]) -> Iterator[str]:
         """All questions."""
-        return (sample["question"] for sample in samples)
+        return (sample["question"] for sample in glance(samples, "question"))
 
     def make_model(
-        self, backbone: FiberBackbone, samples: list[QuestionSample], processor: FiberProcessor
+        self, backbone: FiberBackbone, samples: Sequence[QuestionSample], processor: FiberProcessor
     ) -> FiberForQuestionAnswering:
         """A fresh model whose answers are those of a file, or the frequent ones of the training questions."""
         vocabulary = (
@@ -49,14 +50,14 @@ class Answering(Task[AnsweringSettings]):
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
 
     def make_dataset(
-        self, samples: list[QuestionSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[QuestionSample], transform: Any, training: bool, model: Any
     ) -> QuestionDataset:
         """Questions; in training with the scores of the model's answers."""
         vocabulary = AnswerVocabulary(model.config.answers) if training else None
         return QuestionDataset(samples, transform, vocabulary, seed=self.config.trainer.seed)
 
     def evaluate(
-        self, model: Any, samples: list[QuestionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[QuestionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """The official accuracy, in percent: `overall`, `yes/no` and other types of answer, `type/...` of question.
 
@@ -70,7 +71,7 @@ class Answering(Task[AnsweringSettings]):
         return Evaluation(measures, {"predictions.json": file}, counts, answers)
 
     def predict(
-        self, model: Any, samples: list[QuestionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[QuestionSample], processor: FiberProcessor, fabric: Fabric
     ) -> dict[Any, str]:
         """The best answer to each question, over all processes."""
         answers: dict[Any, str] = {}
@@ -92,10 +93,11 @@ class Answering(Task[AnsweringSettings]):
         return "\n".join(lines)
 
 
-def measure_answers(answers: dict[Any, str], samples: list[QuestionSample]) -> list[Measure]:
+def measure_answers(answers: dict[Any, str], samples: Sequence[QuestionSample]) -> list[Measure]:
     """The official accuracy of answers by question id, overall and by types of answer and question."""
-    annotations = [annotation(sample) for sample in samples]
-    found, guessed = (vqa_accuracy(given, annotations) for given in (answers, most_frequent(samples)))
+    known = list(glance(samples, "id", "answers", "question_type", "answer_type"))
+    annotations = [annotation(sample) for sample in known]
+    found, guessed = (vqa_accuracy(given, annotations) for given in (answers, most_frequent(known)))
     name = "most frequent answers"
     measures = [Measure("overall", found["overall"], guessed["overall"], name, unit="%", title="all")]
     measures += [
@@ -107,7 +109,7 @@ def measure_answers(answers: dict[Any, str], samples: list[QuestionSample]) -> l
     ]
 
 
-def annotation(sample: QuestionSample) -> dict[str, Any]:
+def annotation(sample: Mapping[str, Any]) -> dict[str, Any]:
     """What the metric takes."""
     return {
         "question_id": sample["id"],
@@ -117,7 +119,7 @@ def annotation(sample: QuestionSample) -> dict[str, Any]:
     }
 
 
-def most_frequent(samples: list[QuestionSample]) -> dict[Any, str]:
+def most_frequent(samples: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
     """For every question the answer that most people gave to questions of its type."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:

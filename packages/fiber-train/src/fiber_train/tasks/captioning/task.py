@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from fiber_backbone import FiberBackbone
 from fiber_data import CaptionDataset, CaptionSample, FiberProcessor
+from fiber_data.mapped import glance
 from fiber_eval import score_captions
 from fiber_eval.captioning import DocumentFrequencies, cider_d_reward, ptb_tokenize
 from fiber_heads import FiberForCaptioning
@@ -37,7 +38,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
         return {"decoder_projections": True}
 
     def make_model(
-        self, backbone: FiberBackbone, samples: list[CaptionSample], processor: FiberProcessor
+        self, backbone: FiberBackbone, samples: Sequence[CaptionSample], processor: FiberProcessor
     ) -> FiberForCaptioning:
         """A fresh model whose texts begin, end and are filled up by the tokenizer's own tokens."""
         model, tokenizer = self.settings.model, processor.tokenizer
@@ -52,13 +53,15 @@ class Captioning(CaptionTask[CaptioningSettings]):
         batches = model.refresh_every * self.config.trainer.accumulate
         return FiberForCaptioning(backbone, replace(model, generation=generation, refresh_every=batches))
 
-    def prepare_training(self, model: FiberForCaptioning, samples: list[CaptionSample], processor: Any) -> None:
+    def prepare_training(self, model: FiberForCaptioning, samples: Sequence[CaptionSample], processor: Any) -> None:
         """The reward weighs words by how many training images have them in their captions."""
         if self.settings.model.objective == "cider":
-            references = [[_words(text) for text in sample["captions"]] for sample in samples]
+            references = [[_words(text) for text in sample["captions"]] for sample in glance(samples, "captions")]
             model.reward = CiderReward(processor.tokenizer, DocumentFrequencies.count(references))
 
-    def make_dataset(self, samples: list[CaptionSample], transform: Any, training: bool, model: Any) -> CaptionDataset:
+    def make_dataset(
+        self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
+    ) -> CaptionDataset:
         """As for all captions, with all references of each image where they are rewarded."""
         return CaptionDataset(
             samples,
@@ -69,7 +72,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
         )
 
     def evaluate(
-        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """BLEU, ROUGE-L (0..1) and CIDEr-D (`CIDEr`, 0..10) beside that of the most frequent caption."""
         captions: dict[Any, str] = {}
@@ -77,7 +80,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
             found = model.generate(batch["pixel_values"])
             captions |= {name: best[0].text for name, best in zip(batch["ids"], found, strict=True)}
         captions = gather_by_id(captions)
-        references = {sample["id"]: sample["captions"] for sample in samples}
+        references = {sample["id"]: sample["captions"] for sample in glance(samples, "id", "captions")}
         file = json.dumps([{"image_id": name, "caption": text} for name, text in captions.items()])
         common = Counter(text for texts in references.values() for text in texts).most_common(1)[0][0]
         guess = score_captions(dict.fromkeys(references, common), references, metrics=["cider_d"])

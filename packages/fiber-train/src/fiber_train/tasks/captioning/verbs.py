@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from fiber_train.options import add_checkpoint
+from fiber_train.options import add_checkpoint, load_checkpoint
 
 
 def caption(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -21,9 +21,7 @@ def caption(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _caption(options: Namespace) -> int:
     from fiber_heads import FiberForCaptioning
 
-    from fiber_train.checkpoint import load_model
-
-    model, _ = load_model(options.checkpoint, kind=FiberForCaptioning, trusted=options.trust)
+    model, _ = load_checkpoint(options, FiberForCaptioning)
     for path in options.images:
         for found in model.caption(path, options.top)[0]:
             sys.stdout.write(f"{path}  {found.score:7.3f}  {found.text}\n")

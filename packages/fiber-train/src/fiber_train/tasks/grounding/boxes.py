@@ -28,11 +28,10 @@ class BoxData:
     expressions: Mapping[str, Sequence[GroundingSample]] = field(default_factory=dict)
 
     @property
-    def texts(self) -> list[GroundingSample]:
-        """All captions and expressions."""
-        return [
-            sample for files in (self.captions, self.expressions) for samples in files.values() for sample in samples
-        ]
+    def texts(self) -> Sequence[GroundingSample]:
+        """All captions and expressions; of a single file as they are, such as mapped lazily."""
+        parts = [*self.captions.values(), *self.expressions.values()]
+        return parts[0] if len(parts) == 1 else [sample for part in parts for sample in part]
 
 
 def read_boxes(root: str | Path, split: str, files: BoxFiles, setting: str) -> BoxData:

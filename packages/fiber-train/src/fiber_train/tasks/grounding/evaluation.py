@@ -21,6 +21,7 @@ from fiber_data import (
     chunk_categories,
     encode_prompts,
 )
+from fiber_data.mapped import glance
 from fiber_eval import (
     Phrase,
     Sentence,
@@ -63,10 +64,10 @@ def measure_detection(
         results = model.find_categories(batch, encoded, settings.detection, limit_together=not data.frequencies)
         rows |= {name: _coco_rows(name, result) for name, result in zip(batch["ids"], results, strict=True)}
     rows = gather_by_id(rows)
-    ordered = [row for sample in data.samples for row in rows[sample["id"]]]
+    ordered = [row for sample in glance(data.samples, "id") for row in rows[sample["id"]]]
     counts, files = {"num_images": len(data.samples)}, {"detections.json": json.dumps(ordered)}
     found = Evaluation([], files, counts, {"detection": rows})
-    if any(sample["boxes"] for sample in data.samples):
+    if any(sample["boxes"] for sample in glance(data.samples, "boxes")):
         truth = _ground_truth(data)
         truth["images"] = [image for image in truth["images"] if image["id"] in rows]
         truth["annotations"] = [box for box in truth["annotations"] if box["image_id"] in rows]
@@ -119,7 +120,8 @@ def measure_phrases(
 
     `split` is that of `settings.entities`, from which types of phrases come.
     """
-    asked = {sample["id"]: _annotated(sample, place) for place, sample in enumerate(samples)}
+    known = glance(samples, "id", "original_id", "sentence_id", "caption", "phrases", "boxes", "spans")
+    asked = {sample["id"]: _annotated(sample, place) for place, sample in enumerate(known)}
     found: dict[Any, list[list[list[float]]]] = {}
     for batch, results in _find(model, samples, batches, settings.detection):
         for entry, result in zip(batch["ids"], results, strict=True):
@@ -141,7 +143,7 @@ def measure_phrases(
     return measured
 
 
-def _annotated(sample: GroundingSample, place: int) -> tuple[Sentence, list[int]]:
+def _annotated(sample: Mapping[str, Any], place: int) -> tuple[Sentence, list[int]]:
     """A caption with those of its phrases that have boxes, and their labels; a phrase has the boxes of its words."""
     caption, phrases, labels = sample["caption"], [], []
     for label, spans in enumerate(sample["phrases"], start=1):
@@ -167,7 +169,7 @@ def measure_expressions(
     entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
     files, counts = {f"{name}.json": json.dumps(entries)}, {_expressions(name): len(samples)}
     measured = Evaluation([], files, counts, {name: found})
-    targets = {sample["id"]: sample["boxes"][0] for sample in samples if sample["boxes"]}
+    targets = {sample["id"]: sample["boxes"][0] for sample in glance(samples, "id", "boxes") if sample["boxes"]}
     if len(targets) < len(samples):
         return measured
     blind: dict[str, float] = {}

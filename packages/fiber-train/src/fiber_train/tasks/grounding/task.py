@@ -18,6 +18,7 @@ from fiber_data import (
     build_detection_training_transform,
     take_shots,
 )
+from fiber_data.mapped import glance
 from fiber_heads import FiberForGrounding, GroundingConfig
 from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
@@ -66,7 +67,7 @@ class Grounding(Task[GroundingSettings]):
 
     def texts(self, samples: BoxData) -> Iterator[str]:
         """Captions, expressions and names of categories."""
-        yield from (sample["caption"] for sample in samples.texts)
+        yield from (sample["caption"] for sample in glance(samples.texts, "caption"))
         yield from samples.detection.categories.values() if samples.detection else ()
 
     def backbone_switches(self) -> dict[str, Any]:

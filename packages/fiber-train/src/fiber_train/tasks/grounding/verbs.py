@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fiber_train.options import add_checkpoint
+from fiber_train.options import add_checkpoint, load_checkpoint
 
 
 def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -66,10 +66,9 @@ def _show(find: Callable[[Any, Namespace], dict[str, Any]], least: float, option
     """Prints and draws the boxes with at least this score."""
     from fiber_heads import FiberForGrounding
 
-    from fiber_train.checkpoint import load_model
     from fiber_train.drawing import draw_detections
 
-    model, _ = load_model(options.checkpoint, kind=FiberForGrounding, trusted=options.trust)
+    model, _ = load_checkpoint(options, FiberForGrounding)
     found = find(model, options)
     kept = int((found["scores"] >= least).sum())  # they come best first
     found = {name: value[:kept] for name, value in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return "mean_recall" if "itc" in objectives else f"{objectives[0]}_accuracy"
 
     def make_model(
-        self, backbone: FiberBackbone, samples: list[CaptionSample], processor: FiberProcessor
+        self, backbone: FiberBackbone, samples: Sequence[CaptionSample], processor: FiberProcessor
     ) -> FiberForPretraining:
         """A fresh model of the run's objectives."""
         return FiberForPretraining(backbone, with_normalization(self.settings.model, processor))
@@ -57,7 +58,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return len(self.settings.model.objectives) < 3
 
     def evaluate(
-        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """Retrieval over all images and captions; matching against hard negatives; masked words.
 
@@ -73,7 +74,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return found
 
     def _recall(
-        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> list[Measure]:
         """Recall by cosines."""
         metric = RetrievalRecall(KS).to(fabric.device)
@@ -88,7 +89,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return recall_measures(metric.compute(), len(samples))
 
     def _decisions(
-        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> list[Measure]:
         """Accuracies of the objectives' own decisions, counted over all processes."""
         one = OneCaption(self.config)
@@ -128,6 +129,8 @@ class Pretraining(CaptionTask[PretrainingSettings]):
 class OneCaption(Pretraining):
     """The same with one caption of each image, among which hard negatives are sought."""
 
-    def make_dataset(self, samples: list[CaptionSample], transform: Any, training: bool, model: Any) -> CaptionDataset:
+    def make_dataset(
+        self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
+    ) -> CaptionDataset:
         """An item for each image."""
         return CaptionDataset(samples, transform, captions="random", seed=self.config.trainer.seed)

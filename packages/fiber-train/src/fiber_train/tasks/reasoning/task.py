@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fiber_backbone import FiberBackbone
 from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, read_nlvr2
+from fiber_data.mapped import glance
 from fiber_eval import nlvr2_accuracy
 from fiber_heads import FiberForVisualReasoning
 from fiber_heads.distributed import gather_by_id
@@ -27,24 +27,18 @@ class Reasoning(Task[TaskSettings]):
         """Pairs of images with statements."""
         return read_nlvr2(self.config.data.root, split)
 
-    def texts(self, samples: list[ReasoningSample]) -> Iterator[str]:
+    def texts(self, samples: Sequence[ReasoningSample]) -> Iterator[str]:
         """All statements."""
-        return (sample["statement"] for sample in samples)
-
-    def make_model(
-        self, backbone: FiberBackbone, samples: list[ReasoningSample], processor: FiberProcessor
-    ) -> FiberForVisualReasoning:
-        """A fresh model."""
-        return FiberForVisualReasoning(backbone)
+        return (sample["statement"] for sample in glance(samples, "statement"))
 
     def make_dataset(
-        self, samples: list[ReasoningSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[ReasoningSample], transform: Any, training: bool, model: Any
     ) -> ReasoningDataset:
         """Statements with their pairs."""
         return ReasoningDataset(samples, transform, seed=self.config.trainer.seed)
 
     def evaluate(
-        self, model: Any, samples: list[ReasoningSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[ReasoningSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """`accuracy` beside the share of the more frequent label, and `consistency`, in 0..1."""
         judged: dict[str, bool] = {}
@@ -54,7 +48,8 @@ class Reasoning(Task[TaskSettings]):
         judged = gather_by_id(judged)
         file = "".join(f"{name},{truth}\n" for name, truth in judged.items())
         found = Evaluation([], {"predictions.csv": file}, {"num_statements": len(samples)}, judged)
-        labels = {sample["id"]: sample["label"] for sample in samples if sample["label"] is not None}
+        known = glance(samples, "id", "label")
+        labels = {sample["id"]: sample["label"] for sample in known if sample["label"] is not None}
         if len(labels) == len(samples):
             true = sum(labels.values()) / len(labels)
             scores = nlvr2_accuracy(judged, labels)

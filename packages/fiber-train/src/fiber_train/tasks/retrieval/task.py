@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from fiber_backbone import FiberBackbone, ImageState, TextState
 from fiber_data import CaptionSample, FiberProcessor
+from fiber_data.mapped import glance
 from fiber_eval import retrieval_recall
 from fiber_heads import FiberForRetrieval
 from fiber_heads.distributed import gather_by_id
@@ -30,13 +32,13 @@ class Retrieval(CaptionTask[RetrievalSettings]):
     monitor = "mean_recall"
 
     def make_model(
-        self, backbone: FiberBackbone, samples: list[CaptionSample], processor: FiberProcessor
+        self, backbone: FiberBackbone, samples: Sequence[CaptionSample], processor: FiberProcessor
     ) -> FiberForRetrieval:
         """A fresh model of the run's objectives."""
         return FiberForRetrieval(backbone, with_normalization(self.settings.model, processor))
 
     def evaluate(
-        self, model: Any, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """Recall over all images and captions by all that the model has: cosines, matches, or both in two steps.
 
@@ -50,11 +52,11 @@ class Retrieval(CaptionTask[RetrievalSettings]):
         measures = recall_measures(retrieval_recall(scores, owners, KS), len(samples))
         file = io.BytesIO()
         np.savez_compressed(file, scores=scores.numpy(), text_image_index=np.array(owners))
-        outputs = {sample["id"]: row for sample, row in zip(samples, scores, strict=True)}
+        outputs = {sample["id"]: row for sample, row in zip(glance(samples, "id"), scores, strict=True)}
         return Evaluation(measures, {"predictions.npz": file.getvalue()}, count(samples), outputs)
 
     def _cosines(
-        self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> tuple[Tensor, list[int]]:
         """(images, captions) on the host, and the image of each caption."""
         images: dict[int, Any] = {}
@@ -71,7 +73,7 @@ class Retrieval(CaptionTask[RetrievalSettings]):
         return torch.from_numpy(rows @ np.stack(found).T), list(owners)
 
     def _begin(
-        self, model: FiberForRetrieval, samples: list[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> tuple[ImageState, TextState, list[int]]:
         """Every image and caption up to the cut, on the host, and the image of each caption.
 

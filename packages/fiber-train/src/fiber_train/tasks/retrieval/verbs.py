@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from fiber_train.options import add_checkpoint
+from fiber_train.options import add_checkpoint, load_checkpoint
 
 
 def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -23,12 +23,11 @@ def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _retrieve(options: Namespace) -> int:
     from fiber_heads.search import SearchModel
 
-    from fiber_train.checkpoint import load_model
     from fiber_train.tasks.retrieval.folder import find_images
     from fiber_train.tasks.retrieval.folder import retrieve as search
 
     images = find_images(options.images)
-    model, processor = load_model(options.checkpoint, kind=SearchModel, trusted=options.trust)
+    model, processor = load_checkpoint(options, SearchModel)
     for rank, match in enumerate(search(model, processor, images, options.query, options.top, options.rerank), 1):
         sys.stdout.write(f"{rank:>3}  {match.score:7.3f}  {match.path}\n")
     return 0
