@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 MODULE_LINES = 400
-FUNCTION_LINES = 50
+FUNCTION_LINES = 50  # without its docstring
+# One job that needs more: the path from the repository's root, and its lines at the most.
+LONG_MODULES: dict[str, int] = {}
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +21,10 @@ def modules(root: Path) -> list[Path]:
     return [*found, root / "noxfile.py"]
 
 
-def test_modules_are_small(modules: list[Path]) -> None:
-    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
-    long = {path: lines for path, lines in lengths.items() if lines > MODULE_LINES}
+def test_modules_are_small(modules: list[Path], root: Path) -> None:
+    lengths = {str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
+    long = {path: lines for path, lines in lengths.items() if lines > LONG_MODULES.get(path, MODULE_LINES)}
+    assert LONG_MODULES.keys() <= {path for path, lines in lengths.items() if lines > MODULE_LINES}
     assert not long, f"more than {MODULE_LINES} lines; split by job: {long}"
 
 
@@ -30,7 +33,9 @@ def test_functions_are_small(modules: list[Path]) -> None:
     for path in modules:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                docstring = node.body[0] if ast.get_docstring(node) else None
                 lines = node.end_lineno - node.lineno + 1
+                lines -= docstring.end_lineno - docstring.lineno + 1 if docstring else 0
                 if lines > FUNCTION_LINES:
                     long[f"{path}:{node.lineno} {node.name}"] = lines
     assert not long, f"more than {FUNCTION_LINES} lines; split by job: {long}"
