@@ -202,19 +202,22 @@ def test_an_existing_task_reads_a_format_and_counts_a_metric_of_ones_own(
 
 
 class Rows:
-    """As a `datasets.Dataset` with images: an image is decoded when its row is asked for."""
+    """As a `datasets.Dataset` with images: an image is decoded when its row is asked for, and never for a column."""
 
     def __init__(self, root: Path, folder: str) -> None:
-        self.root, self.captions = root, captions_of(root, folder)
+        self.root, self.decoded = root, 0
+        files, texts = zip(*captions_of(root, folder), strict=True)
+        self.columns = {"id": list(range(len(files))), "image": files, "text": texts}
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.columns["id"])
 
     def __getitem__(self, key: Any) -> Any:
-        if key == "text":
-            return [text for _, text in self.captions]
-        image, text = self.captions[key]
-        return {"id": key, "image": Image.open(self.root / image), "text": text}
+        if isinstance(key, str):
+            return self.columns[key]
+        self.decoded += 1
+        row = {name: values[key] for name, values in self.columns.items()}
+        return row | {"image": Image.open(self.root / row["image"])}
 
 
 def test_rows_optimizer_schedule_logger_and_callback_from_python(recipe: Path, data: Path, tmp_path: Path) -> None:
@@ -229,6 +232,8 @@ def test_rows_optimizer_schedule_logger_and_callback_from_python(recipe: Path, d
         loggers=[logger],
     )
     assert evaluation is not None
+    assert rows["train"].decoded == 3 * 8, "only what was trained on"
+    assert rows["dev"].decoded == 2 * 16, "two batches, the second one filled up"
     assert steps.evaluations[-1].to_json() == evaluation.to_json()
     assert [logger.numbers[step]["train/loss"] for step in (1, 2, 3)] == pytest.approx(steps.losses)
     state = torch.load(tmp_path / "run/checkpoints/step-000003/training.pt", weights_only=True)

@@ -28,7 +28,7 @@ def map_captions(rows: Any) -> MappedSamples[CaptionSample]:
     Example:
         train(config, samples={split: map_captions(load_dataset("me/captions", split=split)) for split in ("train", "val")})
     """
-    return MappedSamples(rows, _caption, columns={"captions": [[text] for text in rows["text"]]})
+    return MappedSamples(rows, _caption, columns={"id": rows["id"], "captions": [[text] for text in rows["text"]]})
 
 
 def _caption(row: dict[str, Any]) -> CaptionSample:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fiber_backbone import FiberBackbone
 from fiber_heads.distributed import gather_by_id
 from fiber_train import Evaluation, Measure, Task, TaskSettings
 
@@ -37,12 +36,6 @@ class Entailment(Task[EntailmentSettings]):
     def texts(self, samples: list[EntailmentSample]) -> Iterator[str]:
         """All hypotheses."""
         return (sample["hypothesis"] for sample in samples)
-
-    def make_model(
-        self, backbone: FiberBackbone, samples: list[EntailmentSample], processor: Any
-    ) -> FiberForEntailment:
-        """A fresh model."""
-        return FiberForEntailment(backbone, self.settings.model)
 
     def make_dataset(
         self, samples: list[EntailmentSample], transform: Any, training: bool, model: FiberForEntailment

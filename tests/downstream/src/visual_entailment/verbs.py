@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from fiber_train.options import add_checkpoint
+from fiber_train import add_checkpoint, load_checkpoint
 
 
 def entail(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -19,11 +19,9 @@ def entail(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
 
 def _entail(options: Namespace) -> int:
-    from fiber_train import load_model  # here, so that `fiber entail --help` waits for no torch
+    from visual_entailment.model import FiberForEntailment  # here, so that `fiber entail --help` waits for no torch
 
-    from visual_entailment.model import FiberForEntailment
-
-    model, _ = load_model(options.checkpoint, kind=FiberForEntailment, trusted=options.trust)
+    model, _ = load_checkpoint(options, FiberForEntailment)
     for label, chance in model.judge(options.image, options.hypothesis).items():
         sys.stdout.write(f"{chance:6.3f}  {label}\n")
     return 0
