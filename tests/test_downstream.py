@@ -251,8 +251,8 @@ def test_own_towers_and_fusion_pretrain_by_the_existing_task(recipe: Path, data:
         assert all(layer.project.weight.any() for layer in stream.cross_attention), "the fusion starts at zero"
 
 
-def own_backbone(**names: str) -> FiberBackbone:
-    parts = {"image_stream": "small_convolutions", "text_stream": "word_mixer", "fusion": "exchanged_means", **names}
+def own_backbone(**settings: Any) -> FiberBackbone:
+    parts = {"image_stream": "small_convolutions", "text_stream": "word_mixer", "fusion": "exchanged_means", **settings}
     return FiberBackbone.from_config(FiberConfig.from_preset("fiber_tiny", **parts)).eval()
 
 
@@ -268,9 +268,9 @@ def test_own_towers_and_fusion_are_saved_and_loaded(tmp_path: Path) -> None:
     torch.testing.assert_close(padded.pooled, expected.pooled)
 
 
-def test_a_model_of_own_towers_decodes_no_text_but_says_so() -> None:
-    with pytest.raises(ValueError, match="decode"):
-        FiberForCaptioning(own_backbone())
+def test_a_fusion_that_decodes_no_text_is_refused_by_captioning() -> None:
+    with pytest.raises(ValueError, match="ExchangedMeans"):
+        FiberForCaptioning(own_backbone(decoder_projections=True))
 
 
 def test_an_import_path_in_a_folder_is_refused_until_it_is_repeated(
