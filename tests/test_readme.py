@@ -20,7 +20,7 @@ def test_snippets_run(folder: str, root: Path, tmp_path: Path, monkeypatch: pyte
     names: dict[str, object] = {"__name__": "readme"}
     for snippet in snippets:
         first_line = text.count("\n", 0, snippet.start(1))
-        exec(compile("\n" * first_line + snippet[1], readme, "exec"), names)  # a traceback names the README's line
+        exec(compile("\n" * first_line + snippet[1], readme, "exec", dont_inherit=True), names)  # a traceback names the README's line
 
 
 def test_the_readme_names_the_commands_that_exist(root: Path) -> None:
