@@ -99,12 +99,14 @@ def measure_answers(answers: dict[Any, str], samples: Sequence[QuestionSample]) 
     annotations = [annotation(sample) for sample in known]
     found, guessed = (vqa_accuracy(given, annotations) for given in (answers, most_frequent(known)))
     name = "most frequent answers"
-    measures = [Measure("overall", found["overall"], guessed["overall"], name, unit="%", title="all")]
+    measures = [Measure("overall", float(found["overall"]), float(guessed["overall"]), name, unit="%", title="all")]
     measures += [
-        Measure(kind, value, unit="%", title=kind, group=_ANSWER_TYPE) for kind, value in found["perAnswerType"].items()
+        Measure(kind, float(value), unit="%", title=kind, group=_ANSWER_TYPE)
+        for kind, value in found["perAnswerType"].items()
     ]
+    baselines = {kind: float(value) for kind, value in guessed["perQuestionType"].items()}
     return measures + [
-        Measure(f"type/{kind}", value, guessed["perQuestionType"][kind], name, True, "%", kind, _QUESTION_TYPE)
+        Measure(f"type/{kind}", float(value), baselines[kind], name, True, "%", kind, _QUESTION_TYPE)
         for kind, value in found["perQuestionType"].items()
     ]
 

@@ -85,7 +85,9 @@ class Captioning(CaptionTask[CaptioningSettings]):
         common = Counter(text for texts in references.values() for text in texts).most_common(1)[0][0]
         guess = score_captions(dict.fromkeys(references, common), references, metrics=["cider_d"])
         measures = [
-            Measure(name, value, guess.get(name), "most frequent caption" * (name in guess))
+            Measure(name, float(value), float(guess[name]), "most frequent caption")
+            if name in guess
+            else Measure(name, float(value))
             for name, value in score_captions(captions, references).items()
         ]
         return Evaluation(measures, {"predictions.json": file}, {"num_images": len(samples)}, captions)

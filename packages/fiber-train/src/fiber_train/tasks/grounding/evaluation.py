@@ -138,7 +138,7 @@ def measure_phrases(
         titles = {"recall@1": f"phrases of captions found, {name}"}
         measured.measures += [
             Measure(f"{name}/{kind}", float(value), title=titles.get(kind, ""), group=name)
-            for kind, value in phrase_grounding_recall(boxes, sentences, _KS).items()
+            for kind, value in phrase_grounding_recall(boxes, sentences, ks=_KS).items()
         ]
     return measured
 
@@ -174,15 +174,18 @@ def measure_expressions(
         return measured
     blind: dict[str, float] = {}
     if settings.empty_expressions:
-        unread = _find_expressions(model, samples, batches, processor)
-        (blind,) = referring_accuracy(unread, targets, ks=(1,)).values()
-    (precisions,) = referring_accuracy(found, targets, ks=_KS).values()
+        blind = _precisions(_find_expressions(model, samples, batches, processor), targets, (1,))
     titles, guess = {"P@1": f"expressions found, {name}"}, "empty expression"
     measured.measures += [
         Measure(f"{name}/{kind}", value, blind.get(kind), guess * (kind in blind), True, "", titles.get(kind, ""), name)
-        for kind, value in precisions.items()
+        for kind, value in _precisions(found, targets, _KS).items()
     ]
     return measured
+
+
+def _precisions(found: Mapping[Any, Any], targets: Mapping[Any, Any], ks: Sequence[int]) -> dict[str, float]:
+    (precisions,) = referring_accuracy(found, targets, ks=ks).values()
+    return {kind: float(value) for kind, value in precisions.items()}
 
 
 def _find_expressions(

@@ -77,7 +77,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> list[Measure]:
         """Recall by cosines."""
-        metric = RetrievalRecall(KS).to(fabric.device)
+        metric = RetrievalRecall(ks=KS).to(fabric.device)
         for batch in self.batches(model, samples, processor, fabric):
             metric.update(
                 image_features=model.encode_images(batch["pixel_values"]),

@@ -55,7 +55,7 @@ class Reasoning(Task[TaskSettings]):
             scores = nlvr2_accuracy(judged, labels)
             guess = {"accuracy": max(true, 1 - true)}
             found.measures += [
-                Measure(name, value, guess.get(name), "best constant guess" * (name in guess))
+                Measure(name, float(value), guess.get(name), "best constant guess" * (name in guess))
                 for name, value in scores.items()
             ]
         return found

@@ -49,7 +49,7 @@ class Retrieval(CaptionTask[RetrievalSettings]):
         else:
             images, texts, owners = self._begin(model, samples, processor, fabric)
             scores = self._scores(model, images, texts, fabric)
-        measures = recall_measures(retrieval_recall(scores, owners, KS), len(samples))
+        measures = recall_measures(retrieval_recall(scores, owners, ks=KS), len(samples))
         file = io.BytesIO()
         np.savez_compressed(file, scores=scores.numpy(), text_image_index=np.array(owners))
         outputs = {sample["id"]: row for sample, row in zip(glance(samples, "id"), scores, strict=True)}
