@@ -7,8 +7,7 @@ from typing import Any, NotRequired, TypedDict
 
 import torch
 from fiber_data import SeededDataset
-from fiber_data.formats.files import FolderListing, keep_on_disk
-from fiber_data.formats.samples import read_json_lines, require
+from fiber_data.formats import keep_on_disk, read_json_lines, require
 
 
 class EntailmentSample(TypedDict):
@@ -41,11 +40,11 @@ def read_entailment(root: str | Path, split: str, *, check_images: bool = True) 
                 samples[-1]["label"] = row["label"]
     if not samples:
         raise ValueError(f"{path} has no hypothesis of split {split!r}")
-    return keep_on_disk(samples, "hypotheses", path, FolderListing()) if check_images else samples
+    return keep_on_disk(samples, "hypotheses", path) if check_images else samples
 
 
 class EntailmentDataset(SeededDataset[EntailmentSample]):
-    """Hypotheses as items: `pixel_values` (3, H, W) float32, `text`, and `labels` () int64 where there is a label.
+    """Hypotheses as items: `pixel_values` (3, H, W) float32, `text`, and `entailment_labels` () int64 where labeled.
 
     Args:
         samples: Of `read_entailment`.
@@ -58,10 +57,10 @@ class EntailmentDataset(SeededDataset[EntailmentSample]):
         super().__init__(samples, transform, seed)
         self.labels = labels
 
-    def _make_item(self, index: int) -> dict[str, Any]:
+    def make_item(self, index: int) -> dict[str, Any]:
         """The item at `index`."""
         sample = self.samples[index]
-        item = self._transformed(sample["image"], {"text": sample["hypothesis"], "text_id": index})
+        item = self.transformed(sample["image"], {"text": sample["hypothesis"], "text_id": index})
         if "label" in sample:
-            item["labels"] = torch.tensor(self.labels.index(sample["label"]))
+            item["entailment_labels"] = torch.tensor(self.labels.index(sample["label"]))
         return {**item, "id": sample["id"], "image_id": index}

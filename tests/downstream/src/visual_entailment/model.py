@@ -48,13 +48,14 @@ class FiberForEntailment(TaskModel):
         """Logits (B, labels) of hypotheses, and the mean cross-entropy where the batch has labels.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W); `input_ids` and `attention_mask` (B, L); optionally `labels` (B,) int64.
+            batch: `pixel_values` (B, 3, H, W); `input_ids` and `attention_mask` (B, L); optionally
+                `entailment_labels` (B,) int64.
         """
         check_batch(batch, ("pixel_values", "input_ids", "attention_mask"))
         pooled = self.backbone(batch["pixel_values"], batch["input_ids"], batch["attention_mask"]).pooled
         logits = self.entailment_head(dropout(pooled, self.config.dropout, self.training))
         output = TaskOutput(logits.new_zeros(()), logits=logits)
-        if (labels := batch.get("labels")) is not None:
+        if (labels := batch.get("entailment_labels")) is not None:
             output.loss = output.losses["entailment"] = cross_entropy(logits, labels)
             output.metrics["entailment_accuracy"] = (logits.detach().argmax(dim=1) == labels).float().mean()
         return output
