@@ -173,6 +173,11 @@ def test_a_scheduler_of_torch_by_its_path(small_run) -> None:
         (["optim.schedule=torch.optim.lr_scheduler.StepLR"], "optim.schedule_options do not fit .*StepLR: .*step_size"),
         (["optim.schedule=nowhere.at:all"], "'nowhere.at:all' cannot be imported"),
         (["data.format=nowhere"], "fiber.formats has no 'nowhere'"),
+        (["data.format_options.suffix=.txt"], "data.format_options are those of data.format, which is not set"),
+        (["optim.schedule_options.factor=2"], "optim.schedule_options are for a schedule of yours, 'cosine' takes none"),
+        ([f"task.metrics=[{HERE}:nothing]"], "entailment:nothing' cannot be imported"),
+        (["data.max_length=65"], "texts may have 65 tokens but the model reads 64; set data.max_length=64"),
+        (["model.overrides.x={a: 1} b=2"], "the command line is not YAML: "),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(small_run, options: list[str], message: str) -> None:

@@ -170,7 +170,7 @@ def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
     for words, message in (
         (["answer", picture, "what?", "--checkpoint", str(captioner)], "holds a FiberForCaptioning, but a FiberForQ"),
         (["answer", picture, "  ", "--checkpoint", str(answerer)], "is empty"),
-        (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a pict"),
+        (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a"),
         (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "task.min_count=100000"], "100000"),
         (
             ["train", "vqa", f"data.root={scenes}", "task.name=chess", "out=x"],

@@ -68,7 +68,7 @@ def test_a_folder_with_a_broken_picture_is_searched(run: Path, scenes: Path, tmp
     shutil.copy(scenes / "images" / "val" / "000000.png", tmp_path / "deep" / "good.PNG")
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     words = ["retrieve", "--checkpoint", str(run), "--images", str(tmp_path), "--query", "a circle"]
-    with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as a picture .*; left out"):
+    with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as an? (picture|image) .*; left out"):
         assert main(words) == 0
     assert capsys.readouterr().out.strip().endswith("good.PNG")
 

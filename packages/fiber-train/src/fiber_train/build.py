@@ -48,6 +48,11 @@ def build_model(task: Task[Any], samples: Any, processor: Processor) -> tuple[Ta
             f"the tokenizer has {len(tokenizer)} tokens but the model {sizes.vocab_size}; "
             "use the tokenizer that the weights were trained with, or set model.overrides.vocab_size"
         )
+    if processor.max_length > sizes.max_text_length:
+        raise ValueError(
+            f"texts may have {processor.max_length} tokens but the model reads {sizes.max_text_length}; set "
+            f"data.max_length={sizes.max_text_length}, or build the model for longer texts"
+        )
     if (image_size := getattr(processor, "image_size", sizes.image_size)) != sizes.image_size:
         raise ValueError(
             f"pictures are prepared at {image_size} px but the model is one for {sizes.image_size} px; "

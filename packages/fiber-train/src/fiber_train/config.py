@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -13,6 +13,7 @@ from typing import Any
 from fiber_backbone.seams import available, name_of, resolve
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_TASK = "pretraining"
@@ -199,7 +200,7 @@ def load_config(
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
     if malformed := [word for word in overrides if "=" not in word]:
         raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r}")
-    last = ("the command line", OmegaConf.from_dotlist(list(overrides)))
+    last = ("the command line", _parse(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
     first_look = [(str(each), _read(path)) for each in recipes for path in _files(each, known, RECIPES)]
     kind = _task_class([*first_look, last]) if task is None else task
@@ -263,7 +264,14 @@ def _files(recipe: str | Path, known: dict[str, list[Path]], own: Path | None) -
 
 
 def _read(path: Path) -> Any:
-    return OmegaConf.create(path.read_text(encoding="utf-8"))
+    return _parse(OmegaConf.create, path.read_text(encoding="utf-8"), str(path))
+
+
+def _parse(parse: Callable[[Any], Any], content: Any, source: str) -> Any:
+    try:
+        return parse(content)
+    except YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _task_class(layers: Sequence[tuple[str, Any]]) -> type:
@@ -337,6 +345,8 @@ def _check_values(config: TrainConfig) -> None:
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
     _check_optim(optim)
+    if config.data.format_options and config.data.format is None:
+        raise ValueError("data.format_options are those of data.format, which is not set")
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
         if getattr(trainer, key) < 1:
             raise ValueError(f"trainer.{key} must be at least 1, is {getattr(trainer, key)}")
@@ -347,6 +357,8 @@ def _check_values(config: TrainConfig) -> None:
 def _check_optim(optim: OptimConfig) -> None:
     if optim.schedule not in ("linear", "cosine", "step", "constant") and optim.schedule.isidentifier():
         raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r}")
+    if optim.schedule_options and optim.schedule.isidentifier():
+        raise ValueError(f"optim.schedule_options are for a schedule of yours, {optim.schedule!r} takes none")
     if not all(0 < share < 1 for share in optim.milestones):
         raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones}")
     if optim.decay_milestone_ratio is not None and optim.schedule != "step":

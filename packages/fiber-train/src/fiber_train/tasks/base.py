@@ -42,7 +42,7 @@ class Task(ABC, Generic[Settings]):
         given: Samples from Python, in place of the data set's files.
 
     Raises:
-        ValueError: `config.task` is of another task.
+        ValueError: `config.task` is of another task, or a metric cannot be imported.
     """
 
     settings_class: ClassVar[type[TaskSettings]] = TaskSettings
@@ -60,6 +60,7 @@ class Task(ABC, Generic[Settings]):
             )
         self.config = config
         self.settings = cast(Settings, config.task)
+        self._metrics = {path: load_object(path) for path in self.settings.metrics}
 
     @abstractmethod
     def read(self, split: str) -> Any:
@@ -121,18 +122,18 @@ class Task(ABC, Generic[Settings]):
         overrides = image_overrides(self.config.model)
         size = overrides.get("image_size") or getattr(start, "image_size", None)
         size = size or FiberConfig.from_preset(self.config.model.preset, **overrides).image_size
-        normalization = () if start is None else (start.mean, start.std)
-        return FiberProcessor(tokenizer, size, self.config.data.max_length, *normalization)
+        normalization = {} if start is None else {"mean": start.mean, "std": start.std}
+        return FiberProcessor(tokenizer, size, self.config.data.max_length, **normalization)
 
     def make_transform(self, processor: Any, training: bool) -> Any:
         """What makes tensors of images."""
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
-        return build(processor.image_size, processor.mean, processor.std)
+        return build(processor.image_size, mean=processor.mean, std=processor.std)
 
     def make_collator(self, processor: Any, training: bool) -> Collate:
         """What makes batches of items."""
         # Broken images are replaced: processes that gather from each other need batches of equal size.
-        return ImageTextCollator(processor.tokenizer, processor.max_length, None, fill_broken=True)
+        return ImageTextCollator(processor.tokenizer, processor.max_length, mlm_probability=None, fill_broken=True)
 
     def sampling_groups(self, dataset: Any) -> dict[str, Any]:
         """What the training data's sampler has to keep apart, or together (`unique_groups` of `EpochSampler`, ...)."""
@@ -166,9 +167,17 @@ class Task(ABC, Generic[Settings]):
         module.eval()
         with torch.no_grad(), fabric.autocast(), torch.random.fork_rng():
             found = self.evaluate(module, samples, processor, fabric)
-            found.extra += [measure for path in self.settings.metrics for measure in _extra(path, found, samples)]
+            found.extra += self._extra(found, samples)
         module.train(was_training)
         return found
+
+    def _extra(self, found: Evaluation, samples: Any) -> list[Measure]:
+        """The numbers of the user's metrics."""
+        return [
+            Measure(f"{path.replace(':', '.').rpartition('.')[2]}/{name}", float(value))
+            for path, metric in self._metrics.items()
+            for name, value in metric(found.outputs, samples).items()
+        ]
 
     def summary(self, found: Evaluation) -> str:
         """`describe` and, below it, what the metrics of `task.metrics` gave."""
@@ -216,9 +225,3 @@ def fill_in(settings: Library, where: str, **known: Any) -> Library:
         if (own := getattr(settings, name)) not in (defaults[name], value):
             raise ValueError(f"{where}.{name} is {own!r}, but the run decides it, {value!r}; leave it out")
     return replace(settings, **known)  # type: ignore[type-var]
-
-
-def _extra(path: str, found: Evaluation, samples: Any) -> list[Measure]:
-    """The numbers of a metric of the user's."""
-    name = path.replace(":", ".").rpartition(".")[2]
-    return [Measure(f"{name}/{key}", float(value)) for key, value in load_object(path)(found.outputs, samples).items()]

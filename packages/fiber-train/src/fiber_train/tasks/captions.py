@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, read_captions
-from fiber_data.mapped import glance
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, glance, read_captions
 from fiber_heads import PretrainingConfig
 
 from fiber_train.tasks.base import Settings, Task, fill_in

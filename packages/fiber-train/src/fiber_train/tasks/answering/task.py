@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fiber_backbone import FiberBackbone
-from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, read_vqav2
-from fiber_data.mapped import glance
+from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, glance, read_vqav2
 from fiber_eval import normalize_answer, vqa_accuracy
 from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
@@ -45,7 +44,7 @@ class Answering(Task[AnsweringSettings]):
         vocabulary = (
             AnswerVocabulary.load(self.settings.answers)
             if self.settings.answers
-            else AnswerVocabulary.from_annotations(samples, self.settings.min_count)
+            else AnswerVocabulary.from_annotations(samples, min_count=self.settings.min_count)
         )
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
 

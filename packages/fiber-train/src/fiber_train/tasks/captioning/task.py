@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor
-from fiber_data.mapped import glance
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, glance
 from fiber_eval import score_captions
 from fiber_eval.captioning import DocumentFrequencies, cider_d_reward, ptb_tokenize
 from fiber_heads import FiberForCaptioning

@@ -84,4 +84,4 @@ def _worded(text: str) -> Wording:
     parts = re.fullmatch(r"([^{}]*)\{([^{}]+)\}([^{}]*)", text)
     if parts is None:
         raise ValueError(f"task.wording: expected one name in braces, as in 'some {{holes}}', got {text!r}")
-    return Wording(parts[2], parts[1], parts[3])
+    return Wording(parts[2], prefix=parts[1], suffix=parts[3])

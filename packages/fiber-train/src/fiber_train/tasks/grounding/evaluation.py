@@ -20,8 +20,8 @@ from fiber_data import (
     Wording,
     chunk_categories,
     encode_prompts,
+    glance,
 )
-from fiber_data.mapped import glance
 from fiber_eval import (
     Phrase,
     Sentence,
@@ -57,8 +57,10 @@ def measure_detection(
     Without any box, as in a test split, only predictions come out: COCO's results file.
     """
     tokenizer, length, separator = processor.tokenizer, processor.max_length, settings.prompts.separator
-    prompts = chunk_categories(categories, tokenizer, length - 2, settings.chunk_size, separator=separator)
-    encoded = encode_prompts(prompts, tokenizer, length)
+    prompts = chunk_categories(
+        categories, tokenizer, max_tokens=length - 2, max_categories=settings.chunk_size, separator=separator
+    )
+    encoded = encode_prompts(prompts, tokenizer, max_length=length)
     rows: dict[Any, list[dict[str, Any]]] = {}
     for batch in batches(lambda transform: DetectionDataset(data, transform, prompts[0])):
         results = model.find_categories(batch, encoded, settings.detection, limit_together=not data.frequencies)
@@ -72,7 +74,9 @@ def measure_detection(
         truth["images"] = [image for image in truth["images"] if image["id"] in rows]
         truth["annotations"] = [box for box in truth["annotations"] if box["image_id"] in rows]
         scores = lvis_ap(ordered, truth, fixed=True) if data.frequencies else coco_ap(ordered, truth)
-        found.measures += [Measure(name, value, title=_AP_TITLES.get(name, "")) for name, value in scores.items()]
+        found.measures += [
+            Measure(name, float(value), title=_AP_TITLES.get(name, "")) for name, value in scores.items()
+        ]
     return found
 
 
@@ -130,7 +134,7 @@ def measure_phrases(
     boxes = {asked[entry][0].key: of_phrases for entry, of_phrases in found.items()}
     sentences = [sentence for sentence, _ in asked.values()]
     if settings.entities is not None:
-        sentences = read_flickr30k_entities(Path(settings.entities), split)
+        sentences = read_flickr30k_entities(Path(settings.entities), split=split)
     entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": each} for key, each in boxes.items()]
     files, counts = {f"{name}.json": json.dumps(entries)}, {_sentences(name): len(samples)}
     measured = Evaluation([], files, counts, {name: found})

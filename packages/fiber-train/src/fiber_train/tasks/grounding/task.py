@@ -16,9 +16,9 @@ from fiber_data import (
     PromptSampler,
     build_detection_evaluation_transform,
     build_detection_training_transform,
+    glance,
     take_shots,
 )
-from fiber_data.mapped import glance
 from fiber_heads import FiberForGrounding, GroundingConfig
 from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
@@ -62,7 +62,7 @@ class Grounding(Task[GroundingSettings]):
         """Boxes of any format; in training of categories as many shots as are asked for."""
         data = as_boxes(super().samples(split, training))
         if training and data.detection is not None and self.settings.shots is not None:
-            data.detection = take_shots(data.detection, self.settings.shots, self.config.trainer.seed)
+            data.detection = take_shots(data.detection, self.settings.shots, seed=self.config.trainer.seed)
         return data
 
     def texts(self, samples: BoxData) -> Iterator[str]:
@@ -89,20 +89,26 @@ class Grounding(Task[GroundingSettings]):
 
     def make_processor(self, tokenizer: Any, start: Any = None) -> GroundingProcessor:
         """Images of any shape, padded to the backbone's last stride."""
-        settings, normalization = self.settings, () if start is None else (start.mean, start.std)
-        sizes = settings.shorter_in_evaluation, settings.longest, self.config.data.max_length
-        model = self.config.model
+        settings, model = self.settings, self.config.model
         with torch.device("meta"):  # sizes alone
             backbone = FiberBackbone.from_config(FiberConfig.from_preset(model.preset).grown(**model.overrides))
-        return GroundingProcessor(tokenizer, *sizes, backbone.strides[-1], *normalization)
+        return GroundingProcessor(
+            tokenizer,
+            shorter=settings.shorter_in_evaluation,
+            longest=settings.longest,
+            max_length=self.config.data.max_length,
+            size_divisor=backbone.strides[-1],
+            **({} if start is None else {"mean": start.mean, "std": start.std}),
+        )
 
     def make_transform(self, processor: GroundingProcessor, training: bool) -> Any:
         """One of several sizes and a flip in training."""
-        settings, normalization = self.settings, (processor.mean, processor.std)
+        settings, normalization = self.settings, {"mean": processor.mean, "std": processor.std}
         if not training:
-            return build_detection_evaluation_transform(processor.shorter, processor.longest, *normalization)
-        shorter, longest = settings.shorter, settings.longest
-        return build_detection_training_transform(shorter, longest, *normalization, flip_probability=settings.flip)
+            return build_detection_evaluation_transform(processor.shorter, processor.longest, **normalization)
+        return build_detection_training_transform(
+            settings.shorter, settings.longest, flip_probability=settings.flip, **normalization
+        )
 
     def make_dataset(self, samples: BoxData, transform: Any, training: bool, model: FiberForGrounding) -> ConcatDataset:
         """All boxes of training; evaluations look at each file for itself."""
@@ -132,7 +138,11 @@ class Grounding(Task[GroundingSettings]):
     def make_collator(self, processor: GroundingProcessor, training: bool) -> ImageTextCollator:
         """Pads images to the backbone's last stride."""
         return ImageTextCollator(
-            processor.tokenizer, processor.max_length, None, fill_broken=True, size_divisor=processor.size_divisor
+            processor.tokenizer,
+            processor.max_length,
+            mlm_probability=None,
+            fill_broken=True,
+            size_divisor=processor.size_divisor,
         )
 
     def evaluate(self, model: Any, samples: BoxData, processor: GroundingProcessor, fabric: Fabric) -> Evaluation:

@@ -48,7 +48,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return ImageTextCollator(
             processor.tokenizer,
             processor.max_length,
-            self.config.data.mlm_probability if masked else None,
+            mlm_probability=self.config.data.mlm_probability if masked else None,
             fill_broken=True,
             pad_to_max_length=training and self.settings.model.queue_inputs != "none",
         )

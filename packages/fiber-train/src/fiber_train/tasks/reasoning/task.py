@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, read_nlvr2
-from fiber_data.mapped import glance
+from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, glance, read_nlvr2
 from fiber_eval import nlvr2_accuracy
 from fiber_heads import FiberForVisualReasoning
 from fiber_heads.distributed import gather_by_id

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from fiber_backbone import FiberBackbone, ImageState, TextState
-from fiber_data import CaptionSample, FiberProcessor
-from fiber_data.mapped import glance
+from fiber_data import CaptionSample, FiberProcessor, glance
 from fiber_eval import retrieval_recall
 from fiber_heads import FiberForRetrieval
 from fiber_heads.distributed import gather_by_id
