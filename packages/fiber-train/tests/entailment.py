@@ -13,11 +13,15 @@ from fiber_data import SeededDataset, read_captions
 from fiber_heads import ClassificationHead, TaskModel, TaskOutput
 from fiber_heads.distributed import gather_by_id
 from fiber_train import Evaluation, Measure, Task, TaskSettings
+from torch import Tensor
 
 
 @dataclass
 class EntailmentConfig:
     labels: tuple[str, ...] = ("no", "yes")
+
+    def __post_init__(self) -> None:
+        self.labels = tuple(self.labels)  # a list, when it comes from a file
 
 
 class FiberForEntailment(TaskModel):
@@ -28,10 +32,11 @@ class FiberForEntailment(TaskModel):
         width = 2 * backbone.text_dim
         self.head = ClassificationHead(width, width, len(self.config.labels))
 
-    def forward(self, batch: Mapping[str, Any]) -> TaskOutput:
-        pooled = self.backbone(batch["pixel_values"], batch["input_ids"], batch["attention_mask"]).pooled
-        logits = self.head(pooled)
-        loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
+    def forward(
+        self, *, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **_: Any
+    ) -> TaskOutput:
+        logits = self.head(self.backbone(pixel_values, input_ids, attention_mask).pooled)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
         return TaskOutput(loss, {"entailment": loss}, logits=logits)
 
 
@@ -76,7 +81,7 @@ class Entailment(Task[EntailmentSettings]):
     def evaluate(self, model: Any, samples: Any, processor: Any, fabric: Any) -> Evaluation:
         found: dict[int, str] = {}
         for batch in self.batches(model, samples, processor, fabric):
-            rows = model(batch).logits.argmax(dim=1).tolist()
+            rows = model(**batch).logits.argmax(dim=1).tolist()
             found |= zip(batch["ids"], (model.config.labels[row] for row in rows), strict=True)
         found = gather_by_id(found)
         right = [found[sample["id"]] == model.config.labels[sample["label"]] for sample in samples]

@@ -226,8 +226,8 @@ def test_a_step_whose_gradients_overflow_in_float16_is_skipped() -> None:
     """It leaves the weights, lowers the scale, and is no reason to stop."""
 
     class Square(nn.Linear):
-        def forward(self, batch: dict) -> TaskOutput:
-            loss = super().forward(batch["x"]).square().mean()
+        def forward(self, *, x: torch.Tensor, **_) -> TaskOutput:
+            loss = super().forward(x).square().mean()
             return TaskOutput(loss, losses={"square": loss})
 
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)

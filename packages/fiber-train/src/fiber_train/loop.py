@@ -62,7 +62,7 @@ class Loop:
 
     Attributes:
         fabric: Devices and precision, and the run's callbacks.
-        model: The task model, set up by Fabric: `model(batch)` gives an output with `loss`, `losses` and `metrics`.
+        model: The task model, set up by Fabric: `model(**batch)` gives an output with `loss`, `losses` and `metrics`.
         optimizer: Its optimizer, set up by Fabric.
         scheduler: Stepped after every optimizer step.
         sampler: Where in the data the run is.
@@ -137,7 +137,7 @@ class Loop:
             batch = next(batches)
             torch.manual_seed(derive_seed(self.config.seed, self.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.config.accumulate):
-                output = self.model(batch)
+                output = self.model(**batch)
                 self.fabric.backward(output.loss / self.config.accumulate)
             self.sampler.advance()
             ids += batch["ids"]

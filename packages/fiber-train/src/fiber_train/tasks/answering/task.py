@@ -75,7 +75,7 @@ class Answering(Task[AnsweringSettings]):
         """The best answer to each question, over all processes."""
         answers: dict[Any, str] = {}
         for batch in self.batches(model, samples, processor, fabric):
-            best = model(batch).logits.argmax(dim=1).tolist()
+            best = model(**batch).logits.argmax(dim=1).tolist()
             answers |= {name: model.config.answers[row] for name, row in zip(batch["ids"], best, strict=True)}
         return gather_by_id(answers)
 

@@ -99,7 +99,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         matches = torch.zeros(2, device=fabric.device)
         for number, batch in enumerate(one.batches(model, samples, processor, fabric, shuffle=True, seed=seed)):
             torch.manual_seed(derive_seed(seed, number, fabric.global_rank))
-            output = model(batch)
+            output = model(**batch)
             for name in right.keys() & output.losses.keys():
                 right[name] += (output.metrics[f"{name}_accuracy"] * output.metrics[f"{name}_count"]).round()
             if output.mlm_logits is not None:

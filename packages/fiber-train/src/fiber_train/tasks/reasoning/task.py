@@ -42,7 +42,7 @@ class Reasoning(Task[TaskSettings]):
         """`accuracy` beside the share of the more frequent label, and `consistency`, in 0..1."""
         judged: dict[str, bool] = {}
         for batch in self.batches(model, samples, processor, fabric):
-            truths = model(batch).logits.argmax(dim=1).bool().tolist()
+            truths = model(**batch).logits.argmax(dim=1).bool().tolist()
             judged |= dict(zip(batch["ids"], truths, strict=True))
         judged = gather_by_id(judged)
         file = "".join(f"{name},{truth}\n" for name, truth in judged.items())
