@@ -1,9 +1,9 @@
 """Reading a photograph: what `load_image` and the transform do, against Pillow alone and torchvision alone.
 
-Each contender takes JPEG files on disk to normalisable uint8 squares. Medians over interleaved rounds, in wall and
-process CPU milliseconds a picture; a ratio above 1 is faster than the baseline:
+Each contender takes JPEG files on disk to normalizable uint8 squares. Medians over interleaved rounds, in wall and
+process CPU milliseconds an image; a ratio above 1 is faster than the baseline:
 
-    python packages/fiber-data/benchmarks/decoding.py [--size 384] [--pictures 24] [--rounds 9] [--folder your/photos]
+    python packages/fiber-data/benchmarks/decoding.py [--size 384] [--images 24] [--rounds 9] [--folder your/photos]
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def write_photos(folder: Path, count: int) -> list[Path]:
     random = np.random.default_rng(0)
     paths = []
     for number in range(count):
-        picture = np.zeros((480, 640, 3))
+        image = np.zeros((480, 640, 3))
         for side in (4, 8, 16, 32, 64, 128, 256, 512):
             noise = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
-            picture += np.asarray(noise.resize((640, 480), Image.Resampling.BICUBIC), float) / side**0.25
-        picture = (picture - picture.min()) / (picture.max() - picture.min()) * 255
+            image += np.asarray(noise.resize((640, 480), Image.Resampling.BICUBIC), float) / side**0.25
+        image = (image - image.min()) / (image.max() - image.min()) * 255
         paths.append(folder / f"{number}.jpg")
-        Image.fromarray(picture.astype(np.uint8)).save(paths[-1], quality=95)
+        Image.fromarray(image.astype(np.uint8)).save(paths[-1], quality=95)
     return paths
 
 
@@ -61,7 +61,7 @@ def contenders(size: int) -> dict[str, Callable[[Path], torch.Tensor]]:
 def measure(
     calls: dict[str, Callable[[Path], torch.Tensor]], paths: list[Path], rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Median (wall, CPU) seconds a picture of each contender, taking turns."""
+    """Median (wall, CPU) seconds an image of each contender, taking turns."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -78,15 +78,15 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", type=Path, help="a folder of .jpg files to read instead of generated ones")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker of a data loader
     calls = contenders(arguments.size)
     with tempfile.TemporaryDirectory() as folder:
-        given = arguments.folder and sorted(arguments.folder.glob("*.jpg"))[: arguments.pictures]
-        paths = given or write_photos(Path(folder), arguments.pictures)
+        given = arguments.folder and sorted(arguments.folder.glob("*.jpg"))[: arguments.images]
+        paths = given or write_photos(Path(folder), arguments.images)
         mean_size = statistics.mean(path.stat().st_size for path in paths) / 1024
         expected = calls[BASELINE](paths[0]).int()
         print(f"{len(paths)} JPEGs of {mean_size:.0f} KiB each, to {arguments.size}x{arguments.size}, 1 thread")

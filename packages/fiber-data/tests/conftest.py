@@ -1,4 +1,4 @@
-"""Pictures and captions that the tests make, and the real ones where they are."""
+"""Images and captions that the tests make, and the real ones where they are."""
 
 import json
 import os
@@ -58,8 +58,8 @@ def real_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[CaptionSample]:
-    """Twelve pictures of noise, each with two to four captions."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Twelve images of noise, each with two to four captions."""
+    root = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     made: list[CaptionSample] = []
     for number in range(12):
@@ -67,7 +67,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[CaptionSample]:
         height, width = random.integers(20, 60, 2)
         Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         captions = [" ".join(random.choice(WORDS, random.integers(3, 12))) for _ in range(2 + number % 3)]
-        made.append({"image": path, "captions": captions, "id": f"picture-{number}", "split": "train"})
+        made.append({"image": path, "captions": captions, "id": f"image-{number}", "split": "train"})
     return made
 
 

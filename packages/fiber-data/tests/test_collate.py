@@ -52,7 +52,7 @@ def test_tokens_are_the_tokenizers_and_padding_stands_on_the_right(items, tokeni
         assert mask.tolist() == [1] * len(expected) + [0] * padding
 
 
-def test_several_texts_of_a_picture_are_rows_of_their_own(items_with_all_texts, tokenizer):
+def test_several_texts_of_a_image_are_rows_of_their_own(items_with_all_texts, tokenizer):
     chosen = items_with_all_texts[1:4]
     batch = ImageTextCollator(tokenizer, 40)(chosen)
     counts = [len(item["texts"]) for item in chosen]
@@ -76,7 +76,7 @@ def test_an_item_is_masked_alike_in_any_batch_and_anew_in_each_epoch(samples, to
     assert len({tuple(labels([7], epoch, 0)) for epoch in range(5)}) > 1
 
 
-def test_texts_of_one_picture_are_masked_differently(items_with_all_texts, tokenizer):
+def test_texts_of_one_image_are_masked_differently(items_with_all_texts, tokenizer):
     same = {**items_with_all_texts[0], "texts": ["a red cat on the mat sees two birds"] * 2, "text_ids": [0, 1]}
     first, second = ImageTextCollator(tokenizer, 40, mlm_probability=0.5)([same])["mlm_labels"]
     assert not torch.equal(first, second)
@@ -105,7 +105,7 @@ def test_compiled_models_get_one_length(items, tokenizer):
 
 def test_broken_samples_are_left_out_or_their_places_filled(items, tokenizer):
     given = [BROKEN, items[4], BROKEN, items[6], BROKEN]
-    with pytest.warns(UserWarning, match=r"3 of 5 pictures of a batch left out: a\.jpg: no such file; a\.jpg"):
+    with pytest.warns(UserWarning, match=r"3 of 5 images of a batch left out: a\.jpg: no such file; a\.jpg"):
         left_out = ImageTextCollator(tokenizer, 40)(given)
     assert left_out["image_ids"].tolist() == [4, 6] and left_out["broken"] == [BROKEN.reason] * 3
     with pytest.warns(UserWarning, match="3 of 5"):
@@ -116,12 +116,12 @@ def test_broken_samples_are_left_out_or_their_places_filled(items, tokenizer):
 
 
 @pytest.mark.parametrize("fill_broken", [False, True])
-def test_a_batch_without_any_readable_picture_is_an_error(tokenizer, fill_broken):
-    with pytest.raises(RuntimeError, match=r"none of the 2 pictures of a batch can be read; the first: a\.jpg"):
+def test_a_batch_without_any_readable_image_is_an_error(tokenizer, fill_broken):
+    with pytest.raises(RuntimeError, match=r"none of the 2 images of a batch can be read; the first: a\.jpg"):
         ImageTextCollator(tokenizer, 40, fill_broken=fill_broken)([BROKEN, BROKEN])
 
 
-def test_pictures_of_unequal_size_are_padded_with_zeros_right_and_below():
+def test_images_of_unequal_size_are_padded_with_zeros_right_and_below():
     small, wide = torch.ones(3, 2, 3), torch.full((3, 1, 5), 2.0)
     stack, sizes = pad_images([small, wide])
     assert stack.shape == (2, 3, 2, 5) and sizes.tolist() == [[2, 3], [1, 5]] and sizes.dtype == torch.int64

@@ -1,4 +1,4 @@
-"""Items follow from (seed, epoch, index) wherever they are made, and a broken picture costs one sample."""
+"""Items follow from (seed, epoch, index) wherever they are made, and a broken image costs one sample."""
 
 import pickle
 from itertools import chain
@@ -76,7 +76,7 @@ def test_a_random_caption_is_drawn_anew_each_epoch(samples):
         assert all(all_captions[item["text_id"]] == item["text"] for item in items)
 
 
-def test_all_captions_come_with_their_picture(samples):
+def test_all_captions_come_with_their_image(samples):
     dataset = CaptionDataset(samples, build_evaluation_transform(8), captions="all")
     items = list(dataset)
     assert [item["texts"] for item in items] == [sample["captions"] for sample in samples]
@@ -86,7 +86,7 @@ def test_all_captions_come_with_their_picture(samples):
 
 
 @pytest.mark.parametrize("captions", ["each", "all"])
-def test_a_picture_is_not_mirrored_against_any_of_its_texts(samples, captions):
+def test_a_image_is_not_mirrored_against_any_of_its_texts(samples, captions):
     sample = {**samples[0], "captions": ["a cat", "the dog on the left"]}
     transform = build_training_transform(16, crop_scale=(1, 1), flip_probability=1, num_operations=0)
     dataset = CaptionDataset([sample], transform, captions=captions)
@@ -98,12 +98,12 @@ def test_a_picture_is_not_mirrored_against_any_of_its_texts(samples, captions):
     assert kept == ([False, True] if captions == "each" else [True])
 
 
-def test_a_broken_picture_costs_one_sample_and_a_counted_warning(samples, tokenizer, tmp_path):
-    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8 no picture")
+def test_a_broken_image_costs_one_sample_and_a_counted_warning(samples, tokenizer, tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8 no image")
     broken = {**samples[1], "image": tmp_path / "cut.jpg"}
     dataset = CaptionDataset([samples[0], broken, samples[2]], build_evaluation_transform(8), captions="random")
     assert isinstance(dataset[1], BrokenSample)
-    with pytest.warns(UserWarning, match=r"1 of 3 pictures of a batch left out: .*cut\.jpg: cannot be read"):
+    with pytest.warns(UserWarning, match=r"1 of 3 images of a batch left out: .*cut\.jpg: cannot be read"):
         (batch,) = DataLoader(dataset, batch_size=3, collate_fn=ImageTextCollator(tokenizer, 20))
     assert batch["image_ids"].tolist() == [0, 2] and len(batch["pixel_values"]) == len(batch["input_ids"]) == 2
     assert len(batch["broken"]) == 1
@@ -137,7 +137,7 @@ def test_what_is_no_data_set_is_refused(samples):
     transform = build_evaluation_transform(8)
     with pytest.raises(ValueError, match="no samples: check the annotation file and the split"):
         CaptionDataset([], transform)
-    with pytest.raises(ValueError, match="sample 'picture-0' has no caption: leave it out"):
+    with pytest.raises(ValueError, match="sample 'image-0' has no caption: leave it out"):
         CaptionDataset([{**samples[0], "captions": []}], transform)
     with pytest.raises(ValueError, match="'each', 'random' or 'all', not 'first'"):
         CaptionDataset(samples, transform, captions="first")

@@ -1,4 +1,4 @@
-"""Detection files in their layouts: pictures found, boxes in half-open pixels, faults counted or named."""
+"""Detection files in their layouts: images found, boxes in half-open pixels, faults counted or named."""
 
 import json
 import warnings
@@ -11,7 +11,7 @@ from PIL import Image
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}]
 
 
-def picture(path, width=40, height=30):
+def write_image(path, width=40, height=30):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path)
 
@@ -33,8 +33,8 @@ def write(path, images, annotations=(), categories=CATEGORIES):
 
 @pytest.fixture
 def coco(tmp_path):
-    picture(tmp_path / "val2017" / "a.jpg")
-    picture(tmp_path / "val2017" / "b.jpg")
+    write_image(tmp_path / "val2017" / "a.jpg")
+    write_image(tmp_path / "val2017" / "b.jpg")
     boxes = [box(1, [5, 6, 10, 20], 3, area=150.5, iscrowd=0), box(1, [0, 0, 40.5, 30], iscrowd=1)]
     write(tmp_path / "annotations" / "instances_val2017.json", [image(1, "a.jpg"), image(2, "b.jpg")], boxes)
     return tmp_path
@@ -58,7 +58,7 @@ def test_coco_gives_half_open_corners_labels_areas_and_crowds(coco):
     assert second["boxes"] == second["labels"] == []
 
 
-def test_a_file_and_its_pictures_may_be_named(coco, tmp_path):
+def test_a_file_and_its_images_may_be_named(coco, tmp_path):
     file = tmp_path / "annotations" / "instances_val2017.json"
     assert (
         read_detection(tmp_path / "nowhere", "val2017", annotation_file=file, image_folder=coco / "val2017").samples
@@ -66,9 +66,9 @@ def test_a_file_and_its_pictures_may_be_named(coco, tmp_path):
     )
 
 
-def test_lvis_finds_pictures_by_their_address_and_keeps_its_lists(tmp_path):
-    picture(tmp_path / "train2017" / "000000000007.jpg")
-    picture(tmp_path / "val2017" / "000000000008.jpg")
+def test_lvis_finds_images_by_their_address_and_keeps_its_lists(tmp_path):
+    write_image(tmp_path / "train2017" / "000000000007.jpg")
+    write_image(tmp_path / "val2017" / "000000000008.jpg")
     images = []
     for number, folder in ((7, "train2017"), (8, "val2017")):
         entry = image(number, "", neg_category_ids=[3], not_exhaustive_category_ids=[1])
@@ -84,7 +84,7 @@ def test_lvis_finds_pictures_by_their_address_and_keeps_its_lists(tmp_path):
 
 
 def test_lvis_of_2019_names_files_of_2014_that_lie_in_folders_of_2017(tmp_path):
-    picture(tmp_path / "train2017" / "000000000007.jpg")
+    write_image(tmp_path / "train2017" / "000000000007.jpg")
     file = write(tmp_path / "lvis_v0.5_train.json", [image(7, "COCO_val2014_000000000007.jpg")])
     (sample,) = read_detection(tmp_path, "train", annotation_file=file, image_folder=tmp_path / "train2017").samples
     assert sample["image"] == tmp_path / "train2017" / "000000000007.jpg"
@@ -92,7 +92,7 @@ def test_lvis_of_2019_names_files_of_2014_that_lie_in_folders_of_2017(tmp_path):
 
 @pytest.mark.parametrize("folder", ["images/train/patch8", "train/patch8", "images/v1/patch8", "train"])
 def test_objects365_lies_in_patches_or_not(tmp_path, folder):
-    picture(tmp_path / folder / "objects365_v1_1.jpg")
+    write_image(tmp_path / folder / "objects365_v1_1.jpg")
     name = "images/v1/patch8/objects365_v1_1.jpg"
     write(tmp_path / "annotations" / "zhiyuan_objv2_train.json", [image(1, name)])
     (sample,) = read_detection(tmp_path, split="train").samples
@@ -100,7 +100,7 @@ def test_objects365_lies_in_patches_or_not(tmp_path, folder):
 
 
 def test_roboflows_placeholder_category_is_left_out(tmp_path):
-    picture(tmp_path / "valid" / "a.jpg")
+    write_image(tmp_path / "valid" / "a.jpg")
     categories = [
         {"id": 0, "name": "fish", "supercategory": "none"},
         {"id": 1, "name": "crab", "supercategory": "fish"},
@@ -159,7 +159,7 @@ def test_folders_without_the_split_or_with_several_files_say_so(coco):
         read_detection(coco, split="val")
 
 
-def test_pictures_that_are_not_on_disk_are_left_out_with_a_warning(coco):
+def test_images_that_are_not_on_disk_are_left_out_with_a_warning(coco):
     (coco / "val2017" / "b.jpg").unlink()
     with pytest.warns(UserWarning, match=r"of 2 images with boxes 1 lack an image on disk"):
         assert [sample["id"] for sample in read_detection(coco, split="val").samples] == [1]

@@ -1,4 +1,4 @@
-"""Few-shot detection: enough pictures of every category, the same ones for the same seed."""
+"""Few-shot detection: enough images of every category, the same ones for the same seed."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,7 @@ def make_data(labels: list[list[int]]) -> DetectionData:
     return DetectionData(samples, {1: "dog", 2: "cat", 3: "owl"})
 
 
-def test_every_category_has_its_shots_and_no_picture_is_taken_in_vain() -> None:
+def test_every_category_has_its_shots_and_no_image_is_taken_in_vain() -> None:
     data = make_data([[1, 1, 2]] * 20 + [[1]] * 20 + [[3]] * 2 + [[]] * 5)
     few = take_shots(data, 4, seed=3)
     counts = Counter(label for sample in few.samples for label in set(sample["labels"]))

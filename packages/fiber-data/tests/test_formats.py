@@ -1,4 +1,4 @@
-"""Each format gives the same samples, its layout is recognised, and what is wrong in a file is said."""
+"""Each format gives the same samples, its layout is recognized, and what is wrong in a file is said."""
 
 import json
 
@@ -31,7 +31,7 @@ KARPATHY = {
 }
 
 
-def put_pictures(*paths):
+def put_images(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(path)
@@ -49,8 +49,8 @@ def put_lines(root, *lines):
     return root
 
 
-def test_coco_captions_are_joined_to_their_pictures_and_cleaned(tmp_path):
-    put_pictures(tmp_path / "a.jpg", tmp_path / "b.jpg")
+def test_coco_captions_are_joined_to_their_images_and_cleaned(tmp_path):
+    put_images(tmp_path / "a.jpg", tmp_path / "b.jpg")
     file = put_json(tmp_path / "captions.json", COCO)
     assert read_coco_captions(tmp_path, "val", annotation_file=file, image_folder=tmp_path) == [
         {"image": tmp_path / "b.jpg", "captions": ["a dog"], "id": 7, "split": "val"},
@@ -121,7 +121,7 @@ def test_karpathy_errors(tmp_path):
 
 
 def test_a_caption_folder_joins_lines_and_knows_both_namings(tmp_path):
-    put_pictures(tmp_path / "images" / "a.jpg", tmp_path / "images" / "deep" / "b.jpg")
+    put_images(tmp_path / "images" / "a.jpg", tmp_path / "images" / "deep" / "b.jpg")
     put_lines(
         tmp_path,
         {"image": "a.jpg", "caption": "a cat"},
@@ -136,8 +136,8 @@ def test_a_caption_folder_joins_lines_and_knows_both_namings(tmp_path):
     assert read_caption_folder(tmp_path, "val") == [dog]
 
 
-def test_a_caption_folder_without_images_folder_holds_the_pictures_itself(tmp_path):
-    put_pictures(tmp_path / "a.jpg")
+def test_a_caption_folder_without_images_folder_holds_the_images_itself(tmp_path):
+    put_images(tmp_path / "a.jpg")
     (sample,) = read_caption_folder(put_lines(tmp_path, {"image": "a.jpg", "caption": "a cat"}))
     assert sample["image"] == tmp_path / "a.jpg"
 
@@ -171,8 +171,8 @@ def test_a_caption_folder_without_file_or_split(tmp_path):
         read_caption_folder(tmp_path, "val")
 
 
-def test_pictures_that_are_missing_or_bare_are_left_out_with_one_warning(tmp_path):
-    put_pictures(tmp_path / "a.jpg", tmp_path / "c.jpg")
+def test_images_that_are_missing_or_bare_are_left_out_with_one_warning(tmp_path):
+    put_images(tmp_path / "a.jpg", tmp_path / "c.jpg")
     content = {**COCO, "images": [*COCO["images"], {"id": 4, "file_name": "c.jpg"}]}
     file = put_json(tmp_path / "captions.json", content)
     with pytest.warns(UserWarning) as warned:
@@ -200,7 +200,7 @@ def test_a_wrong_image_root_is_an_error(tmp_path):
 @pytest.mark.parametrize("place", ["images/val{year}", "val{year}", "images/val", "val", "images", "."])
 def test_coco_layouts_are_found(tmp_path, year, place):
     folder = tmp_path / place.format(year=year)
-    put_pictures(folder / "a.jpg", folder / "b.jpg")
+    put_images(folder / "a.jpg", folder / "b.jpg")
     put_json(tmp_path / "annotations" / f"captions_val{year}.json", COCO)
     put_json(tmp_path / "annotations" / "captions_val_small.json", {})  # another file's name that begins alike
     samples = read_captions(tmp_path, "val")
@@ -212,13 +212,13 @@ def test_coco_layouts_are_found(tmp_path, year, place):
 @pytest.mark.parametrize("images", [".", "images"])
 def test_karpathy_layouts_are_found(tmp_path, where, images):
     put_json(tmp_path / where / "dataset_flickr30k.json", KARPATHY)
-    put_pictures(tmp_path / images / "c.jpg")
+    put_images(tmp_path / images / "c.jpg")
     (sample,) = read_captions(tmp_path, "test")
     assert sample["image"] == tmp_path / images / "c.jpg"
 
 
 def test_a_caption_folder_is_found(tmp_path):
-    put_pictures(tmp_path / "images" / "a.jpg")
+    put_images(tmp_path / "images" / "a.jpg")
     put_lines(tmp_path, {"image": "a.jpg", "caption": "a cat"})
     (sample,) = read_captions(tmp_path, "train")
     assert sample["captions"] == ["a cat"]

@@ -1,4 +1,4 @@
-"""Items and batches with boxes: which box has which words, in pixels of the transformed picture, in every case."""
+"""Items and batches with boxes: which box has which words, in pixels of the transformed image, in every case."""
 
 import pickle
 
@@ -77,8 +77,8 @@ def test_boxes_cover_the_same_pixels_after_the_transform(data, tokenizer):
         for (x1, y1, x2, y2), label in zip(item["target"]["boxes"].round().int().tolist(), [1, 2], strict=True):
             inside = torch.zeros_like(red, dtype=torch.bool)
             inside[y1:y2, x1:x2] = True
-            coloured = red - blue if label == 1 else blue - red
-            assert (coloured[inside] > 2.2).float().mean() > 0.85 and (coloured[~inside] > 2.2).float().mean() < 0.01
+            colored = red - blue if label == 1 else blue - red
+            assert (colored[inside] > 2.2).float().mean() > 0.85 and (colored[~inside] > 2.2).float().mean() < 0.01
         assert item["target"]["labels"].tolist() == [1, 2]
         scale = item["pixel_values"].shape[1] / SIZE[0]
         assert torch.allclose(item["target"]["area"], torch.tensor([50.0, 50.0]) * scale**2)
@@ -105,7 +105,7 @@ def test_crowds_are_left_out_unless_asked_for(data):
     assert target["labels"].tolist() == [1, 2] and target["iscrowd"].tolist() == [True, False]
 
 
-def test_a_picture_without_boxes_is_ordinary(data, tokenizer):
+def test_a_image_without_boxes_is_ordinary(data, tokenizer):
     dataset = DetectionDataset(data, build_detection_training_transform(40, 60), PromptSampler(CATEGORIES, tokenizer))
     batch = ImageTextCollator(tokenizer, 256, None)([dataset[2], dataset[0]])
     empty = batch["targets"][0]
@@ -133,7 +133,7 @@ def test_a_category_that_names_a_side_holds_back_the_flip(data):
         assert found == flipped
 
 
-def test_a_picture_of_another_size_than_annotated_is_broken(data, tmp_path):
+def test_a_image_of_another_size_than_annotated_is_broken(data, tmp_path):
     wrong = DetectionData([sample(tmp_path / "a.png", [], [], size=(80, 120))], CATEGORIES)
     item = DetectionDataset(wrong, build_detection_evaluation_transform(40, 60), make_prompt(CATEGORIES))[0]
     assert isinstance(item, BrokenSample)
@@ -194,7 +194,7 @@ def test_chunks_together_ask_for_every_box_once(scenes, caption_tokenizer):
         assert sorted(labels) == sorted(whole["labels"])
 
 
-def test_tall_and_wide_pictures_are_told_apart(data, tmp_path):
+def test_tall_and_wide_images_are_told_apart(data, tmp_path):
     data.samples.append(sample(tmp_path / "a.png", [], [], size=(60, 40)))
     data.samples.append(sample(tmp_path / "a.png", [], [], size=(40, 40)))
     dataset = DetectionDataset(data, build_detection_evaluation_transform(), make_prompt(CATEGORIES))
@@ -204,16 +204,16 @@ def test_tall_and_wide_pictures_are_told_apart(data, tmp_path):
 
 def test_stacks_are_padded_to_multiples_as_the_original_does(fine_goldens):
     golden = fine_goldens["collate"]
-    pictures = [torch.ones(3, *size) for size in golden["image_sizes"]]
-    stack, sizes = pad_images(pictures, 32)
+    images = [torch.ones(3, *size) for size in golden["image_sizes"]]
+    stack, sizes = pad_images(images, size_divisor=32)
     assert list(stack.shape) == golden["padded"] and sizes.tolist() == golden["image_sizes"]
-    for picture, (height, width) in zip(stack, golden["image_sizes"], strict=True):
-        assert picture[:, :height, :width].all() and picture.sum() == 3 * height * width
-    alike, _ = pad_images([torch.ones(3, 40, 40)] * 2, 32)
+    for image, (height, width) in zip(stack, golden["image_sizes"], strict=True):
+        assert image[:, :height, :width].all() and image.sum() == 3 * height * width
+    alike, _ = pad_images([torch.ones(3, 40, 40)] * 2, size_divisor=32)
     assert alike.shape[-2:] == (64, 64)
 
 
-def test_one_caption_of_each_picture_another_in_another_epoch(scenes):
+def test_one_caption_of_each_image_another_in_another_epoch(scenes):
     samples = read_grounding(scenes, split="train")
     each, one = (
         GroundingDataset(samples, build_detection_evaluation_transform(64, 64), captions=captions)
@@ -225,7 +225,7 @@ def test_one_caption_of_each_picture_another_in_another_epoch(scenes):
     for epoch in range(12):
         item = one[EpochIndex(3, epoch)]
         own = samples[item["text_id"]]
-        assert own["image"] == samples[15]["image"], "the fourth picture"
+        assert own["image"] == samples[15]["image"], "the fourth image"
         assert (item["text"], item["phrases"]) == (own["caption"], own["phrases"])
         assert item["text"] == one[EpochIndex(3, epoch)]["text"], "the same for the same seed, epoch and index"
         drawn.add(item["text_id"])

@@ -12,7 +12,7 @@ from PIL import Image
 CAPTION = "A man in a red coat"
 
 
-def picture(path):
+def write_image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path)
 
@@ -33,7 +33,7 @@ def write(path, images, annotations=()):
 
 @pytest.fixture
 def flickr(tmp_path):
-    picture(tmp_path / "flickr30k_images" / "a.jpg")
+    write_image(tmp_path / "flickr30k_images" / "a.jpg")
     evaluated = {"tokens_positive_eval": [[[0, 5]], [[9, 19]]], "sentence_id": 3, "original_img_id": 77}
     boxes = [box(5, [1, 2, 10, 20], [[0, 5]]), box(5, [3, 4, 5, 6], [[0, 5], [9, 19]]), box(5, [0, 0, 9, 9], [[0, 5]])]
     write(
@@ -74,7 +74,7 @@ def test_without_evaluation_spans_the_phrases_are_those_of_the_boxes_each_once(f
 
 def test_the_mixed_set_has_a_folder_for_each_source(tmp_path):
     for folder in ("coco/train2014", "vg/VG_100K_2"):
-        picture(tmp_path / folder / "a.jpg")
+        write_image(tmp_path / folder / "a.jpg")
     file = write(tmp_path / "final_mixed_train.json", [entry(1, data_source="coco"), entry(2, data_source="vg")])
     found = read_grounding(
         tmp_path, "train", annotation_file=file, image_folder={"coco": tmp_path / "coco", "vg": tmp_path / "vg"}
@@ -87,12 +87,12 @@ def test_the_mixed_set_has_a_folder_for_each_source(tmp_path):
         read_grounding(tmp_path, "train", annotation_file=file, image_folder={"coco": tmp_path / "coco"})
 
 
-def test_refcoco_finds_cocos_pictures_under_either_name(tmp_path):
+def test_refcoco_finds_cocos_images_under_either_name(tmp_path):
     write(tmp_path / "finetune_refcoco+_testA.json", [entry(1, "COCO_train2014_000000000042.jpg")])
-    picture(tmp_path / "train2014" / "000000000042.jpg")
+    write_image(tmp_path / "train2014" / "000000000042.jpg")
     (sample,) = read_grounding(tmp_path, split="testA", name="refcoco+")
     assert sample["image"].name == "000000000042.jpg"
-    picture(tmp_path / "train2014" / "COCO_train2014_000000000042.jpg")
+    write_image(tmp_path / "train2014" / "COCO_train2014_000000000042.jpg")
     (sample,) = read_grounding(tmp_path, split="testA", name="refcoco+")
     assert sample["image"].name == "COCO_train2014_000000000042.jpg"
 
@@ -140,8 +140,8 @@ def scenes(tmp_path_factory):
     )
 
 
-def colours_at(path, box):
-    """The share of a box's pixels that are near each colour, and the same for the whole picture."""
+def colors_at(path, box):
+    """The share of a box's pixels that are near each color, and the same for the whole image."""
     pixels = np.asarray(Image.open(path), dtype=np.int64)
     x1, y1, x2, y2 = (round(value) for value in box)
     return {
@@ -152,13 +152,13 @@ def colours_at(path, box):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_scenes_captions_point_at_pixels_of_the_colour_they_name(scenes, split):
+def test_scenes_captions_point_at_pixels_of_the_color_they_name(scenes, split):
     checked = 0
     for sample in read_grounding(scenes, split=split):
         for box, spans in zip(sample["boxes"], sample["spans"], strict=True):
             words = " ".join(sample["caption"][start:end] for start, end in spans)
-            (colour,) = (name for name in RGB if name in words)
-            inside, anywhere = colours_at(sample["image"], box)[colour]
+            (color,) = (name for name in RGB if name in words)
+            inside, anywhere = colors_at(sample["image"], box)[color]
             assert inside > 0.3 and inside > anywhere
             checked += 1
     assert checked > 100
@@ -166,17 +166,17 @@ def test_scenes_captions_point_at_pixels_of_the_colour_they_name(scenes, split):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
-def test_scenes_expressions_point_at_one_of_the_pictures_objects(scenes, name):
+def test_scenes_expressions_point_at_one_of_the_images_objects(scenes, name):
     objects = {sample["id"]: sample for sample in read_detection(scenes, split="val").samples}
     names = read_detection(scenes, split="val").categories
     words = {"circle": {"circle", "disc"}, "cross": {"cross", "plus sign"}}
     expressions = read_grounding(scenes, split="val", name=name)
     assert len(expressions) > 20
     for sample in expressions:
-        picture = objects[sample["original_id"]]
-        assert sample["image"] == picture["image"]
+        image = objects[sample["original_id"]]
+        assert sample["image"] == image["image"]
         (box,), (((start, end),),) = sample["boxes"], sample["spans"]
-        label = names[picture["labels"][picture["boxes"].index(box)]]
+        label = names[image["labels"][image["boxes"].index(box)]]
         noun = sample["caption"][start:end]
         assert any(word in noun for word in words.get(label, {label}) | {"thing", "shape", "object", "one"})
 
@@ -186,4 +186,4 @@ def test_scenes_boxes_are_tight_around_something_that_stands_out(scenes):
     for sample in read_detection(scenes, split="val").samples:
         assert len(sample["boxes"]) >= 1
         for box in sample["boxes"]:
-            assert max(inside for inside, _ in colours_at(sample["image"], box).values()) > 0.3
+            assert max(inside for inside, _ in colors_at(sample["image"], box).values()) > 0.3

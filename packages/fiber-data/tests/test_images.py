@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the same upright RGB tensor, and a broken one says why."""
+"""Every kind of image becomes the same upright RGB tensor, and a broken one says why."""
 
 import io
 
@@ -33,13 +33,13 @@ def test_paths_bytes_pil_arrays_and_tensors_agree(tmp_path):
         assert np.array_equal(pixels(source), GRADIENT)
 
 
-def test_grey_becomes_three_equal_channels():
-    grey = GRADIENT[..., 0]
-    for source in (grey, encode(Image.fromarray(grey)), torch.from_numpy(grey)[None]):
-        assert np.array_equal(pixels(source), np.stack([grey] * 3, -1))
+def test_gray_becomes_three_equal_channels():
+    gray = GRADIENT[..., 0]
+    for source in (gray, encode(Image.fromarray(gray)), torch.from_numpy(gray)[None]):
+        assert np.array_equal(pixels(source), np.stack([gray] * 3, -1))
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     deep = GRADIENT[..., 0].astype(np.uint16) * 256 + 17
     assert np.array_equal(pixels(encode(Image.fromarray(deep)))[..., 0], GRADIENT[..., 0])
 
@@ -50,10 +50,10 @@ def test_transparent_becomes_white_and_opaque_stays():
     for image in (Image.fromarray(rgba), Image.fromarray(rgba).quantize(64)):
         loaded = pixels(encode(image))
         assert (loaded[:, :12] == 255).all()
-        assert np.abs(loaded[:, 12:].astype(int) - GRADIENT[:, 12:]).max() <= 16  # a palette of 64 colours
+        assert np.abs(loaded[:, 12:].astype(int) - GRADIENT[:, 12:]).max() <= 16  # a palette of 64 colors
 
 
-def test_palette_and_cmyk_keep_their_colours():
+def test_palette_and_cmyk_keep_their_colors():
     image = Image.fromarray(GRADIENT)
     assert np.array_equal(pixels(encode(image.quantize(256))), np.asarray(image.quantize(256).convert("RGB")))
     cmyk = encode(image.convert("CMYK"), "JPEG", quality=95)
@@ -68,14 +68,14 @@ def test_exif_orientation_is_applied():
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "bomb"])
-def test_a_broken_picture_names_file_and_reason(tmp_path, monkeypatch, kind):
+def test_a_broken_image_names_file_and_reason(tmp_path, monkeypatch, kind):
     path = tmp_path / "broken.png"
     whole = encode(Image.fromarray(GRADIENT.repeat(4, 0)))
     if kind != "missing":
-        path.write_bytes({"empty": b"", "text": b"no picture", "truncated": whole[:-60], "bomb": whole}[kind])
+        path.write_bytes({"empty": b"", "text": b"no image", "truncated": whole[:-60], "bomb": whole}[kind])
     if kind == "bomb":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    reason = "no such file" if kind == "missing" else "DecompressionBomb" if kind == "bomb" else "cannot be read"
+    reason = "no such file" if kind == "missing" else r"too many pixels .*PIL\.Image\.MAX_IMAGE_PIXELS" if kind == "bomb" else "cannot be read"
     with pytest.raises(BrokenImageError, match=rf"broken\.png: .*{reason}"):
         load_image(path)
 
@@ -90,11 +90,11 @@ def test_a_broken_picture_names_file_and_reason(tmp_path, monkeypatch, kind):
         (torch.full((3, 2, 2), float("nan")), r"must lie in \[0, 1\]"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_refused(source, message):
+def test_arrays_that_are_no_images_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         load_image(source)
 
 
 def test_other_things_are_refused():
-    with pytest.raises(TypeError, match="path, bytes, PIL image, array or tensor, not int"):
+    with pytest.raises(TypeError, match="path, URL, bytes, file object, PIL image, array or tensor, not int"):
         load_image(3)

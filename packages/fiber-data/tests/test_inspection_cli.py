@@ -1,4 +1,4 @@
-"""`fiber-data inspect`: what a folder holds, what is wrong with it, and pictures that two splits share."""
+"""`fiber-data inspect`: what a folder holds, what is wrong with it, and images that two splits share."""
 
 import json
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two training pictures, one of them cut off, one missing; one validation picture, also in training."""
+    """Two training images, one of them cut off, one missing; one validation image, also in training."""
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "cut.png").write_bytes((tmp_path / "images" / "a.png").read_bytes()[:40])
@@ -30,13 +30,13 @@ def test_inspect_counts_each_split_and_names_the_leak(folder, capsys):
     train, val, leak = printed.strip().split("\n\n")
     assert train.splitlines() == [
         "train",
-        "pictures              3   on disk 2 (66.7%)",
-        "captions              3   1.00 a picture, 1 pictures without",
+        "images                3   on disk 2 (66.7%)",
+        "captions              3   1.00 an image, 1 images without",
         "words                 3   median; from 2 to 8, 95 % at most 8",
         f"  {folder / 'images' / 'gone.png'}: not on disk",
     ]
-    assert val.splitlines()[:2] == ["val", "pictures              1   on disk 1 (100.0%)"]
-    assert leak == "train and val share 1 pictures, such as a.png"
+    assert val.splitlines()[:2] == ["val", "images                1   on disk 1 (100.0%)"]
+    assert leak == "train and val share 1 images, such as a.png"
 
 
 def test_inspect_decodes_and_counts_tokens_when_asked(folder, tokenizer, capsys):
@@ -44,7 +44,7 @@ def test_inspect_decodes_and_counts_tokens_when_asked(folder, tokenizer, capsys)
     options = ["--split", "train", "--decode", "--tokenizer", str(folder / "tokenizer"), "--max-length", "8"]
     assert main(["inspect", str(folder), *options]) == 0
     printed = capsys.readouterr().out
-    assert "unreadable            1" in printed and "cut.png: cannot be read as a picture" in printed
+    assert "unreadable            1" in printed and "cut.png: cannot be read as an image" in printed
     lengths = sorted(
         len(tokenizer(text)["input_ids"]) for text in ("a red cat", "a cat on the mat sees two dogs", "a dog")
     )
@@ -87,9 +87,9 @@ def test_long_lists_of_problems_are_shortened(samples, tmp_path):
 def test_an_empty_split_is_inspected_without_fault():
     findings = inspect_samples([], decode=True)
     assert (findings.num_images, findings.num_captions, findings.words) == (0, 0, (0, 0, 0, 0))
-    assert "pictures              0" in str(findings)
+    assert "images                0" in str(findings)
 
 
-def test_shared_pictures_are_found_for_each_pair_of_splits(samples):
+def test_shared_images_are_found_for_each_pair_of_splits(samples):
     splits = {"train": samples[:6], "val": samples[4:8], "test": samples[8:]}
     assert find_shared(splits) == {("train", "val"): ["004.png", "005.png"]}

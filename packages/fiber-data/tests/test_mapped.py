@@ -97,14 +97,14 @@ def test_without_columns_every_row_is_made_once_to_count_its_captions(rows):
 def test_a_table_whose_rows_are_samples_needs_no_map(rows):
     table = Table([captions_of(row) for row in rows])
     dataset = CaptionDataset(table, build_evaluation_transform(8), captions="random")
-    assert dataset.samples is table and len(dataset) == 12 and dataset[7]["id"] == "picture-7"
+    assert dataset.samples is table and len(dataset) == 12 and dataset[7]["id"] == "image-7"
 
 
 def test_a_long_table_costs_nothing_before_it_is_used(rows):
     table = Table(rows, num_rows=10**12)
     samples = MappedSamples(table, captions_of)
     assert len(samples) == 10**12 and samples[-1]["id"] == samples[10**12 - 1]["id"]
-    assert [sample["id"] for sample in samples[5:8]] == ["picture-5", "picture-6", "picture-7"]
+    assert [sample["id"] for sample in samples[5:8]] == ["image-5", "image-6", "image-7"]
     with pytest.raises(IndexError, match="sample 1000000000000 of 1000000000000"):
         samples[10**12]
 
@@ -128,7 +128,7 @@ def test_a_row_that_cannot_be_decoded_costs_one_sample(rows):
     columns = {"captions": [row["texts"] for row in table.rows]}
     mapped = MappedSamples(table, captions_of, columns=columns)
     first, broken, last = CaptionDataset(mapped, build_evaluation_transform(8), captions="random")
-    assert first["id"] == "picture-0" and last["id"] == "picture-2"
+    assert first["id"] == "image-0" and last["id"] == "image-2"
     assert broken == BrokenSample("row 1: cannot be read (OSError: image file is truncated)")
 
 

@@ -1,4 +1,4 @@
-"""NLVR2's sentences with their two pictures, from its own layouts and from the scenes; what is wrong is said."""
+"""NLVR2's sentences with their two images, from its own layouts and from the scenes; what is wrong is said."""
 
 import json
 
@@ -20,7 +20,7 @@ def put(path, *lines):
     return path
 
 
-def put_pictures(folder, *stems, sides=(0, 1)):
+def put_images(folder, *stems, sides=(0, 1)):
     folder.mkdir(parents=True, exist_ok=True)
     for stem in stems:
         for side in sides:
@@ -28,11 +28,11 @@ def put_pictures(folder, *stems, sides=(0, 1)):
 
 
 @pytest.mark.parametrize("file", ["dev.json", "data/dev.json", "nlvr2/dev.json", "nlvr2/data/dev.json"])
-@pytest.mark.parametrize("pictures", ["images/dev", "dev", "nlvr2/images/dev", "nlvr2/dev"])
-def test_layouts_are_found(tmp_path, file, pictures):
+@pytest.mark.parametrize("images", ["images/dev", "dev", "nlvr2/images/dev", "nlvr2/dev"])
+def test_layouts_are_found(tmp_path, file, images):
     put(tmp_path / file, LINES[0], "", LINES[1])
-    folder = tmp_path / pictures
-    put_pictures(folder, "dev-850-0", "dev-850-1")
+    folder = tmp_path / images
+    put_images(folder, "dev-850-0", "dev-850-1")
     text = "The left image shows a dog."
     images = [tuple(folder / f"dev-850-{pair}-img{side}.png" for side in (0, 1)) for pair in (0, 1)]
     assert read_nlvr2(tmp_path, "dev") == [
@@ -41,10 +41,10 @@ def test_layouts_are_found(tmp_path, file, pictures):
     ]
 
 
-def test_training_pictures_lie_in_directories(tmp_path):
+def test_training_images_lie_in_directories(tmp_path):
     line = {"identifier": "train-10171-0-0", "sentence": "A dog.", "label": "True", "directory": 72}
     put(tmp_path / "data" / "train.json", line)
-    put_pictures(tmp_path / "images" / "train" / "72", "train-10171-0")
+    put_images(tmp_path / "images" / "train" / "72", "train-10171-0")
     (sample,) = read_nlvr2(tmp_path, "train")
     assert sample["images"][1] == tmp_path / "images" / "train" / "72" / "train-10171-0-img1.png"
 
@@ -69,10 +69,10 @@ def test_real_lines_are_read(real_data, tmp_path):
     assert samples[0]["images"][0].name == "dev-850-0-img0.png"
 
 
-def test_sentences_without_both_pictures_are_left_out_with_one_warning(tmp_path):
+def test_sentences_without_both_images_are_left_out_with_one_warning(tmp_path):
     put(tmp_path / "dev.json", *LINES)
-    put_pictures(tmp_path / "dev", "dev-850-0")
-    put_pictures(tmp_path / "dev", "dev-850-1", sides=(0,))
+    put_images(tmp_path / "dev", "dev-850-0")
+    put_images(tmp_path / "dev", "dev-850-1", sides=(0,))
     with pytest.warns(UserWarning, match=r"of 2 sentences 1 lack an image .*dev-850-1-img1\.png"):
         (sample,) = read_nlvr2(tmp_path, "dev")
     assert sample["id"] == "dev-850-0-0"

@@ -40,7 +40,7 @@ def test_a_model_sees_the_pixels_and_tokens_that_it_was_trained_on(tokenizer, sa
     assert batch["input_ids"][0].tolist() == tokenizer(item["text"])["input_ids"]
 
 
-def test_several_pictures_and_texts(processor, samples):
+def test_several_images_and_texts(processor, samples):
     paths = [sample["image"] for sample in samples[:3]]
     batch = processor(paths, ["a cat", "the red dog on a mat"])
     assert {key: tuple(value.shape) for key, value in batch.items()} == {

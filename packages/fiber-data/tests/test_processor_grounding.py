@@ -1,4 +1,4 @@
-"""Pictures, categories and sentences as people hold them, prepared for grounding."""
+"""Images, categories and sentences as people hold them, prepared for grounding."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ def processor() -> GroundingProcessor:
     return GroundingProcessor(tokenizer, shorter=64, longest=100, max_length=24)
 
 
-def test_pictures_keep_their_shape(processor: GroundingProcessor) -> None:
-    pictures = [np.zeros((100, 200, 3), np.uint8), np.full((128, 64, 3), 255, np.uint8)]
-    batch = processor(images=pictures)
+def test_images_keep_their_shape(processor: GroundingProcessor) -> None:
+    images = [np.zeros((100, 200, 3), np.uint8), np.full((128, 64, 3), 255, np.uint8)]
+    batch = processor(images=images)
     assert batch["original_sizes"].tolist() == [[100, 200], [128, 64]]
     assert batch["image_sizes"].tolist() == [[50, 100], [100, 50]]  # the longer side binds
     assert batch["pixel_values"].shape == (2, 3, 128, 128)
@@ -48,9 +48,9 @@ def test_phrases_are_given_or_found(processor: GroundingProcessor) -> None:
 def test_saved_and_loaded(processor: GroundingProcessor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     again = GroundingProcessor.from_pretrained(tmp_path)
-    picture = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
-    for name, value in processor(images=picture, text="a dog").items():
-        assert torch.equal(again(images=picture, text="a dog")[name], value)
+    image = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
+    for name, value in processor(images=image, text="a dog").items():
+        assert torch.equal(again(images=image, text="a dog")[name], value)
 
 
 def test_a_folder_says_which_processor_it_holds(processor: GroundingProcessor, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_the_background_is_no_category(tokenizer):
         PromptSampler({0: "__background__"}, tokenizer)
 
 
-def test_a_picture_that_holds_everything_or_nothing_is_ordinary(tokenizer):
+def test_a_image_that_holds_everything_or_nothing_is_ordinary(tokenizer):
     sampler = PromptSampler({1: "cat"}, tokenizer)
     assert sampler([1]) == Prompt("cat", {1: (0, 3)})
     with seeded(7):

@@ -118,7 +118,7 @@ def test_groups_never_meet_in_a_batch(drop_last):
 
 
 def test_groups_that_only_just_fit_are_separated():
-    """Four pictures with five captions in batches of four: each batch must hold one caption of each picture."""
+    """Four images with five captions in batches of four: each batch must hold one caption of each image."""
     groups = [index // 5 for index in range(20)]
     for epoch in range(20):
         sampler = EpochSampler(20, 4, unique_groups=groups)

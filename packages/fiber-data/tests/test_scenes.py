@@ -1,4 +1,4 @@
-"""The generated data set: the same from the same seed, true to its pictures, readable as real data, without short cuts."""
+"""The generated data set: the same from the same seed, true to its images, readable as real data, without short cuts."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def test_a_seed_gives_the_same_files_and_a_longer_split_begins_alike(tmp_path: P
     assert train[: len(val)] != val
 
 
-def test_boxes_and_colours_are_those_of_the_picture() -> None:
+def test_boxes_and_colors_are_those_of_the_image() -> None:
     for scene in some_scenes(40):
         pixels = np.asarray(draw_scene(scene, 128)).astype(int)
         for item in scene.objects:
             x1, y1, x2, y2 = (value * 128 for value in item.box())
             assert 0 <= x1 < x2 <= 128
             assert 0 <= y1 < y2 <= 128
-            assert np.abs(pixels[round(item.y * 128), round(item.x * 128)] - RGB[item.colour]).max() < 25
-            # Nothing of its colour lies outside of the boxes of that colour, and its own box is not too large.
-            near = (np.abs(pixels - RGB[item.colour]).max(-1) < 40).astype(int)
+            assert np.abs(pixels[round(item.y * 128), round(item.x * 128)] - RGB[item.color]).max() < 25
+            # Nothing of its color lies outside of the boxes of that color, and its own box is not too large.
+            near = (np.abs(pixels - RGB[item.color]).max(-1) < 40).astype(int)
             inside = near[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
             rows, columns = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
             assert rows[0] <= 5
@@ -74,7 +74,7 @@ def test_boxes_and_colours_are_those_of_the_picture() -> None:
 
 def test_objects_keep_apart_and_differ() -> None:
     for scene in some_scenes(300):
-        kinds = [(item.colour, item.shape, item.size) for item in scene.objects]
+        kinds = [(item.color, item.shape, item.size) for item in scene.objects]
         assert len(set(kinds)) == len(kinds)
         for number, one in enumerate(scene.objects):
             for other in scene.objects[:number]:
@@ -96,7 +96,7 @@ def test_spans_name_their_objects() -> None:
                 for ours, plain in words.items():
                     phrase = phrase.replace(ours, plain)
                 for item in (scene.objects[index] for index in objects):
-                    assert item.colour in phrase
+                    assert item.color in phrase
                     assert item.shape in phrase or item.shape[:-1] in phrase
                     assert len(objects) == 2 or item.size in phrase
                 plurals += len(objects) == 2
@@ -123,7 +123,7 @@ def answer(scene: Scene, question: str) -> str:
     plain = {"disc": "circle", "things": "thing"}
 
     def fits(item: SceneObject, names: list[str]) -> bool:
-        return all(plain.get(n, n) in (item.colour, item.shape, item.size, "thing") for n in names)
+        return all(plain.get(n, n) in (item.color, item.shape, item.size, "thing") for n in names)
 
     if question.startswith("is there a "):
         return "yes" if any(fits(item, words[3:]) for item in scene.objects) else "no"
@@ -176,7 +176,7 @@ def test_expressions_fit_one_object() -> None:
         assert not {"that", "picture"} & set(named.split()), "what it is told by names something else"
         if made.dialect == "refcoco+":
             assert not {"left", "right", "top", "bottom", "above", "below", "middle"} & set(words)
-            fitting = [i for i, item in enumerate(scene.objects) if all(w in (item.colour, item.shape, item.size, "thing") for w in words)]  # fmt: skip
+            fitting = [i for i, item in enumerate(scene.objects) if all(w in (item.color, item.shape, item.size, "thing") for w in words)]  # fmt: skip
             assert fitting == [made.target]
 
 
@@ -263,7 +263,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_audit_finds_answers_that_the_question_gives_away(copy: Path) -> None:
-    """Negatives that are always of one colour: the mistake of many generated data sets."""
+    """Negatives that are always of one color: the mistake of many generated data sets."""
     for split in ("train", "val"):
         questions = load(copy, f"v2_OpenEnded_scenes_{split}_questions.json")
         answers = load(copy, f"v2_scenes_{split}_annotations.json")["annotations"]

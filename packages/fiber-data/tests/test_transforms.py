@@ -1,4 +1,4 @@
-"""The two transforms: geometry, normalisation, and texts that stay true."""
+"""The two transforms: geometry, normalization, and texts that stay true."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, I
 
 
 def photo(height=90, width=120):
-    """Smooth colours, as in a photograph, with an edge."""
+    """Smooth colors, as in a photograph, with an edge."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([x * 2 % 256, y * 2 % 256, (x + y) % 256], -1).astype(np.uint8)
     image[20:40, 30:60] = (250, 20, 20)
     return Image.fromarray(image)
 
 
-def test_evaluation_squeezes_the_whole_picture_as_pillow_does():
+def test_evaluation_squeezes_the_whole_image_as_pillow_does():
     image = photo()
     ours = build_evaluation_transform(32)(image)
     pillow = torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
@@ -66,7 +66,7 @@ def test_training_depends_on_the_seed_alone():
 
 
 def test_training_crops_at_least_half_of_the_area():
-    """A picture whose pixel values are positions tells which part of it a crop shows."""
+    """An image whose pixel values are positions tells which part of it a crop shows."""
     y, x = np.mgrid[:100, :100]
     image = Image.fromarray(np.stack([x * 2, y * 2, x * 0], -1).astype(np.uint8))
     transform = build_training_transform(50, (0, 0, 0), (1, 1, 1), flip_probability=0, num_operations=0)
@@ -79,7 +79,7 @@ def test_training_crops_at_least_half_of_the_area():
     assert 0.44 < min(areas) < 0.55 and 0.9 < max(areas) <= 1.01
 
 
-def test_half_of_the_pictures_are_flipped_but_none_whose_text_names_a_side():
+def test_half_of_the_images_are_flipped_but_none_whose_text_names_a_side():
     flip = FlipUnlessSided(0.5)
     image = tv_tensors.Image(torch.arange(12, dtype=torch.uint8).reshape(1, 3, 4).expand(3, 3, 4))
     boxes = tv_tensors.BoundingBoxes(torch.tensor([[0, 0, 1, 2]]), format="XYXY", canvas_size=(3, 4))
@@ -154,7 +154,7 @@ def boxes(corners, height, width):
 
 
 @pytest.mark.parametrize("shorter", [800, 480])
-def test_pictures_for_detection_have_the_originals_sizes(fine_goldens, shorter):
+def test_images_for_detection_have_the_originals_sizes(fine_goldens, shorter):
     for (width, height), expected in fine_goldens[f"resize_{shorter}_1333_wh_to_hw"]:
         assert list(fit_size(height, width, shorter, 1333)) == expected
 
@@ -192,7 +192,7 @@ def test_a_flip_mirrors_boxes_as_the_original_does_in_its_convention(fine_golden
     assert torch.equal(kept, half_open)
 
 
-def test_pictures_are_normalized_as_the_originals_but_in_the_order_of_colours(fine_goldens):
+def test_images_are_normalized_as_the_originals_but_in_the_order_of_colors(fine_goldens):
     golden = fine_goldens["normalize_bgr255"]
     pixels = (torch.tensor(golden["rgb01"]) * 255).round().to(torch.uint8)
     ours = build_detection_evaluation_transform(1, 10)(tv_tensors.Image(pixels))

@@ -1,4 +1,4 @@
-"""Batches of questions, of sentences about two pictures, and of captions with all references of their picture."""
+"""Batches of questions, of sentences about two images, and of captions with all references of their image."""
 
 import pickle
 
@@ -62,10 +62,10 @@ def shapes(batch):
 
 
 def is_flipped(make, sample):
-    """Whether a transform that flips whatever it may flips this sample; of a pair, whether either picture."""
+    """Whether a transform that flips whatever it may flips this sample; of a pair, whether either image."""
     flipped, straight = (make([sample], transform)[0]["pixel_values"] for transform in (ALWAYS_FLIPPED, NEVER_FLIPPED))
     mirrored = straight.flip(-1)
-    assert not torch.allclose(straight, mirrored), "the picture is its own mirror image"
+    assert not torch.allclose(straight, mirrored), "the image is its own mirror image"
     assert torch.allclose(flipped, straight) or torch.allclose(flipped, mirrored)
     return not torch.allclose(flipped, straight)
 
@@ -93,7 +93,7 @@ def test_a_batch_of_questions(questions, vocabulary, collate):
         assert vocabulary[int(target.argmax())] == sample["multiple_choice_answer"] and target.max() == 1
 
 
-def test_questions_about_one_picture_share_its_number(questions):
+def test_questions_about_one_image_share_its_number(questions):
     dataset = QuestionDataset(questions, build_evaluation_transform(8))
     numbers = dict(zip(dataset.image_ids.tolist(), (sample["image"] for sample in questions), strict=True))
     assert list(numbers) == list(range(60)) and len(questions) > 100
@@ -151,10 +151,10 @@ def test_a_question_is_not_flipped_against_its_words_or_its_answers(questions, q
     assert is_flipped(QuestionDataset, sample) == flipped
 
 
-# Sentences about two pictures
+# Sentences about two images
 
 
-def test_a_batch_of_sentences_about_two_pictures(pairs, collate):
+def test_a_batch_of_sentences_about_two_images(pairs, collate):
     dataset = ReasoningDataset(pairs, build_evaluation_transform(16))
     batch = collate([dataset[index] for index in range(4)])
     found = shapes(batch)
@@ -169,20 +169,20 @@ def test_a_batch_of_sentences_about_two_pictures(pairs, collate):
         assert torch.equal(row, torch.stack([left, right]))
 
 
-def test_pictures_of_unequal_size_make_a_pair(pairs, samples):
+def test_images_of_unequal_size_make_a_pair(pairs, samples):
     pair = {**pairs[0], "images": (samples[0]["image"], samples[1]["image"])}
     assert ReasoningDataset([pair], build_training_transform(16))[0]["pixel_values"].shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
-    ("statement", "flipped"), [("both pictures show a dog.", True), ("The left image shows a dog.", False)]
+    ("statement", "flipped"), [("both images show a dog.", True), ("The left image shows a dog.", False)]
 )
 def test_a_pair_is_not_flipped_if_its_sentence_names_a_side(pairs, statement, flipped):
     assert is_flipped(ReasoningDataset, {**pairs[0], "statement": statement}) == flipped
 
 
-def test_each_picture_of_a_pair_has_an_augmentation_of_its_own(pairs):
-    twins = {**pairs[0], "images": (pairs[0]["images"][0],) * 2, "statement": "both pictures show a dog."}
+def test_each_image_of_a_pair_has_an_augmentation_of_its_own(pairs):
+    twins = {**pairs[0], "images": (pairs[0]["images"][0],) * 2, "statement": "both images show a dog."}
     left, right = ReasoningDataset([twins], build_training_transform(16), seed=3)[0]["pixel_values"]
     assert not torch.equal(left, right)
 
@@ -219,14 +219,14 @@ def test_an_item_follows_from_seed_epoch_and_index_in_any_worker(request, questi
     assert all(same(first, second) for first, second in zip(batches(0), batches(1), strict=True))
 
 
-def test_a_broken_picture_costs_one_sample(questions, vocabulary, pairs, collate, tmp_path):
-    (tmp_path / "cut.png").write_bytes(b"no picture")
+def test_a_broken_image_costs_one_sample(questions, vocabulary, pairs, collate, tmp_path):
+    (tmp_path / "cut.png").write_bytes(b"no image")
     asked = [{**questions[0], "image": tmp_path / "cut.png"}, questions[1]]
     half = [{**pairs[0], "images": (pairs[0]["images"][0], tmp_path / "cut.png")}, pairs[1]]
     transform = build_evaluation_transform(8)
     for dataset in (QuestionDataset(asked, transform, vocabulary), ReasoningDataset(half, transform)):
         assert isinstance(dataset[0], BrokenSample)
-        with pytest.warns(UserWarning, match=r"1 of 2 pictures of a batch left out: .*cut\.png: cannot be read"):
+        with pytest.warns(UserWarning, match=r"1 of 2 images of a batch left out: .*cut\.png: cannot be read"):
             batch = collate(list(dataset))
         assert batch["ids"] == [dataset[1]["id"]] and len(batch["pixel_values"]) == 1 and len(batch["broken"]) == 1
 
@@ -235,17 +235,17 @@ def test_a_broken_picture_costs_one_sample(questions, vocabulary, pairs, collate
 
 
 @pytest.mark.parametrize("captions", ["random", "each"])
-def test_a_batch_brings_all_references_of_each_picture(samples, collate, captions):
+def test_a_batch_brings_all_references_of_each_image(samples, collate, captions):
     dataset = CaptionDataset(samples, build_evaluation_transform(8), captions=captions, references=True)
     batch = collate([dataset[index] for index in range(6)])
-    pictures = [samples[number]["captions"] for number in batch["image_ids"]]
-    assert batch["references"] == pictures and len(batch["texts"]) == 6
-    assert all(text in references for text, references in zip(batch["texts"], pictures, strict=True))
+    images = [samples[number]["captions"] for number in batch["image_ids"]]
+    assert batch["references"] == images and len(batch["texts"]) == 6
+    assert all(text in references for text, references in zip(batch["texts"], images, strict=True))
     plain = CaptionDataset(samples, build_evaluation_transform(8), captions=captions)
     assert plain[2]["text"] == dataset[2]["text"] and "references" not in collate([plain[2]])
 
 
-def test_a_picture_is_not_mirrored_against_any_of_its_references(samples):
+def test_a_image_is_not_mirrored_against_any_of_its_references(samples):
     sample = {**samples[0], "captions": ["a cat", "the dog on the left"]}
 
     def make(references):

@@ -12,7 +12,7 @@ QUESTIONS = {
     "data_type": "mscoco",
     "data_subtype": "train2014",
     "questions": [
-        {"question_id": 421, "image_id": 42, "question": "What  colour is\n the cat?"},
+        {"question_id": 421, "image_id": 42, "question": "What  color is\n the cat?"},
         {"question_id": 70, "image_id": 7, "question": "Is it raining?"},
     ],
 }
@@ -43,7 +43,7 @@ def put_json(path, content):
     return path
 
 
-def put_pictures(folder, *names):
+def put_images(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         Image.new("RGB", (4, 4)).save(folder / name)
@@ -69,15 +69,15 @@ def lacking(content, key, place, lost):
 
 
 @pytest.mark.parametrize("files", [".", "annotations", "questions"])
-@pytest.mark.parametrize("pictures", ["train2014", "images/train2014", "images", "."])
+@pytest.mark.parametrize("images", ["train2014", "images/train2014", "images", "."])
 @pytest.mark.parametrize("name", ["COCO_train2014_{}.jpg", "{}.jpg"])
-def test_the_layouts_of_the_download_are_found(tmp_path, files, pictures, name):
+def test_the_layouts_of_the_download_are_found(tmp_path, files, images, name):
     put_split(tmp_path / files)
-    put_pictures(tmp_path / pictures, name.format("000000000042"), name.format("000000000007"))
+    put_images(tmp_path / images, name.format("000000000042"), name.format("000000000007"))
     assert read_vqav2(tmp_path, split="train") == [
         {
-            "image": tmp_path / pictures / name.format("000000000042"),
-            "question": "What colour is the cat?",
+            "image": tmp_path / images / name.format("000000000042"),
+            "question": "What color is the cat?",
             "id": 421,
             "image_id": 42,
             "answers": ["red"] * 9 + [" Dark red"],
@@ -86,7 +86,7 @@ def test_the_layouts_of_the_download_are_found(tmp_path, files, pictures, name):
             "answer_type": "other",
         },
         {
-            "image": tmp_path / pictures / name.format("000000000007"),
+            "image": tmp_path / images / name.format("000000000007"),
             "question": "Is it raining?",
             "id": 70,
             "image_id": 7,
@@ -104,11 +104,11 @@ def test_a_split_may_be_named_with_its_year(tmp_path):
 
 
 @pytest.mark.parametrize("subset", ["test2015", "test-dev2015"])
-def test_test_splits_have_no_answers_and_share_their_pictures(tmp_path, subset):
+def test_test_splits_have_no_answers_and_share_their_images(tmp_path, subset):
     put_split(tmp_path, {**QUESTIONS, "data_subtype": subset}, None, subset)
     other = "test2015" if subset != "test2015" else "test-dev2015"
     put_split(tmp_path, {"questions": []}, None, other)
-    put_pictures(tmp_path / "test2015", "COCO_test2015_000000000042.jpg", "COCO_test2015_000000000007.jpg")
+    put_images(tmp_path / "test2015", "COCO_test2015_000000000042.jpg", "COCO_test2015_000000000007.jpg")
     samples = read_vqav2(tmp_path, split=subset.removesuffix("2015"))
     assert [sample["id"] for sample in samples] == [421, 70]
     assert all(set(sample) == {"image", "question", "id", "image_id"} for sample in samples)
@@ -117,7 +117,7 @@ def test_test_splits_have_no_answers_and_share_their_pictures(tmp_path, subset):
 def test_files_may_be_named_one_by_one(tmp_path):
     questions = put_json(tmp_path / "a" / "asked.json", QUESTIONS)
     annotations = put_json(tmp_path / "b" / "answered.json", ANNOTATIONS)
-    put_pictures(tmp_path / "c" / "train2014", "COCO_train2014_000000000042.jpg", "COCO_train2014_000000000007.jpg")
+    put_images(tmp_path / "c" / "train2014", "COCO_train2014_000000000042.jpg", "COCO_train2014_000000000007.jpg")
     for folder in (tmp_path / "c", tmp_path / "c" / "train2014"):
         samples = read_vqav2(
             tmp_path, "train", questions_file=questions, annotation_file=annotations, image_folder=folder
@@ -144,7 +144,7 @@ def test_the_scenes_are_read(tmp_path):
     )
 
 
-def test_pictures_that_are_no_cocos_need_the_file_that_names_them(tmp_path):
+def test_images_that_are_no_cocos_need_the_file_that_names_them(tmp_path):
     own = {**QUESTIONS, "data_type": "birds", "data_subtype": "train"}
     questions = put_json(tmp_path / "asked.json", own)
     with pytest.raises(
@@ -156,9 +156,9 @@ def test_pictures_that_are_no_cocos_need_the_file_that_names_them(tmp_path):
         read_vqav2(tmp_path, "train", questions_file=questions)
 
 
-def test_questions_without_their_picture_are_left_out_with_one_warning(tmp_path):
+def test_questions_without_their_image_are_left_out_with_one_warning(tmp_path):
     put_split(tmp_path)
-    put_pictures(tmp_path / "train2014", "COCO_train2014_000000000007.jpg")
+    put_images(tmp_path / "train2014", "COCO_train2014_000000000007.jpg")
     with pytest.warns(UserWarning) as warned:
         samples = read_vqav2(tmp_path, split="train")
     assert [sample["id"] for sample in samples] == [70]

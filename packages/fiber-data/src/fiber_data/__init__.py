@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fiber_data.grounding_processor import GroundingProcessor
     from fiber_data.images import BrokenImageError, ImageSource, load_image
     from fiber_data.inspection import Inspection, find_shared, inspect_samples
-    from fiber_data.mapped import MappedSamples
+    from fiber_data.mapped import MappedSamples, glance
     from fiber_data.packed import PackedRecords
     from fiber_data.phrases import find_phrases, noun_phrases
     from fiber_data.processor import FiberProcessor, Processor, load_processor
@@ -95,7 +95,7 @@ _HOMES = {
     "grounding_processor": ("GroundingProcessor",),
     "images": ("BrokenImageError", "ImageSource", "load_image"),
     "inspection": ("Inspection", "find_shared", "inspect_samples"),
-    "mapped": ("MappedSamples",),
+    "mapped": ("MappedSamples", "glance"),
     "packed": ("PackedRecords",),
     "phrases": ("find_phrases", "noun_phrases"),
     "processor": ("FiberProcessor", "Processor", "load_processor"),
@@ -177,6 +177,7 @@ __all__ = [
     "find_phrases",
     "find_shared",
     "fit_size",
+    "glance",
     "inspect_samples",
     "load_image",
     "load_processor",

@@ -153,7 +153,7 @@ class AnswerVocabulary:
 
         Args:
             samples: Annotated samples of `fiber_data.read_vqav2`. Read them with ``check_images=False``, so that
-                the classes do not depend on the pictures at hand; train and val of VQAv2 together give 3,129.
+                the classes do not depend on the images at hand; train and val of VQAv2 together give 3,129.
             min_count: Least number of questions.
 
         Returns:

@@ -1,34 +1,40 @@
 """The `fiber-data` command: generate the scenes data set, look into a data set before training on it."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fiber_data.formats import CaptionSample, SplitNotFoundError, read_captions
-from fiber_data.inspection import find_shared, inspect_samples
-from fiber_data.text import load_tokenizer
+if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
+    from fiber_data.formats import CaptionSample
 
+_COMMANDS = ("scenes", "inspect")
 _USUAL_SPLITS = ("train", "val", "test")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="fiber-data", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('fiber-data')}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    scenes = commands.add_parser("scenes", help="write the generated data set: pictures, captions, boxes, questions")
+    scenes = commands.add_parser("scenes", help="write the generated data set: images, captions, boxes, questions")
     scenes.add_argument("--out", type=Path, required=True, help="folder to write to")
     scenes.add_argument("--train", type=int, default=2000, help="number of training scenes (%(default)s)")
     scenes.add_argument("--val", type=int, default=500, help="number of validation scenes (%(default)s)")
     scenes.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (%(default)s)")
-    scenes.add_argument("--image-size", type=int, default=64, help="side of the pictures in pixels (%(default)s)")
+    scenes.add_argument("--image-size", type=int, default=64, help="side of the images in pixels (%(default)s)")
 
-    inspect = commands.add_parser("inspect", help="count pictures and captions, what is missing, how long texts are")
+    inspect = commands.add_parser("inspect", help="count images and captions, what is missing, how long texts are")
     inspect.add_argument("root", type=Path, help="folder of a data set in COCO, Karpathy or captions.jsonl layout")
     inspect.add_argument("--split", action="append", help="a split to look into, may be repeated (all that are found)")
-    inspect.add_argument("--decode", action="store_true", help="decode every picture and name those that are broken")
+    inspect.add_argument("--decode", action="store_true", help="decode every image and name those that are broken")
     inspect.add_argument("--tokenizer", help="folder or name of a tokenizer, for lengths in tokens")
     inspect.add_argument("--max-length", type=int, default=40, help="tokens that a caption is cut to (%(default)s)")
     return parser
@@ -43,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 when the input is at fault; the reason goes to standard error.
     """
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser()
+    if words and not words[0].startswith("-"):
+        _check_name(words[0], parser)
+    options = parser.parse_args(words)
     try:
         (_scenes if options.command == "scenes" else _inspect)(options)
     except (OSError, KeyError, ValueError) as error:
@@ -52,11 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_name(word: str, parser: argparse.ArgumentParser) -> None:
+    """Ends the program with the name that was probably meant, which argparse does not say before Python 3.14."""
+    if word not in _COMMANDS:
+        near = get_close_matches(word, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        parser.error(f"there is no command {word!r}; {hint}known are: {', '.join(_COMMANDS)}")
+
+
 def _scenes(options: argparse.Namespace) -> None:
-    from fiber_data.scenes import audit_scenes, generate_scenes  # drawing code is not needed to inspect
+    from fiber_data.scenes import audit_scenes, generate_scenes
 
     splits = {"train": options.train, "val": options.val}
-    generate_scenes(options.out, splits, options.seed, options.image_size)
+    generate_scenes(options.out, splits, seed=options.seed, image_size=options.image_size)
     sys.stdout.write(f"wrote {options.train:,} training and {options.val:,} validation scenes to {options.out}\n")
     for finding in audit_scenes(options.out):
         note = "  solvable without looking!" if finding.leaks else ""
@@ -64,16 +82,24 @@ def _scenes(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    from fiber_data.inspection import find_shared, inspect_samples
+
+    tokenizer = None
+    if options.tokenizer:
+        from fiber_data.text import load_tokenizer
+
+        tokenizer = load_tokenizer(options.tokenizer)
     splits = _read_splits(options.root, options.split)
     for split, samples in splits.items():
         findings = inspect_samples(samples, decode=options.decode, tokenizer=tokenizer, max_length=options.max_length)
         sys.stdout.write(f"{split}\n{findings}\n\n")
     for (first, second), names in find_shared(splits).items():
-        sys.stdout.write(f"{first} and {second} share {len(names):,} pictures, such as {names[0]}\n")
+        sys.stdout.write(f"{first} and {second} share {len(names):,} images, such as {names[0]}\n")
 
 
 def _read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[CaptionSample]]:
+    from fiber_data.formats import SplitNotFoundError, read_captions
+
     if wanted:
         return {split: read_captions(root, split, check_images=False) for split in wanted}
     found = {}

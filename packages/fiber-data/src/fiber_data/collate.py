@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,17 +15,19 @@ from fiber_data.text import mask_tokens, positive_map
 
 _STACKED = ("answer_targets", "labels")
 _LISTED = ("references", "answers", "spans", "phrases", "phrase_labels")
+_USED = ("pixel_values", "text", "texts", "text_id", "text_ids", "id", "image_id", "index", "seed")
+_USED_WITH_BOXES = ("original_size", "target")
 
 
 class ImageTextCollator:
-    """Makes a batch of the items of any data set of this package: a picture, or a pair, with one or several texts.
+    """Makes a batch of the items of any `fiber_data.SeededDataset`: an image, or a pair, with one or several texts.
 
-    The batch holds, with B pictures and T texts (T = B unless items bring several texts):
+    The batch holds, with B images and T texts (T = B unless items bring several texts):
 
     - ``pixel_values`` (B, 3, H, W), of pairs (B, 2, 3, H, W), and ``image_sizes`` (B, 2), see `pad_images`;
     - ``input_ids``, ``attention_mask`` (T, L): the longest text decides L, at most `max_length`;
     - ``mlm_input_ids``, ``mlm_labels`` (T, L), if `mlm_probability` is given;
-    - ``image_ids`` (B,), ``indices`` (B,), ``text_ids`` (T,) and ``text_image_ids`` (T,), the picture of each
+    - ``image_ids`` (B,), ``indices`` (B,), ``text_ids`` (T,) and ``text_image_ids`` (T,), the image of each
       text: int64;
     - where the items have them, ``answer_targets`` (B, A) float32 and ``labels`` (B,) int64;
     - the lists ``ids`` (B) and ``texts`` (T), and where the items have them ``references`` and ``answers`` (B),
@@ -35,7 +37,8 @@ class ImageTextCollator:
       the words that name each box; ``phrases``, ``phrase_labels`` (P,) and ``phrase_maps`` (P, L) bool, the things
       that the text names and their tokens, and ``spans``, as lists (B); and ``original_sizes`` (B, 2) int64,
       (height, width) on disk;
-    - the list ``broken``: a sentence for each sample that could not be read.
+    - the list ``broken``: a sentence for each sample that could not be read;
+    - every other key of the items under its own name: tensors of one shape and type stacked, all else as a list (B).
 
     Masking draws from each item's own seed, so that a sample is masked alike in any batch, worker or rank.
 
@@ -44,11 +47,11 @@ class ImageTextCollator:
         max_length: Most tokens of a text, special tokens included; longer texts are cut, and a warning says
             so once.
         mlm_probability: Share of tokens to predict, or None for no masking.
-        fill_broken: Whether good items of the batch are repeated in the places of broken ones. Processes that
-            gather features from each other need batches of equal size; a repeated picture keeps its
+        fill_broken: Whether good items of the batch are repeated in place of broken ones. Processes that
+            gather features from each other need batches of equal size; a repeated image keeps its
             `image_ids`.
         pad_to_max_length: Whether L is always `max_length`, as compiled models like it.
-        size_divisor: Pictures are padded to a height and width that this divides, see `pad_images`; 32 for
+        size_divisor: Images are padded to a height and width that this divides, see `pad_images`; 32 for
             detection.
     """
 
@@ -79,7 +82,8 @@ class ImageTextCollator:
             The batch as the class describes it.
 
         Raises:
-            RuntimeError: Not one picture of the batch could be read.
+            RuntimeError: Not one image of the batch could be read.
+            ValueError: Only some items have a key, or a key of theirs is one that the batch makes itself.
         """
         good = [item for item in items if not isinstance(item, BrokenSample)]
         broken = [item.reason for item in items if isinstance(item, BrokenSample)]
@@ -88,7 +92,7 @@ class ImageTextCollator:
             if self.fill_broken:
                 good += list(itertools.islice(itertools.cycle(good), len(broken)))
         texts = [_texts_of(item) for item in good]
-        pixel_values, image_sizes = pad_images([item["pixel_values"] for item in good], self.size_divisor)
+        pixel_values, image_sizes = pad_images([item["pixel_values"] for item in good], size_divisor=self.size_divisor)
         encoded = self._encode([text for of_item in texts for text in of_item])
         image_ids = torch.tensor([item["image_id"] for item in good])
         batch: dict[str, Any] = {
@@ -103,16 +107,18 @@ class ImageTextCollator:
             "ids": [item["id"] for item in good],
             "texts": [text for of_item in texts for text in of_item],
             "broken": broken,
-            **{key: torch.stack([item[key] for item in good]) for key in _STACKED if key in good[0]},
+            **{key: _join([item[key] for item in good]) for key in _STACKED if key in good[0]},
             **{key: [item[key] for item in good] for key in _LISTED if key in good[0]},
         }
+        used: tuple[str, ...] = _USED + _STACKED + _LISTED
         if "target" in good[0]:
             batch |= _ground(good, encoded)
+            used += _USED_WITH_BOXES
         if self.mlm_probability is not None:
             generators = [make_generator(item["seed"], number) for item in good for number in _text_ids_of(item)]
             masked = mask_tokens(batch["input_ids"], self.tokenizer, self.mlm_probability, generators)
             batch["mlm_input_ids"], batch["mlm_labels"] = masked
-        return batch
+        return batch | _others(good, used, batch)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Tokens of T texts.
@@ -139,8 +145,25 @@ class ImageTextCollator:
 
     def _report(self, broken: list[str], size: int) -> None:
         if len(broken) == size:
-            raise RuntimeError(f"none of the {size} pictures of a batch can be read; the first: {broken[0]}")
-        warnings.warn(f"{len(broken)} of {size} pictures of a batch left out: {'; '.join(broken)}", stacklevel=3)
+            raise RuntimeError(f"none of the {size} images of a batch can be read; the first: {broken[0]}")
+        warnings.warn(f"{len(broken)} of {size} images of a batch left out: {'; '.join(broken)}", stacklevel=3)
+
+
+def _others(items: Sequence[dict[str, Any]], used: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of items that no one else has used: those of a data set of the user's own."""
+    keys = [key for key in dict.fromkeys(itertools.chain(*items)) if key not in used]
+    for key in keys:
+        if key in batch:
+            raise ValueError(f"the items have a key {key!r}, which the batch makes itself; call it otherwise")
+        if lacking := sum(key not in item for item in items):
+            raise ValueError(f"{lacking} of {len(items)} items of a batch lack {key!r}; give it to all or none")
+    return {key: _join([item[key] for item in items]) for key in keys}
+
+
+def _join(values: list[Any]) -> Tensor | list[Any]:
+    """Tensors of one shape and type as one, all else as it is."""
+    kinds = {(value.shape, value.dtype) if isinstance(value, Tensor) else None for value in values}
+    return torch.stack(values) if len(kinds) == 1 and None not in kinds else values
 
 
 def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str, Any]:
@@ -157,24 +180,24 @@ def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str
     }
 
 
-def pad_images(pictures: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor, Tensor]:
-    """Stacks pictures, with zeros to the right and below where sizes differ.
+def pad_images(images: Sequence[Tensor], *, size_divisor: int = 1) -> tuple[Tensor, Tensor]:
+    """Stacks images, with zeros to the right and below where sizes differ.
 
     Args:
-        pictures: B tensors (3, H_i, W_i), or pairs (2, 3, H_i, W_i).
+        images: B tensors (3, H_i, W_i), or pairs (2, 3, H_i, W_i).
         size_divisor: What the height and the width of the stack must be multiples of.
 
     Returns:
         The stack (B, 3, H, W), or (B, 2, 3, H, W), where H and W are the least that all fit in, and the true
         (height, width) of each, int64 (B, 2).
     """
-    sizes = torch.tensor([picture.shape[-2:] for picture in pictures])
+    sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (-(-side // size_divisor) * size_divisor for side in sizes.amax(0).tolist())
     if bool((sizes == torch.tensor([height, width])).all()):
-        return torch.stack(list(pictures)), sizes
-    stack = pictures[0].new_zeros(len(pictures), *pictures[0].shape[:-2], height, width)
-    for row, picture in zip(stack, pictures, strict=True):
-        row[..., : picture.shape[-2], : picture.shape[-1]] = picture
+        return torch.stack(list(images)), sizes
+    stack = images[0].new_zeros(len(images), *images[0].shape[:-2], height, width)
+    for row, image in zip(stack, images, strict=True):
+        row[..., : image.shape[-2], : image.shape[-1]] = image
     return stack, sizes
 
 

@@ -63,17 +63,36 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
         seed = derive_seed(self.seed, getattr(index, "epoch", 0), int(index))
         try:
             with seeded(seed):
-                item = self._make_item(int(index))
+                item = self.make_item(int(index))
         except BrokenImageError as error:
             return BrokenSample(str(error))
         return {**item, "index": int(index), "seed": seed}
 
     @abstractmethod
-    def _make_item(self, index: int) -> dict[str, Any]:
-        """The item at `index`; runs under its seed, and may raise `BrokenImageError`."""
+    def make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`, which a subclass makes; it runs under the item's seed.
 
-    def _transformed(self, image: ImageSource, texts: dict[str, Any]) -> dict[str, Any]:
-        """An image with all the texts that must stay true of it, transformed: ``pixel_values`` and the texts."""
+        Returns:
+            At least ``pixel_values``, ``text`` and ``text_id`` (or lists ``texts`` and ``text_ids``), ``id`` and
+            ``image_id``; `fiber_data.ImageTextCollator` passes other keys on.
+
+        Raises:
+            BrokenImageError: The image cannot be read; the data set then gives a `BrokenSample`.
+        """
+
+    def transformed(self, image: ImageSource, texts: dict[str, Any]) -> dict[str, Any]:
+        """An image, transformed with all the texts that must stay true of it.
+
+        Args:
+            image: What `fiber_data.load_image` takes.
+            texts: Texts by name; a flip spares the image if one of them names a side.
+
+        Returns:
+            ``pixel_values`` float32 (3, H, W), and the texts.
+
+        Raises:
+            BrokenImageError: The image cannot be read.
+        """
         item = self.transform({"image": load_image(image), **texts})
         return {"pixel_values": item.pop("image").as_subclass(Tensor).contiguous(), **item}
 
@@ -147,13 +166,14 @@ class CaptionDataset(SeededDataset[CaptionSample]):
         """
         return self._image_of_text if self.captions == "each" else torch.arange(len(self.samples))
 
-    def _make_item(self, index: int) -> dict[str, Any]:
+    def make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`, as the class describes it."""
         image_id = int(self._image_of_text[index]) if self.captions == "each" else index
         sample = self.samples[image_id]
         texts = self._texts(sample["captions"], image_id, index)
         if self.references:
             texts["references"] = sample["captions"]
-        return {**self._transformed(sample["image"], texts), "id": sample["id"], "image_id": image_id}
+        return {**self.transformed(sample["image"], texts), "id": sample["id"], "image_id": image_id}
 
     def _texts(self, captions: list[str], image_id: int, index: int) -> dict[str, Any]:
         first = int(self._first_text[image_id])

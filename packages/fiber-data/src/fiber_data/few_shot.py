@@ -1,4 +1,4 @@
-"""Few-shot detection: a part of a data set in which every category has about k pictures (Kang et al., ICCV 2019)."""
+"""Few-shot detection: a part of a data set in which every category has about k images (Kang et al., ICCV 2019)."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,14 +10,14 @@ from fiber_data.seeding import make_generator
 
 
 def take_shots(data: DetectionData, shots: int, seed: int = 0) -> DetectionData:
-    """Draws pictures until each category is in at least `shots` of them, or in all that hold it.
+    """Draws images until each category is in at least `shots` of them, or in all that hold it.
 
-    Pictures come in random order, and one is taken if a category of it still lacks pictures; since it brings its other
+    Images come in random order, and one is taken if a category of it still lacks images; since it brings its other
     categories along, frequent ones may have more than `shots`.
 
     Args:
         data: What `fiber_data.read_detection` gives.
-        shots: Pictures of each category.
+        shots: Images of each category.
         seed: Another seed draws others.
 
     Returns:
@@ -30,9 +30,9 @@ def take_shots(data: DetectionData, shots: int, seed: int = 0) -> DetectionData:
         raise ValueError(f"shots must be at least 1, is {shots}")
     counts: Counter[int] = Counter()
     chosen: list[int] = []
-    for place in torch.randperm(len(data.samples), generator=make_generator(seed)).tolist():
-        labels = set(data.samples[place]["labels"])
+    for index in torch.randperm(len(data.samples), generator=make_generator(seed)).tolist():
+        labels = set(data.samples[index]["labels"])
         if any(counts[label] < shots for label in labels):
             counts.update(labels)
-            chosen.append(place)
-    return replace(data, samples=[data.samples[place] for place in sorted(chosen)])
+            chosen.append(index)
+    return replace(data, samples=[data.samples[index] for index in sorted(chosen)])

@@ -73,19 +73,19 @@ class BoxDataset(SeededDataset[Sample]):
                 f"for {sample['size'][0]} x {sample['size'][1]}"
             )
         kept = [
-            place
-            for place, own in enumerate(spans)
-            if own is not None and (self.include_crowds or not sample["iscrowd"][place])
+            number
+            for number, own in enumerate(spans)
+            if own is not None and (self.include_crowds or not sample["iscrowd"][number])
         ]
-        boxes = _boxes([sample["boxes"][place] for place in kept], size)
+        boxes = _boxes([sample["boxes"][number] for number in kept], size)
         item = self.transform({"image": image, "boxes": boxes, "text": text})
         pixel_values = item.pop("image").as_subclass(Tensor).contiguous()
         scale = pixel_values.shape[-2] * pixel_values.shape[-1] / (size[0] * size[1])
         target = {
             "boxes": item.pop("boxes").as_subclass(Tensor),
-            "labels": torch.tensor([labels[place] for place in kept], dtype=torch.int64),
-            "area": torch.tensor([sample["area"][place] for place in kept], dtype=torch.float32) * scale,
-            "iscrowd": torch.tensor([sample["iscrowd"][place] for place in kept], dtype=torch.bool),
+            "labels": torch.tensor([labels[number] for number in kept], dtype=torch.int64),
+            "area": torch.tensor([sample["area"][number] for number in kept], dtype=torch.float32) * scale,
+            "iscrowd": torch.tensor([sample["iscrowd"][number] for number in kept], dtype=torch.bool),
             "image_id": torch.tensor(index),
         }
         return {
@@ -94,7 +94,7 @@ class BoxDataset(SeededDataset[Sample]):
             **item,
             "text_id": index,
             "target": target,
-            "spans": [spans[place] for place in kept],
+            "spans": [spans[number] for number in kept],
             "id": sample["id"],
             "image_id": index,
         }
@@ -140,7 +140,8 @@ class DetectionDataset(BoxDataset[DetectionSample]):
         self.categories = data.categories
         self.prompts = prompts
 
-    def _make_item(self, index: int) -> dict[str, Any]:
+    def make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`, as the module describes it."""
         sample = self.samples[index]
         labels = sample["labels"]
         if isinstance(self.prompts, Prompt):
@@ -187,15 +188,16 @@ class GroundingDataset(BoxDataset[GroundingSample]):
         keys: Iterable[Any] = range(len(samples))
         if captions == "random":
             keys = (image_key(sample, "original_id") for sample in glance(samples, "original_id"))
-        for place, key in enumerate(keys):
-            of_image.setdefault(key, []).append(place)
+        for number, key in enumerate(keys):
+            of_image.setdefault(key, []).append(number)
         self._choices = PackedRecords(of_image.values())
-        self.image_sizes = self.image_sizes[[places[0] for places in of_image.values()]]
+        self.image_sizes = self.image_sizes[[indices[0] for indices in of_image.values()]]
 
     def __len__(self) -> int:
         return len(self._choices)
 
-    def _make_item(self, index: int) -> dict[str, Any]:
+    def make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`, as the module describes it."""
         choices = self._choices[index]
         index = choices[int(torch.randint(len(choices), ()))] if len(choices) > 1 else choices[0]
         sample = self.samples[index]

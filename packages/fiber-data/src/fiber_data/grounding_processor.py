@@ -51,7 +51,7 @@ class GroundingProcessor(Processor):
     def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
         """``pixel_values`` of B images, ``image_sizes`` and ``original_sizes``, as the class says."""
         resized = [self.transform({"image": image})["image"].as_subclass(Tensor) for image in images]
-        pixel_values, image_sizes = pad_images(resized, self.size_divisor)
+        pixel_values, image_sizes = pad_images(resized, size_divisor=self.size_divisor)
         original_sizes = torch.tensor([image.shape[-2:] for image in images])
         return {"pixel_values": pixel_values, "image_sizes": image_sizes, "original_sizes": original_sizes}
 
@@ -59,7 +59,7 @@ class GroundingProcessor(Processor):
         """Prompts that name all categories, as many as they need.
 
         Args:
-            categories: Their names; the label of each is its place.
+            categories: Their names; the label of each is its index.
             chunk_size: Most categories of a prompt, or None for as many as fit.
 
         Returns:
@@ -81,7 +81,7 @@ class GroundingProcessor(Processor):
             spans: For each the [start, end) of its phrases in characters; None finds noun phrases by simple rules.
 
         Returns:
-            As `fiber_data.encode_prompts`, each label a phrase's place in its sentence; and ``phrase_texts``, the
+            As `fiber_data.encode_prompts`, each label a phrase's index in its sentence; and ``phrase_texts``, the
             phrases of each sentence.
 
         Raises:

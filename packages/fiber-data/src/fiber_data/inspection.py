@@ -22,7 +22,7 @@ class Inspection:
     num_without_caption: int
     missing: list[Path]
     broken: list[str] | None
-    """A sentence for each picture that cannot be decoded; None if nobody looked."""
+    """A sentence for each image that cannot be decoded; None if nobody looked."""
     words: tuple[int, int, int, int]
     tokens: tuple[int, int, int, int] | None
     """Special tokens included; None without a tokenizer."""
@@ -32,9 +32,9 @@ class Inspection:
     def __str__(self) -> str:
         found = self.num_images - len(self.missing)
         lines = [
-            f"pictures      {self.num_images:>9,}   on disk {found:,} ({found / max(1, self.num_images):.1%})",
-            f"captions      {self.num_captions:>9,}   {self.num_captions / max(1, self.num_images):.2f} a picture, "
-            f"{self.num_without_caption:,} pictures without",
+            f"images        {self.num_images:>9,}   on disk {found:,} ({found / max(1, self.num_images):.1%})",
+            f"captions      {self.num_captions:>9,}   {self.num_captions / max(1, self.num_images):.2f} an image, "
+            f"{self.num_without_caption:,} images without",
             f"words         {_spread(self.words)}",
         ]
         if self.tokens is not None:
@@ -56,7 +56,7 @@ def inspect_samples(
 
     Args:
         samples: The samples of a reader called with ``check_images=False``, so that what is missing still counts.
-        decode: Whether to decode every picture that is on disk, with a progress bar.
+        decode: Whether to decode every image that is on disk, with a progress bar.
         tokenizer: Gives the lengths in tokens too.
         max_length: The length in tokens, special ones included, that captions would be cut to.
 
@@ -81,13 +81,13 @@ def inspect_samples(
 
 
 def find_shared(splits: Mapping[str, Sequence[CaptionSample]]) -> dict[tuple[str, str], list[str]]:
-    """Pictures that several splits name, by file name: what a model was trained on must not judge it.
+    """Images that several splits name, by file name: what a model was trained on must not judge it.
 
     Args:
         splits: The samples of each split by its name.
 
     Returns:
-        For each pair of splits that share pictures the names that they share, sorted.
+        For each pair of splits that share images the names that they share, sorted.
     """
     names = {
         split: {Path(sample["image"]).name for sample in samples if isinstance(sample["image"], str | Path)}
@@ -103,7 +103,7 @@ def find_shared(splits: Mapping[str, Sequence[CaptionSample]]) -> dict[tuple[str
 
 def _find_broken(samples: Sequence[CaptionSample], missing: set[Path]) -> list[str]:
     broken = []
-    for sample in tqdm(samples, desc="decoding", unit="picture", disable=None):
+    for sample in tqdm(samples, desc="decoding", unit="image", disable=None):
         if isinstance(sample["image"], str | Path) and Path(sample["image"]) in missing:
             continue
         try:

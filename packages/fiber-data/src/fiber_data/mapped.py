@@ -75,7 +75,15 @@ class MappedSamples(Sequence[Sample]):
 
 
 def glance(samples: Sequence[Any], *keys: str) -> Iterator[Mapping[str, Any]]:
-    """All samples, or no more of them than these keys where that is known without making them."""
+    """All samples, or no more of them than some keys where these are known without making samples.
+
+    Args:
+        samples: Samples of a reader, or `MappedSamples` with `columns`.
+        keys: The keys that are looked at.
+
+    Returns:
+        An iterator over dicts that hold at least these keys, if the samples do.
+    """
     if isinstance(samples, MappedSamples) and samples.columns.keys() >= set(keys):
         values = zip(*(samples.columns[key] for key in keys), strict=True)
         return (dict(zip(keys, each, strict=True)) for each in values)

@@ -1,7 +1,7 @@
 """A long list of small records that worker processes share instead of copying.
 
 A Python list of dicts is copied into every worker of a data loader, page by page, as reference counts are
-touched. Here the records lie serialised in one tensor, which is shared by forked and by spawned workers
+touched. Here the records lie serialized in one tensor, which is shared by forked and by spawned workers
 alike.
 """
 

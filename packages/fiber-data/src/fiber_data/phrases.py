@@ -34,7 +34,7 @@ def find_phrases(caption: str, phrases: Sequence[str]) -> list[list[tuple[int, i
         phrases: The phrases.
 
     Returns:
-        For each phrase the [start, end) of every place where it stands, in characters of the caption.
+        For each phrase the [start, end) of every occurrence, in characters of the caption.
 
     Raises:
         ValueError: A phrase is empty or does not stand in the caption; the message names all of them.

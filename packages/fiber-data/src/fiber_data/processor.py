@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -53,14 +53,15 @@ class Processor(ABC):
 
     def __call__(
         self,
-        images: ImageSource | Sequence[ImageSource] | None = None,
+        images: ImageSource | Iterable[ImageSource] | None = None,
         text: str | Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """Prepares images, texts or both.
 
         Args:
-            images: One image or several (B), each as `fiber_data.load_image` takes it: path, PIL image,
-                array (H, W, 3), tensor (3, H, W), bytes. A batched array or tensor counts as several.
+            images: One image or several (B), each as `fiber_data.load_image` takes it: path, URL, bytes, file object,
+                PIL image, array (H, W, 3), tensor (3, H, W). A list, a column of `datasets` or another sequence, and a
+                batched array or tensor are several.
             text: One text or several (T).
 
         Returns:
@@ -176,10 +177,11 @@ def _read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[s
     return {key: settings[key] for key in keys}
 
 
-def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """One image or several as a list; a batched array or tensor counts as several."""
-    if isinstance(images, list | tuple):
-        return list(images)
-    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
-        return list(images)
-    return [cast(ImageSource, images)]
+    if isinstance(images, np.ndarray | Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, str | bytes | bytearray | memoryview | Mapping) or hasattr(images, "read"):
+        return [cast(ImageSource, images)]
+    several = isinstance(images, Iterable) or hasattr(images, "__getitem__")  # a column may have but the latter
+    return list(cast(Iterable[ImageSource], images)) if several else [cast(ImageSource, images)]

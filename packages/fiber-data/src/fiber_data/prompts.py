@@ -323,4 +323,4 @@ class PromptSampler:
 
 
 def _drawn(ids: list[int], count: int) -> list[int]:
-    return [ids[place] for place in torch.randperm(len(ids))[:count].tolist()]
+    return [ids[index] for index in torch.randperm(len(ids))[:count].tolist()]

@@ -59,7 +59,7 @@ class EpochSampler(Sampler[list[int]]):
             ranks do equal work; a metric must then count ids once. Needs ``drop_last=False``.
         unique_groups: For each sample a group number, such as the image of a caption. No two samples of a
             group then meet in one global batch.
-        alike_groups: For each sample a group number, such as whether a picture is tall (see
+        alike_groups: For each sample a group number, such as whether an image is tall (see
             `fiber_data.DetectionDataset.aspect_groups`). Global batches then hold samples of one group, so that
             little is padded; what is left over of the groups meets in the last ones. No sample is lost by that.
 

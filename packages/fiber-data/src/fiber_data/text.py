@@ -113,7 +113,7 @@ def mask_tokens(
         tokenizer: Says which tokens are special and which one is the mask.
         probability: Chance of each token to be predicted.
         generator: CPU generator for the batch, or one for each of the B rows, which makes a row's mask
-            independent of its neighbours and of the padding; none draws from torch's global generator.
+            independent of its neighbors and of the padding; none draws from torch's global generator.
 
     Returns:
         The masked tokens (B, L) and the labels (B, L): the true token where it is to be predicted, -100
@@ -177,7 +177,7 @@ def positive_map(encoding: Encoding, spans: Sequence[Sequence[tuple[int, int]]],
     return tokens
 
 
-def _token_at(encoding: Encoding, places: Sequence[int]) -> int | None:
+def _token_at(encoding: Encoding, positions: Sequence[int]) -> int | None:
     """The token of the first of some characters that has one."""
-    tokens = (encoding.char_to_token(place) for place in places if place >= 0)
+    tokens = (encoding.char_to_token(position) for position in positions if position >= 0)
     return next((token for token in tokens if token is not None), None)

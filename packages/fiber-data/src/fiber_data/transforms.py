@@ -1,7 +1,7 @@
 """The image transforms of both stages, as torchvision v2 transforms: squares for the coarse, any size for the fine.
 
-They take what v2 takes: a picture alone (PIL or uint8 tensor), or a dict such as ``{"image": ..., "text":
-...}`` whose pictures are transformed, whose boxes (`torchvision.tv_tensors.BoundingBoxes`) follow, and whose
+They take what v2 takes: an image alone (PIL or uint8 tensor), or a dict such as ``{"image": ..., "text":
+...}`` whose images are transformed, whose boxes (`torchvision.tv_tensors.BoundingBoxes`) follow, and whose
 other entries pass through. Randomness comes from torch's global generator, as everywhere in v2; the data sets of
 this package seed it per sample.
 """
@@ -21,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _SIDE_WORDS = re.compile(r"\b(left|right)(most|hand|wards?|s)?\b|clockwise", re.IGNORECASE)
-_GREY = 128  # what moves into the picture from outside
+_GRAY = 128  # what moves into the image from outside
 _MAX_MAGNITUDE = 10
 
 
@@ -30,16 +30,16 @@ def build_evaluation_transform(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> v2.Compose:
-    """The whole picture, squeezed to a square: evaluation, and pre-training in the original.
+    """The whole image, squeezed to a square: evaluation, and pre-training in the original.
 
     Args:
         size: Side of the square in pixels.
-        mean: Mean of each colour channel, on the scale [0, 1].
-        std: Standard deviation of each colour channel, on the same scale.
+        mean: Mean of each color channel, on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
 
     Returns:
-        A transform from pictures of any size to float32 (3, size, size): bicubic antialiased resize, [0, 1],
-        normalised.
+        A transform from images of any size to float32 (3, size, size): bicubic antialiased resize, [0, 1],
+        normalized.
     """
     resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     return v2.Compose([v2.ToImage(), resize, *_normalization(mean, std)])
@@ -55,19 +55,19 @@ def build_training_transform(
     num_operations: int = 2,
     magnitude: float = 7,
 ) -> v2.Compose:
-    """The augmentation of the fine-tuning recipes: random resized crop, flip, RandAugment, normalisation.
+    """The augmentation of the fine-tuning recipes: random resized crop, flip, RandAugment, normalization.
 
     Args:
         size: Side of the square in pixels.
-        mean: Mean of each colour channel, on the scale [0, 1].
-        std: Standard deviation of each colour channel, on the same scale.
-        crop_scale: Range of the crop's share of the picture's area.
+        mean: Mean of each color channel, on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
+        crop_scale: Range of the crop's share of the image's area.
         flip_probability: Chance of a horizontal flip; a text that names a side is never flipped.
         num_operations: Operations of `RandAugment`; 0 turns it off.
         magnitude: Strength of these operations, 0 to 10.
 
     Returns:
-        A random transform from pictures of any size to float32 (3, size, size).
+        A random transform from images of any size to float32 (3, size, size).
     """
     crop = v2.RandomResizedCrop(
         (size, size), scale=crop_scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
@@ -82,21 +82,21 @@ def build_detection_evaluation_transform(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> v2.Compose:
-    """The whole picture at its own aspect ratio, for boxes.
+    """The whole image at its own aspect ratio, for boxes.
 
-    Channels stay red, green, blue. The original's detector reads them as BGR on 0..255, normalised by (103.53, 116.28,
+    Channels stay red, green, blue. The original's detector reads them as BGR on 0..255, normalized by (103.53, 116.28,
     123.675) and (57.375, 57.12, 58.395): ImageNet's numbers on another scale, in another order. A loader of its
     weights has to reverse the input channels of the patch embedding, as fiber-backbone's does.
 
     Args:
         shorter: Length of the shorter side in pixels.
         longest: Bound of the longer side in pixels, which shrinks the shorter where it binds.
-        mean: Mean of each colour channel (R, G, B), on the scale [0, 1].
-        std: Standard deviation of each colour channel, on the same scale.
+        mean: Mean of each color channel (R, G, B), on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
 
     Returns:
-        A transform from pictures of any size to float32 (3, H, W), H and W by `fit_size`; antialiased bilinear
-        resize, [0, 1], normalised.
+        A transform from images of any size to float32 (3, H, W), H and W by `fit_size`; antialiased bilinear
+        resize, [0, 1], normalized.
     """
     return v2.Compose([v2.ToImage(), ResizeShorterSide(shorter, longest), *_normalization(mean, std)])
 
@@ -114,23 +114,23 @@ def build_detection_training_transform(
     Args:
         shorter: Lengths of the shorter side in pixels, of which one is drawn.
         longest: As of `build_detection_evaluation_transform`.
-        mean: Mean of each colour channel (R, G, B), on the scale [0, 1].
-        std: Standard deviation of each colour channel, on the same scale.
+        mean: Mean of each color channel (R, G, B), on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
         flip_probability: Chance of a horizontal flip; a text that names a side is never flipped.
 
     Returns:
-        A random transform from pictures of any size, with their boxes, to float32 (3, H, W).
+        A random transform from images of any size, with their boxes, to float32 (3, H, W).
     """
     augment = [ResizeShorterSide(shorter, longest), FlipUnlessSided(flip_probability)]
     return v2.Compose([v2.ToImage(), *augment, *_normalization(mean, std)])
 
 
 def fit_size(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
-    """The size to which a picture is scaled for detection, rounded as the original does.
+    """The size to which an image is scaled for detection, rounded as the original does.
 
     Args:
-        height: Of the picture, in pixels.
-        width: Of the picture, in pixels.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
         shorter: Length that the shorter side gets, unless the longer would exceed `longest`.
         longest: Bound of the longer side.
 
@@ -149,7 +149,7 @@ def fit_size(height: int, width: int, shorter: int, longest: int) -> tuple[int, 
 
 
 class ResizeShorterSide(v2.Transform):
-    """Scales a picture with its boxes so that the shorter side has a length, drawn from several if wanted.
+    """Scales an image with its boxes so that the shorter side has a length, drawn from several if wanted.
 
     Args:
         shorter: The length in pixels, or several, of which each is as likely.
@@ -173,7 +173,7 @@ class ResizeShorterSide(v2.Transform):
         return {"size": list(fit_size(height, width, shorter, self.longest))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Scales one picture or its boxes (torchvision's hook)."""
+        """Scales one image or its boxes (torchvision's hook)."""
         return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
 
 
@@ -182,7 +182,7 @@ def _normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> list[v2.T
 
 
 def mentions_side(text: str) -> bool:
-    """Whether a text holds a word that a mirrored picture would make false ("left", "rightmost", "clockwise")."""
+    """Whether a text holds a word that a mirrored image would make false ("left", "rightmost", "clockwise")."""
     return _SIDE_WORDS.search(text) is not None
 
 
@@ -208,7 +208,7 @@ class FlipUnlessSided(v2.Transform):
         return {"flip": bool(torch.rand(()) < self.probability) and not sided}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Flips one picture or its boxes, and leaves texts alone (torchvision's hook)."""
+        """Flips one image or its boxes, and leaves texts alone (torchvision's hook)."""
         return F.horizontal_flip(inpt) if params["flip"] and not isinstance(inpt, str) else inpt
 
 
@@ -219,7 +219,7 @@ def _enhancement(strength: float) -> float:
 def _move(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
     height, width = F.get_size(inpt)
     offset = [round(x * width), round(y * height)]
-    return F.affine(inpt, angle=0.0, translate=offset, scale=1.0, shear=[0.0, 0.0], fill=_GREY)
+    return F.affine(inpt, angle=0.0, translate=offset, scale=1.0, shear=[0.0, 0.0], fill=_GRAY)
 
 
 def _shear(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
@@ -232,12 +232,12 @@ def _shear(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
         shear=degrees,
         center=[0.0, 0.0],
         interpolation=v2.InterpolationMode.BILINEAR,
-        fill=_GREY,
+        fill=_GRAY,
     )
 
 
-_Operation = Callable[[Any, float], Any]  # (picture, strength in [-1, 1]) -> picture
-_COLOUR_OPERATIONS: tuple[_Operation, ...] = (
+_Operation = Callable[[Any, float], Any]  # (image, strength in [-1, 1]) -> image
+_COLOR_OPERATIONS: tuple[_Operation, ...] = (
     lambda image, _: image,
     lambda image, _: F.autocontrast(image),
     lambda image, _: F.equalize(image),
@@ -249,13 +249,13 @@ _SHAPE_OPERATIONS: tuple[_Operation, ...] = (
     lambda inpt, strength: _shear(inpt, y=0.3 * strength),
     lambda inpt, strength: _move(inpt, x=10 / 384 * strength),
     lambda inpt, strength: _move(inpt, y=10 / 384 * strength),
-    lambda inpt, strength: F.rotate(inpt, 30 * strength, v2.InterpolationMode.BILINEAR, fill=_GREY),
+    lambda inpt, strength: F.rotate(inpt, 30 * strength, v2.InterpolationMode.BILINEAR, fill=_GRAY),
 )
-_OPERATIONS = _COLOUR_OPERATIONS + _SHAPE_OPERATIONS
+_OPERATIONS = _COLOR_OPERATIONS + _SHAPE_OPERATIONS
 
 
 class RandAugment(v2.Transform):
-    """RandAugment (Cubuk et al., 2020) with the ten operations that leave colours nameable.
+    """RandAugment (Cubuk et al., 2020) with the ten operations that leave colors nameable.
 
     Identity, auto-contrast, equalise, brightness, sharpness, shear x/y, translate x/y, rotate: no hue,
     solarise or posterise, which would contradict the words of a caption. Strengths follow ALBEF's variant,
@@ -294,9 +294,9 @@ class RandAugment(v2.Transform):
         return {"operations": operations}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Applies them to one picture, and those that move pixels to its boxes (torchvision's hook)."""
-        is_picture = isinstance(inpt, tv_tensors.Image) or type(inpt) is torch.Tensor
+        """Applies them to one image, and those that move pixels to its boxes (torchvision's hook)."""
+        is_image = isinstance(inpt, tv_tensors.Image) or type(inpt) is torch.Tensor
         for choice, strength in params["operations"]:
-            if is_picture or choice >= len(_COLOUR_OPERATIONS):
+            if is_image or choice >= len(_COLOR_OPERATIONS):
                 inpt = _OPERATIONS[choice](inpt, strength)
         return inpt

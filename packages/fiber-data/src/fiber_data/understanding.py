@@ -1,7 +1,7 @@
 """Questions about an image and sentences about two as map-style data sets; see `SeededDataset` of their common traits.
 
 A flip is held back by every text that names a side: the question, what people answered to it ("left"), the sentence.
-In a pair each image is augmented by itself, and never exchanged with the other: "the left image" is about its place.
+In a pair each image is augmented by itself, and never exchanged with the other: "the left image" is about its position.
 """
 
 from collections.abc import Iterable, Mapping
@@ -89,12 +89,13 @@ class QuestionDataset(SeededDataset[QuestionSample]):
         assert self.vocabulary is not None, "asked only where there is one"
         return any(answer in self.vocabulary for answer in soft_scores(sample["answers"], normalize=self.normalize))
 
-    def _make_item(self, index: int) -> dict[str, Any]:
+    def make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`, as the class describes it."""
         sample = self.samples[index]
         texts: dict[str, Any] = {"text": sample["question"], "text_id": index}
         if "answers" in sample:
             texts["answers"] = sample["answers"]
-        item = self._transformed(sample["image"], texts)
+        item = self.transformed(sample["image"], texts)
         if self.vocabulary is not None and "answers" in sample:
             item["answer_targets"] = self.vocabulary.encode(sample["answers"], normalize=self.normalize)
         return {**item, "id": sample["id"], "image_id": int(self.image_ids[index])}
@@ -128,10 +129,11 @@ class ReasoningDataset(SeededDataset[ReasoningSample]):
                 f"{num_labeled} of {len(self)} sentences have a label: make one set of these, another of the rest"
             )
 
-    def _make_item(self, index: int) -> dict[str, Any]:
+    def make_item(self, index: int) -> dict[str, Any]:
+        """The item at `index`, as the class describes it."""
         sample = self.samples[index]
         text = {"text": sample["statement"]}
-        images: list[Tensor] = [self._transformed(image, text)["pixel_values"] for image in sample["images"]]
+        images: list[Tensor] = [self.transformed(image, text)["pixel_values"] for image in sample["images"]]
         item = {"pixel_values": torch.stack(images), **text, "text_id": index, "id": sample["id"], "image_id": index}
         if sample["label"] is not None:
             item["labels"] = torch.tensor(int(sample["label"]))

@@ -1,14 +1,14 @@
-"""Readers of the formats that people hold, each to a list of samples."""
+"""Readers of the formats that people hold, each to a list of samples; and what a reader of your own is made of."""
 
 from fiber_data.formats.caption_folder import read_caption_folder
 from fiber_data.formats.coco_captions import read_coco_captions
 from fiber_data.formats.detection import DetectionData, DetectionSample, read_detection
-from fiber_data.formats.files import find_missing
+from fiber_data.formats.files import find_missing, keep_on_disk
 from fiber_data.formats.grounding import GroundingSample, read_grounding
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
-from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
+from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, read_json_lines, require
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
 __all__ = [
@@ -20,12 +20,15 @@ __all__ = [
     "ReasoningSample",
     "SplitNotFoundError",
     "find_missing",
+    "keep_on_disk",
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",
     "read_detection",
     "read_grounding",
+    "read_json_lines",
     "read_karpathy",
     "read_nlvr2",
     "read_vqav2",
+    "require",
 ]

@@ -32,7 +32,7 @@ class BoxReader:
         Args:
             box: What the file holds.
             size: (height, width) of the image in pixels.
-            where: File and place in it.
+            where: File and location in it.
 
         Raises:
             ValueError: It is not a list of four numbers.

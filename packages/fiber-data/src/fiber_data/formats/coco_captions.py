@@ -33,7 +33,7 @@ def read_coco_captions(
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
-        KeyError: A key of the format is missing; the message names file and place.
+        KeyError: A key of the format is missing; the message names file and location.
         ValueError: The file is not JSON, an annotation belongs to no image, or several files fit the split.
         SplitNotFoundError: The folder holds no such file of the split.
     """
@@ -41,9 +41,9 @@ def read_coco_captions(
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
     samples = _read_samples(path, split)
     own = path.stem.removeprefix("captions_")
-    places = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
+    folders = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
     listing = FolderListing()
-    images = ImageFinder(places, listing).find_together([[str(sample["image"])] for sample in samples])
+    images = ImageFinder(folders, listing).find_together([[str(sample["image"])] for sample in samples])
     for sample, image in zip(samples, images, strict=True):
         sample["image"] = image
     return keep_on_disk(samples, "samples", path, listing) if check_images else samples

@@ -99,7 +99,7 @@ def read_detection(
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
-        KeyError: A key of the format is missing; the message names file and place.
+        KeyError: A key of the format is missing; the message names file and location.
         ValueError: The file is not JSON, ids repeat, an annotation belongs to no image or category, a box is not
             four numbers, or several files fit the split.
         SplitNotFoundError: The folder holds no boxes of the split.

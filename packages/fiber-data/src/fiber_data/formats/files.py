@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fiber_data.formats.samples import SplitNotFoundError
+from fiber_data.urls import is_url
 
 Sample = TypeVar("Sample", bound=Mapping[str, Any])
 _PROBED = 100  # images that decide where all of a set lie
@@ -133,7 +134,7 @@ class ImageFinder:
         self._last = (0, 0)  # where the last one was found is where the next one will be
 
     def find(self, names: Sequence[str]) -> Path:
-        """The first place where an image is; the likeliest one if it is nowhere.
+        """The first location of an image; the likeliest one if it is nowhere.
 
         Args:
             names: What the file may be called, relative to the folders.
@@ -167,21 +168,22 @@ def find_missing(samples: Iterable[Mapping[str, Any]], listing: FolderListing | 
     """The images that are not on disk, each once.
 
     Args:
-        samples: Samples with ``image`` or ``images``. Images that are no paths, but held in memory, are never missing.
+        samples: Samples with ``image`` or ``images``. Images behind URLs or held in memory are never
+            missing.
         listing: What is known of the disk already; None looks anew.
     """
     known = FolderListing() if listing is None else listing
     return list(dict.fromkeys(path for sample in samples for path in _paths(sample) if path not in known))
 
 
-def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: FolderListing) -> list[Sample]:
+def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: FolderListing | None = None) -> list[Sample]:
     """Leaves out samples without all of their images on disk, or with an empty list of captions; one warning says so.
 
     Args:
         samples: What a reader found.
         what: What a sample is, in the plural, for the message.
         source: The annotation file, for the message.
-        listing: What is known of the disk already.
+        listing: What is known of the disk already; None looks anew.
 
     Raises:
         FileNotFoundError: Not one sample has its images.
@@ -207,4 +209,4 @@ def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: Folder
 
 def _paths(sample: Mapping[str, Any]) -> list[Path]:
     images = sample["images"] if "images" in sample else (sample["image"],)
-    return [Path(image) for image in images if isinstance(image, str | Path)]
+    return [Path(image) for image in images if isinstance(image, str | Path) and not is_url(image)]

@@ -98,15 +98,15 @@ def read_grounding(
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
-        KeyError: A key of the format is missing; the message names file and place.
+        KeyError: A key of the format is missing; the message names file and location.
         ValueError: The file is out of format, as of `fiber_data.read_detection`; or spans are not pairs of numbers.
         SplitNotFoundError: The folder holds no such file of the split.
     """
     folder = Path(root)
     path = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
     listing = FolderListing()
-    places = _folders(folder, path, split) if image_folder is None else image_folder
-    samples = _read_samples(path, _finders(places, listing))
+    folders = _folders(folder, path, split) if image_folder is None else image_folder
+    samples = _read_samples(path, _finders(folders, listing))
     return keep_on_disk(samples, "captions", path, listing) if check_images else samples
 
 
@@ -130,12 +130,12 @@ def _folders(root: Path, path: Path, split: str) -> list[Path]:
 
 
 def _finders(
-    places: list[Path] | str | Path | Mapping[str, str | Path], listing: FolderListing
+    folders: list[Path] | str | Path | Mapping[str, str | Path], listing: FolderListing
 ) -> dict[str | None, ImageFinder]:
     """A finder for each data source; that of None serves all others."""
-    if isinstance(places, Mapping):
-        return {source: ImageFinder(_with_known(Path(folder)), listing) for source, folder in places.items()}
-    return {None: ImageFinder(places if isinstance(places, list) else _with_known(Path(places)), listing)}
+    if isinstance(folders, Mapping):
+        return {source: ImageFinder(_with_known(Path(folder)), listing) for source, folder in folders.items()}
+    return {None: ImageFinder(folders if isinstance(folders, list) else _with_known(Path(folders)), listing)}
 
 
 def _with_known(folder: Path) -> list[Path]:

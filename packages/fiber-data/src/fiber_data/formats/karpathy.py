@@ -37,7 +37,7 @@ def read_karpathy(
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
-        KeyError: A key of the format is missing; the message names file and place.
+        KeyError: A key of the format is missing; the message names file and location.
         ValueError: The file is not JSON, or several files fit.
         SplitNotFoundError: The folder holds no such file, `split` is none of the three, or no image belongs to it.
     """

@@ -59,9 +59,9 @@ def read_nlvr2(
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
     samples, directories = _read_lines(path)
-    places = [base / place for base in (folder, folder / "nlvr2") for place in (f"images/{split}", split)]
+    folders = [base / name for base in (folder, folder / "nlvr2") for name in (f"images/{split}", split)]
     listing = FolderListing()
-    finder = ImageFinder(places if image_folder is None else [Path(image_folder)], listing)
+    finder = ImageFinder(folders if image_folder is None else [Path(image_folder)], listing)
     pairs = [f"{directories.get(sample['id'], '')}/{sample['id'].rpartition('-')[0]}".lstrip("/") for sample in samples]
     for sample, left in zip(samples, finder.find_together([[f"{pair}-img0.png"] for pair in pairs]), strict=True):
         sample["images"] = left, left.with_name(f"{left.name.removesuffix('0.png')}1.png")
@@ -69,12 +69,12 @@ def read_nlvr2(
 
 
 def _find_file(root: Path, split: str) -> Path:
-    """The first of the places where the lines may be; copies of them in the others do no harm."""
+    """The first of the files where the lines may be; copies of them in the others do no harm."""
     check_folder(root)
     tried = [root / name / f"{split}.json" for name in ("", "data", "nlvr2", "nlvr2/data")]
     if (path := next((path for path in tried if path.is_file()), None)) is None:
-        places = ", ".join(str(path.relative_to(root)) for path in tried)
-        raise FileOfSplitNotFoundError(f"{root}: no sentences of split {split!r}; expected one of {places}")
+        candidates = ", ".join(str(path.relative_to(root)) for path in tried)
+        raise FileOfSplitNotFoundError(f"{root}: no sentences of split {split!r}; expected one of {candidates}")
     return path
 
 

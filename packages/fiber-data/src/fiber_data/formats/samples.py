@@ -43,7 +43,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file with one a line, each with its place for messages, such as ``captions.jsonl: line 3``.
+    """The objects of a file with one a line, each with its location for messages, such as ``captions.jsonl: line 3``.
 
     Raises:
         ValueError: A line is not JSON, or no object.
@@ -63,7 +63,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The entries of one list of a file, each with its place for messages, such as ``captions.json: images[3]``.
+    """The entries of one list of a file, each with its location for messages, such as ``captions.json: images[3]``.
 
     Raises:
         KeyError: The file has no such list.
@@ -81,7 +81,7 @@ def require(record: Any, key: str, where: str) -> Any:
     Args:
         record: A JSON object, or what stands in its place.
         key: The key.
-        where: File and place in it, such as ``captions.json: annotations[3]``.
+        where: File and location in it, such as ``captions.json: annotations[3]``.
 
     Raises:
         ValueError: It is no object.
@@ -111,7 +111,7 @@ def clean_text(text: Any, what: str, where: str) -> str:
     Args:
         text: What the file holds.
         what: What it ought to be, such as ``"a question"``.
-        where: File and place in it.
+        where: File and location in it.
 
     Raises:
         ValueError: It is no text, or empty.

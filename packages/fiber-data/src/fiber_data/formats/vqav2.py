@@ -69,7 +69,7 @@ def read_vqav2(
 
     Raises:
         FileNotFoundError: The folder or a file is missing, or no question has its image on disk.
-        KeyError: A key of the format is missing; the message names file and place.
+        KeyError: A key of the format is missing; the message names file and location.
         ValueError: A file is not JSON, a question or answer is no text, ids repeat or differ between the files,
             or several files fit the split.
         SplitNotFoundError: The folder holds no questions of the split.
@@ -102,8 +102,8 @@ def _find_questions(root: Path, split: str) -> Path:
 def _find_answers(root: Path, questions: Path) -> Path | None:
     """The file of answers that belongs to a file of questions, if there is one."""
     own = questions.name.replace("v2_OpenEnded_", "v2_").replace("_questions.json", "_annotations.json")
-    places = [root / folder / own for folder in ("", *_FILE_FOLDERS)]
-    return next((place for place in places if place.is_file()), None)
+    candidates = [root / folder / own for folder in ("", *_FILE_FOLDERS)]
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _read_questions(path: Path, content: Any) -> list[QuestionSample]:
@@ -154,7 +154,7 @@ def _add_answer(sample: QuestionSample, where: str, entry: dict[str, Any], quest
     answers = require(entry, "answers", where)
     if not isinstance(answers, list) or not answers:
         raise ValueError(f"{where}: expected a list of answers, found {answers!r}")
-    sample["answers"] = [_text(answer, "answer", f"{where}.answers[{place}]") for place, answer in enumerate(answers)]
+    sample["answers"] = [_text(answer, "answer", f"{where}.answers[{index}]") for index, answer in enumerate(answers)]
     sample["multiple_choice_answer"] = _text(entry, "multiple_choice_answer", where)
     sample["question_type"] = _text(entry, "question_type", where)
     sample["answer_type"] = _text(entry, "answer_type", where)

@@ -1,4 +1,4 @@
-"""Scenes: a generated data set of coloured shapes, with every annotation that FIBER learns from."""
+"""Scenes: a generated data set of colored shapes, with every annotation that FIBER learns from."""
 
 from fiber_data.scenes.audit import Finding, audit_scenes
 from fiber_data.scenes.draw import draw_scene

@@ -64,19 +64,19 @@ def audit_scenes(root: str | Path, fit: str = "train", measure: str = "val") -> 
     return findings + [_point_blindly(folder, dialect, fit, measure) for dialect in _DIALECTS]
 
 
-_Labelled = list[tuple[str, str]]
+_Labeled = list[tuple[str, str]]
 
 
-def _questions(folder: Path, split: str) -> dict[str, _Labelled]:
+def _questions(folder: Path, split: str) -> dict[str, _Labeled]:
     questions = json.loads((folder / "annotations" / f"v2_OpenEnded_scenes_{split}_questions.json").read_text())
     answers = json.loads((folder / "annotations" / f"v2_scenes_{split}_annotations.json").read_text())
-    by_kind: dict[str, _Labelled] = defaultdict(list)
+    by_kind: dict[str, _Labeled] = defaultdict(list)
     for question, answer in zip(questions["questions"], answers["annotations"], strict=True):
         by_kind[answer["question_type"]].append((question["question"], answer["multiple_choice_answer"]))
     return by_kind
 
 
-def _pairs(folder: Path, split: str) -> _Labelled:
+def _pairs(folder: Path, split: str) -> _Labeled:
     lines = (folder / "nlvr2" / f"{split}.json").read_text().splitlines()
     return [(row["sentence"], row["label"]) for row in map(json.loads, lines)]
 
@@ -86,7 +86,7 @@ def _features(text: str) -> list[str]:
     return [*words, *map(" ".join, pairwise(words)), text]
 
 
-def _words_alone(kind: str, known: _Labelled, asked: _Labelled) -> Finding:
+def _words_alone(kind: str, known: _Labeled, asked: _Labeled) -> Finding:
     answers = sorted({answer for _, answer in known})
     counts: dict[str, Counter[str]] = {answer: Counter() for answer in answers}
     frequency = Counter(answer for _, answer in known)

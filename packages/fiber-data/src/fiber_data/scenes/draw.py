@@ -23,26 +23,26 @@ def draw_scene(scene: Scene, size: int) -> Image.Image:
 
     Args:
         scene: What to draw.
-        size: Side of the picture in pixels.
+        size: Side of the image in pixels.
 
     Returns:
-        An RGB picture (size, size), the same for the same scene.
+        An RGB image (size, size), the same for the same scene.
     """
     side = size * _OVERSAMPLING
     large = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     shapes = Image.new("L", (side, side), 0)
     for item in scene.objects:
         corners = [tuple(corner) for corner in (item.outline() * side).tolist()]
-        fill = RGB[item.colour]
+        fill = RGB[item.color]
         edge = tuple(round(channel * 0.62) for channel in fill)
         ImageDraw.Draw(large).polygon(corners, fill=fill, outline=edge, width=max(1, round(side * 0.012)))
         ImageDraw.Draw(shapes).polygon(corners, fill=255)
-    picture = np.asarray(large.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
+    image = np.asarray(large.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
     inside = np.asarray(shapes.resize((size, size), Image.Resampling.BOX), dtype=np.float32)[..., None] / 255
     random = np.random.default_rng(scene.texture_seed)
     slope = random.uniform(-14, 14, 2)
     axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
     shade = slope[0] * axis[None, :, None] + slope[1] * axis[:, None, None]
     grain = random.normal(0, 3, (size, size, 1)).astype(np.float32)
-    picture = picture + (shade + grain) * (1 - 0.7 * inside)
-    return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))
+    image = image + (shade + grain) * (1 - 0.7 * inside)
+    return Image.fromarray(image.round().clip(0, 255).astype(np.uint8))

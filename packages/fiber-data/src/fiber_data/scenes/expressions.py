@@ -55,12 +55,12 @@ def _agree(one: SceneObject, other: SceneObject, keys: tuple[str, ...]) -> bool:
 
 def _shortest(item: SceneObject, scene: Scene, random: np.random.Generator) -> tuple[tuple[str, ...], str]:
     """The fewest attributes that tell an object from the others, as adjectives and a noun."""
-    choices = [("shape",), ("colour",), ("colour", "shape"), ("size", "shape"), ("size", "colour")]
+    choices = [("shape",), ("color",), ("color", "shape"), ("size", "shape"), ("size", "color")]
     order = [choices[i] for i in random.permutation(len(choices)).tolist()]
-    for keys in [*sorted(order, key=len), ("size", "colour", "shape")]:
+    for keys in [*sorted(order, key=len), ("size", "color", "shape")]:
         if sum(_agree(item, other, keys) for other in scene.objects) == 1:
             break
-    adjectives = tuple(getattr(item, key) for key in ("size", "colour") if key in keys)
+    adjectives = tuple(getattr(item, key) for key in ("size", "color") if key in keys)
     return adjectives, item.shape if "shape" in keys else "thing"
 
 
@@ -103,4 +103,4 @@ def _related(item: SceneObject, scene: Scene, random: np.random.Generator) -> tu
     other = others[int(random.integers(len(others)))]
     known = relations(item, other)
     words = relation_words(known[int(random.integers(len(known)))], random)
-    return f"the {name} that is {words} the {other.size} {other.colour} {other.shape}", name
+    return f"the {name} that is {words} the {other.size} {other.color} {other.shape}", name

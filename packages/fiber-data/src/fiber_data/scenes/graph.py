@@ -1,4 +1,4 @@
-"""What is in a scene: a few shapes of different colour and size that do not touch."""
+"""What is in a scene: a few shapes of different color and size that do not touch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
+COLORS = ("red", "green", "blue", "yellow", "purple", "black")
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
-DIAMETERS = {"small": 0.24, "large": 0.37}  # of the picture's side; 15 and 24 pixels of 64
+DIAMETERS = {"small": 0.24, "large": 0.37}  # of the image's side; 15 and 24 pixels of 64
 NUM_OBJECTS = (1, 2, 3)
 NUM_OBJECTS_WEIGHTS = (0.2, 0.35, 0.45)
 
@@ -21,25 +21,25 @@ OPPOSITE: dict[Relation, Relation] = {
     "above": "below",
     "below": "above",
 }
-_CLEARLY = 0.15  # how much two centres must differ, in sides, for a relation to hold
+_CLEARLY = 0.15  # how much two centers must differ, in sides, for a relation to hold
 _GAP = 0.03
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape. Lengths are shares of the picture's side, angles degrees.
+    """One shape. Lengths are shares of the image's side, angles degrees.
 
     Attributes:
-        colour: One of `COLOURS`.
+        color: One of `COLORS`.
         shape: One of `SHAPES`.
         size: One of `SIZES`.
-        x: Centre, from the left.
-        y: Centre, from the top.
+        x: Center, from the left.
+        y: Center, from the top.
         diameter: Side of the square that the upright shape fills.
         angle: Rotation.
     """
 
-    colour: str
+    color: str
     shape: str
     size: str
     x: float
@@ -66,11 +66,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn.
+    """An image before it is drawn.
 
     Attributes:
-        objects: Shapes that all differ in (colour, shape, size), in random order.
-        background: Index of the background's colour.
+        objects: Shapes that all differ in (color, shape, size), in random order.
+        background: Index of the background's color.
         texture_seed: Seed of the background's noise.
     """
 
@@ -91,9 +91,9 @@ def relations(one: SceneObject, other: SceneObject) -> list[Relation]:
 
 
 def sample_scene(random: np.random.Generator) -> Scene:
-    """Draws a scene. Colour, shape and size are uniform and independent, so that none tells another."""
+    """Draws a scene. Color, shape and size are uniform and independent, so that none tells another."""
     count = int(random.choice(NUM_OBJECTS, p=NUM_OBJECTS_WEIGHTS))
-    kinds = random.choice(len(COLOURS) * len(SHAPES) * len(SIZES), size=count, replace=False)
+    kinds = random.choice(len(COLORS) * len(SHAPES) * len(SIZES), size=count, replace=False)
     while (placed := _place(kinds.tolist(), random)) is None:
         pass
     return Scene(tuple(placed), int(random.integers(len(BACKGROUNDS))), int(random.integers(2**31)))
@@ -103,7 +103,7 @@ def _place(kinds: list[int], random: np.random.Generator) -> list[SceneObject] |
     """Puts shapes at random places where they touch neither each other nor the border; None if that fails."""
     placed: list[SceneObject] = []
     for kind in kinds:
-        colour, rest = divmod(kind, len(SHAPES) * len(SIZES))
+        color, rest = divmod(kind, len(SHAPES) * len(SIZES))
         shape, size = divmod(rest, len(SIZES))
         diameter = DIAMETERS[SIZES[size]] * random.uniform(0.94, 1.06)
         angle = random.uniform(-12, 12)
@@ -111,7 +111,7 @@ def _place(kinds: list[int], random: np.random.Generator) -> list[SceneObject] |
             x, y = random.uniform(diameter / 2 + 0.04, 1 - diameter / 2 - 0.04, 2)
             if all(_apart(x, y, diameter, old) for old in placed):
                 placed.append(
-                    SceneObject(COLOURS[colour], SHAPES[shape], SIZES[size], float(x), float(y), diameter, angle)
+                    SceneObject(COLORS[color], SHAPES[shape], SIZES[size], float(x), float(y), diameter, angle)
                 )
                 break
         else:

@@ -64,10 +64,10 @@ def compose(parts: Sequence[str | Phrase]) -> Sentence:
     return Sentence(text, tuple(spans))
 
 
-def name_object(item: SceneObject, random: np.random.Generator, *, size: bool = True, colour: bool = True) -> str:
+def name_object(item: SceneObject, random: np.random.Generator, *, size: bool = True, color: bool = True) -> str:
     """Adjectives and noun without an article, such as "large red circle"; words vary, attributes do not."""
     words = [str(random.choice(_SIZE_WORDS[item.size]))] if size else []
-    words += [item.colour] if colour else []
+    words += [item.color] if color else []
     return " ".join([*words, str(random.choice(_SHAPE_WORDS[item.shape]))])
 
 
@@ -77,7 +77,7 @@ def relation_words(relation: Relation, random: np.random.Generator) -> str:
 
 
 def place_words(item: SceneObject) -> str:
-    """Where in the picture, such as "in the top left" or "in the middle"."""
+    """Where in the image, such as "in the top left" or "in the middle"."""
     regions = item.regions()
     vertical = next((word for word in regions if word in ("top", "bottom")), "")
     horizontal = next((word for word in regions if word in ("left", "right")), "")
@@ -104,14 +104,14 @@ def _phrases(scene: Scene, random: np.random.Generator) -> list[Phrase]:
         twin = next((i for i in order if _alike(item, scene.objects[i])), None)
         if twin is not None and random.random() < 0.7:
             order.remove(twin)
-            phrases.append(Phrase(f"two {item.colour} {PLURALS[item.shape]}", (first, twin)))
+            phrases.append(Phrase(f"two {item.color} {PLURALS[item.shape]}", (first, twin)))
         else:
             phrases.append(Phrase(f"a {name_object(item, random)}", (first,)))
     return phrases
 
 
 def _alike(one: SceneObject, other: SceneObject) -> bool:
-    return (one.colour, one.shape) == (other.colour, other.shape)
+    return (one.color, one.shape) == (other.color, other.shape)
 
 
 def _enumerate(phrases: Sequence[Phrase]) -> list[str | Phrase]:

@@ -1,4 +1,4 @@
-"""Sentences about two pictures, each true of one pair and false of another, so that a sentence alone tells nothing."""
+"""Sentences about two images, each true of one pair and false of another, so that a sentence alone tells nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fiber_data.scenes.graph import COLOURS, SHAPES, Scene
+from fiber_data.scenes.graph import COLORS, SHAPES, Scene
 
 _TRIES = 2000
 
@@ -50,11 +50,11 @@ def pair_up(scenes: list[Scene], number: int, random: np.random.Generator) -> li
 
 
 def _claim(random: np.random.Generator) -> _Claim:
-    colour, shape = str(random.choice(COLOURS)), str(random.choice(SHAPES))
+    color, shape = str(random.choice(COLORS)), str(random.choice(SHAPES))
     text, fits = [
-        (f"a {colour} thing", lambda item: item.colour == colour),
+        (f"a {color} thing", lambda item: item.color == color),
         (f"a {shape}", lambda item: item.shape == shape),
-        (f"a {colour} {shape}", lambda item: (item.colour, item.shape) == (colour, shape)),
+        (f"a {color} {shape}", lambda item: (item.color, item.shape) == (color, shape)),
     ][int(random.integers(3))]
 
     def has(scene: Scene) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fiber_data.scenes.graph import COLOURS, OPPOSITE, SHAPES, SIZES, Scene, SceneObject, relations
+from fiber_data.scenes.graph import COLORS, OPPOSITE, SHAPES, SIZES, Scene, SceneObject, relations
 from fiber_data.scenes.language import PLURALS, relation_words
 
 _TOTAL = "how many things are there?"
 _SYNONYMS = {"circle": "disc", "cross": "plus sign", "large": "big", "small": "little"}
-_COUNT_FAMILIES = ("all", "colour", "shape", "size")  # all things, or those of one colour, shape or size
+_COUNT_FAMILIES = ("all", "color", "shape", "size")  # all things, or those of one color, shape or size
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def ask(scenes: list[Scene], random: np.random.Generator) -> list[Question]:
     """Questions about every scene of a split: one of each kind that the scene allows, counting ones after balancing."""
     questions: list[Question] = []
     for position, scene in enumerate(scenes):
-        for kind, form in (("exist", _exist), ("colour", _colour), ("shape", _shape), ("size", _size)):
+        for kind, form in (("exist", _exist), ("colour", _color), ("shape", _shape), ("size", _size)):
             if (made := form(scene, random)) is not None:
                 questions.append(Question(position, kind, *made, answers=_crowd(made[1], kind, random)))
         if (made := _relation(scene, random)) is not None:
@@ -54,14 +54,14 @@ def ask(scenes: list[Scene], random: np.random.Generator) -> list[Question]:
 
 
 def _exist(scene: Scene, random: np.random.Generator) -> tuple[str, str]:
-    present = {(item.colour, item.shape) for item in scene.objects}
+    present = {(item.color, item.shape) for item in scene.objects}
     if random.random() < 0.5:
         item = scene.objects[int(random.integers(len(scene.objects)))]
-        return f"is there a {item.colour} {item.shape}?", "yes"
-    absent = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in present]
-    near = [pair for pair in absent if any(pair[0] == item.colour or pair[1] == item.shape for item in scene.objects)]
-    colour, shape = near[int(random.integers(len(near)))]  # shares an attribute: seeing one word's worth is not enough
-    return f"is there a {colour} {shape}?", "no"
+        return f"is there a {item.color} {item.shape}?", "yes"
+    absent = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in present]
+    near = [pair for pair in absent if any(pair[0] == item.color or pair[1] == item.shape for item in scene.objects)]
+    color, shape = near[int(random.integers(len(near)))]  # shares an attribute: seeing one word's worth is not enough
+    return f"is there a {color} {shape}?", "no"
 
 
 def _unique(scene: Scene, random: np.random.Generator, *attributes: str) -> SceneObject | None:
@@ -71,19 +71,19 @@ def _unique(scene: Scene, random: np.random.Generator, *attributes: str) -> Scen
     return alone[int(random.integers(len(alone)))] if alone else None
 
 
-def _colour(scene: Scene, random: np.random.Generator) -> tuple[str, str] | None:
+def _color(scene: Scene, random: np.random.Generator) -> tuple[str, str] | None:
     item = _unique(scene, random, "size", "shape")
-    return None if item is None else (f"what colour is the {item.size} {item.shape}?", item.colour)
+    return None if item is None else (f"what colour is the {item.size} {item.shape}?", item.color)
 
 
 def _shape(scene: Scene, random: np.random.Generator) -> tuple[str, str] | None:
-    item = _unique(scene, random, "size", "colour")
-    return None if item is None else (f"what shape is the {item.size} {item.colour} thing?", item.shape)
+    item = _unique(scene, random, "size", "color")
+    return None if item is None else (f"what shape is the {item.size} {item.color} thing?", item.shape)
 
 
 def _size(scene: Scene, random: np.random.Generator) -> tuple[str, str] | None:
-    item = _unique(scene, random, "colour", "shape")
-    return None if item is None else (f"is the {item.colour} {item.shape} large or small?", item.size)
+    item = _unique(scene, random, "color", "shape")
+    return None if item is None else (f"is the {item.color} {item.shape} large or small?", item.size)
 
 
 def _relation(scene: Scene, random: np.random.Generator) -> tuple[str, str] | None:
@@ -91,7 +91,7 @@ def _relation(scene: Scene, random: np.random.Generator) -> tuple[str, str] | No
         (one, other, relation)
         for one in scene.objects
         for other in scene.objects
-        if (one.colour, one.shape) != (other.colour, other.shape)
+        if (one.color, one.shape) != (other.color, other.shape)
         for relation in relations(one, other)
     ]
     pairs = [pair for pair in pairs if all(_is_only(item, scene) for item in pair[:2])]
@@ -100,11 +100,11 @@ def _relation(scene: Scene, random: np.random.Generator) -> tuple[str, str] | No
     one, other, relation = pairs[int(random.integers(len(pairs)))]
     answer = "yes" if random.random() < 0.5 else "no"
     words = relation_words(relation if answer == "yes" else OPPOSITE[relation], random)
-    return f"is the {one.colour} {one.shape} {words} the {other.colour} {other.shape}?", answer
+    return f"is the {one.color} {one.shape} {words} the {other.color} {other.shape}?", answer
 
 
 def _is_only(item: SceneObject, scene: Scene) -> bool:
-    return sum((other.colour, other.shape) == (item.colour, item.shape) for other in scene.objects) == 1
+    return sum((other.color, other.shape) == (item.color, item.shape) for other in scene.objects) == 1
 
 
 def _balanced_counts(scenes: list[Scene], random: np.random.Generator) -> list[tuple[int, str, str]]:
@@ -112,15 +112,15 @@ def _balanced_counts(scenes: list[Scene], random: np.random.Generator) -> list[t
     candidates: dict[tuple[str, str], list[tuple[int, str, str]]] = defaultdict(list)
     for position, scene in enumerate(scenes):
         for family in _COUNT_FAMILIES:
-            values = {"all": ("",), "colour": COLOURS, "shape": SHAPES, "size": SIZES}[family]
+            values = {"all": ("",), "color": COLORS, "shape": SHAPES, "size": SIZES}[family]
             value = values[int(random.integers(len(values)))]
-            if family in ("colour", "shape") and random.random() < 0.8:  # else nearly all answers would be 0
+            if family in ("color", "shape") and random.random() < 0.8:  # else nearly all answers would be 0
                 value = getattr(scene.objects[int(random.integers(len(scene.objects)))], family)
             number = sum(family == "all" or getattr(item, family) == value for item in scene.objects)
             noun = PLURALS[value] if family == "shape" else f"{value} things"
             text = _TOTAL if family == "all" else f"how many {noun} are there?"
             candidates[family, str(number)].append((position, text, str(number)))
-    answers = {"all": "123", "colour": "012", "shape": "012", "size": "012"}
+    answers = {"all": "123", "color": "012", "shape": "012", "size": "012"}
     chosen = []
     for family in _COUNT_FAMILIES:
         pools = [candidates[family, answer] for answer in answers[family]]
@@ -141,7 +141,7 @@ def _crowd(answer: str, kind: str, random: np.random.Generator) -> tuple[str, ..
         "relation": ("yes", "no", "unsure"),
         "count": ("0", "1", "2", "3"),
         "total": ("1", "2", "3", "4"),
-        "colour": COLOURS,
+        "colour": COLORS,
         "shape": SHAPES,
         "size": (*SIZES, "unsure"),
     }[kind]

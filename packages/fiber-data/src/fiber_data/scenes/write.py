@@ -1,14 +1,14 @@
 """The generated data set on disk, in the formats of the real ones.
 
 images/<split>/000000.png
-annotations/captions_<split>.json                       COCO captions, five a picture
+annotations/captions_<split>.json                       COCO captions, five an image
 annotations/instances_<split>.json                      COCO instances, one category for each shape
 annotations/dataset_scenes.json                         Karpathy's splits
 annotations/final_scenes_<split>.json                   MDETR grounding: one entry a caption, character spans
 annotations/finetune_<dialect>_<split>.json             referring expressions in MDETR's form
 annotations/v2_OpenEnded_scenes_<split>_questions.json  VQAv2 questions
 annotations/v2_scenes_<split>_annotations.json          VQAv2 answers, ten a question
-nlvr2/<split>.json, nlvr2/images/<split>/               NLVR2 sentences and pairs of pictures
+nlvr2/<split>.json, nlvr2/images/<split>/               NLVR2 sentences and pairs of images
 manifest.json                                           what was made, from which seed, and a digest of each file
 """
 
@@ -43,11 +43,11 @@ class _Split:
         self.name, self.scenes, self.first_id, self.size = name, scenes, first_id, size
 
     def image_id(self, position: int) -> int:
-        """The id of a picture in all annotation files."""
+        """The id of an image in all annotation files."""
         return self.first_id + position
 
     def image(self, position: int) -> dict[str, Any]:
-        """COCO's entry of a picture."""
+        """COCO's entry of an image."""
         name = f"{position:06}.png"
         return {"id": self.image_id(position), "file_name": name, "width": self.size, "height": self.size}
 
@@ -66,7 +66,7 @@ def generate_scenes(
         out: Folder to write to; made if need be.
         splits: Number of scenes of each split, such as ``{"train": 2000, "val": 500}``.
         seed: The same seed gives the same files, and a split the same scenes however long it is.
-        image_size: Side of the pictures in pixels.
+        image_size: Side of the images in pixels.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
@@ -74,7 +74,7 @@ def generate_scenes(
 
     Raises:
         FileExistsError: If the folder holds something else already.
-        ValueError: If a split is too small to make pairs of pictures.
+        ValueError: If a split is too small to make pairs of images.
     """
     root = Path(out)
     if root.is_dir() and any(root.iterdir()) and not (root / "manifest.json").is_file():
@@ -115,7 +115,7 @@ def _write_images(root: Path, split: _Split, progress: bool) -> None:
     folder = root / "images" / split.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    bar = tqdm(split.scenes, desc=f"drawing {split.name}", unit="picture", disable=None if progress else True)
+    bar = tqdm(split.scenes, desc=f"drawing {split.name}", unit="image", disable=None if progress else True)
     for position, scene in enumerate(bar):
         draw_scene(scene, split.size).save(folder / f"{position:06}.png", compress_level=1)
 
