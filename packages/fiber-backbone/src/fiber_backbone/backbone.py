@@ -181,8 +181,6 @@ class FiberBackbone(BackboneParts):
         config = self.config
         if not config.decoder_projections:
             raise ValueError("this model cannot decode text: build it with FiberConfig(decoder_projections=True)")
-        if not self.fusion.can_decode:
-            raise ValueError(f"{type(self.fusion).__name__} cannot decode text; take a fusion inside, such as gated")
         cache = DecodingCache() if cache is None else cache
         past = 0 if cache.mask is None else cache.mask.shape[1]
         attention_mask = self._check_text(input_ids, attention_mask, past)

@@ -73,6 +73,11 @@ class BackboneParts(PretrainedModel):
         if config.joint_projection:
             self.joint_projection = JointProjection(self.text_dim, self.image_dim, config.initializer_range)
         if config.decoder_projections:
+            if not self.fusion.can_decode:
+                raise ValueError(
+                    f"{type(self.fusion).__name__} cannot decode text, which decoder_projections=True asks for; take a "
+                    "fusion that can, such as gated"
+                )
             self.decoder_projections = nn.ModuleList(
                 nn.Linear(self.image_dim, dim) if dim != self.image_dim else nn.Identity()
                 for dim in self._fused_sizes()[0].dims
