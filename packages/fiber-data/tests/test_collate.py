@@ -134,3 +134,27 @@ def test_sizes_of_a_batch_are_those_before_padding(items, tokenizer):
     batch = ImageTextCollator(tokenizer, 40)([narrow, items[1]])
     assert batch["image_sizes"].tolist() == [[16, 8], [16, 16]]
     assert (batch["pixel_values"][0, :, :, 8:] == 0).all()
+
+
+def test_keys_of_an_own_data_set_reach_the_batch(items, tokenizer):
+    """Tensors of one shape and type are stacked, all else is a list."""
+    own = [
+        {**item, "weight": torch.tensor([0.5, number]), "ragged": torch.ones(number), "source": f"page {number}"}
+        for number, item in enumerate(items[:3])
+    ]
+    plain, batch = (ImageTextCollator(tokenizer, 40)(given) for given in (items[:3], own))
+    assert list(batch) == [*plain, "weight", "ragged", "source"], "ours keep their order"
+    assert batch["weight"].tolist() == [[0.5, 0], [0.5, 1], [0.5, 2]]
+    assert [len(each) for each in batch["ragged"]] == [0, 1, 2] and batch["source"] == ["page 0", "page 1", "page 2"]
+    mixed = [{**items[0], "x": torch.ones(2)}, {**items[1], "x": torch.ones(2, dtype=torch.int64)}]
+    assert isinstance(ImageTextCollator(tokenizer, 40)(mixed)["x"], list), "of two types"
+    with pytest.warns(UserWarning, match="1 of 3"):
+        filled = ImageTextCollator(tokenizer, 40, fill_broken=True)([BROKEN, *own[:2]])
+    assert filled["source"] == ["page 0", "page 1", "page 0"]
+
+
+def test_keys_that_do_not_fit_a_batch_are_refused(items, tokenizer):
+    with pytest.raises(ValueError, match="2 of 3 items of a batch lack 'weight'"):
+        ImageTextCollator(tokenizer, 40)([{**items[0], "weight": 1.0}, *items[1:3]])
+    with pytest.raises(ValueError, match="a key 'input_ids', which the batch makes itself; call it otherwise"):
+        ImageTextCollator(tokenizer, 40)([{**item, "input_ids": 1} for item in items[:2]])

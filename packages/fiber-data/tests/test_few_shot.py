@@ -28,7 +28,7 @@ def test_every_category_has_its_shots_and_no_image_is_taken_in_vain() -> None:
 
 def test_the_seed_decides() -> None:
     data = make_data([[1]] * 50)
-    chosen = [[sample["id"] for sample in take_shots(data, 3, seed).samples] for seed in (0, 0, 1)]
+    chosen = [[sample["id"] for sample in take_shots(data, 3, seed=seed).samples] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(chosen[0]) == 3
     with pytest.raises(ValueError, match="shots must be at least 1, is 0"):

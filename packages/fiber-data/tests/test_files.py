@@ -193,3 +193,17 @@ def test_images_in_memory_are_on_disk_as_it_were(tmp_path):
         kept = keep_on_disk(samples, "samples", tmp_path / "x.json", FolderListing())
     assert kept == samples[:2]
     assert find_missing(samples) == [tmp_path / "b.jpg", tmp_path / "c.jpg"]
+
+
+def test_what_a_reader_of_ones_own_is_made_of(tmp_path):
+    """Lines, keys that must be there, and samples without an image on disk: public, and without more to know."""
+    from fiber_data.formats import keep_on_disk, read_json_lines, require
+
+    touch(tmp_path / "a.png")
+    (tmp_path / "x.jsonl").write_text('{"image": "a.png"}\n\n{"image": "b.png"}\n')
+    rows = list(read_json_lines(tmp_path / "x.jsonl"))
+    samples = [{"image": tmp_path / require(row, "image", where)} for where, row in rows]
+    with pytest.warns(UserWarning, match="of 2 hypotheses 1 lack an image on disk"):
+        assert keep_on_disk(samples, "hypotheses", tmp_path / "x.jsonl") == samples[:1]
+    with pytest.raises(KeyError, match="line 3: no key 'id', only 'image'"):
+        require(rows[1][1], "id", rows[1][0])

@@ -107,7 +107,7 @@ def test_crowds_are_left_out_unless_asked_for(data):
 
 def test_a_image_without_boxes_is_ordinary(data, tokenizer):
     dataset = DetectionDataset(data, build_detection_training_transform(40, 60), PromptSampler(CATEGORIES, tokenizer))
-    batch = ImageTextCollator(tokenizer, 256, None)([dataset[2], dataset[0]])
+    batch = ImageTextCollator(tokenizer, 256, mlm_probability=None)([dataset[2], dataset[0]])
     empty = batch["targets"][0]
     assert empty["boxes"].shape == (0, 4) and empty["boxes"].dtype == torch.float32
     assert empty["positive_map"].shape == (0, batch["input_ids"].shape[1])
@@ -151,7 +151,7 @@ def test_batches_mix_detection_and_grounding_and_every_map_spells_its_words(scen
     prompts = PromptSampler(data.categories, caption_tokenizer)
     captions = read_grounding(scenes, split="train")
     joined = ConcatDataset([DetectionDataset(data, transform, prompts), GroundingDataset(captions, transform)])
-    collate = ImageTextCollator(caption_tokenizer, 256, None, size_divisor=32)
+    collate = ImageTextCollator(caption_tokenizer, 256, mlm_probability=None, size_divisor=32)
     checked = 0
     for batch in DataLoader(joined, batch_size=10, collate_fn=collate):
         assert batch["pixel_values"].shape[2] % 32 == batch["pixel_values"].shape[3] % 32 == 0

@@ -1,11 +1,18 @@
 """Every kind of image becomes the same upright RGB tensor, and a broken one says why."""
 
 import io
+import os
+import socket
+import threading
+import time
+import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fiber_data import BrokenImageError, load_image
+from fiber_data import BrokenImageError, find_missing, load_image, urls
 from PIL import Image
 
 GRADIENT = np.stack([np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))] * 3, axis=-1)
@@ -44,6 +51,33 @@ def test_sixteen_bit_gray_is_scaled_not_clipped():
     assert np.array_equal(pixels(encode(Image.fromarray(deep)))[..., 0], GRADIENT[..., 0])
 
 
+@pytest.mark.parametrize("file_format", ["TIFF", None])
+def test_gray_of_32_bits_is_scaled(file_format):
+    """Modes "I" (0..65535) and "F" (0..1), in a file or in memory."""
+    gray = GRADIENT[..., 0]
+    for values in (gray.astype(np.int32) * 256 + 17, gray.astype(np.float32) / 255):
+        image = Image.fromarray(values)
+        assert image.mode in ("I", "F")
+        source = image if file_format is None else encode(image, file_format)
+        assert np.array_equal(pixels(source), np.stack([gray] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0, 65536]], np.int32), r"mode 'I' go from 0 to 65536; expected 0 to 65535"),
+        (np.array([[-1, 5]], np.int32), r"mode 'I' go from -1 to 5"),
+        (np.array([[0, 255]], np.float32), r"mode 'F' go from 0\.0 to 255\.0; expected 0 to 1"),
+        (np.array([[0, np.nan]], np.float32), r"mode 'F' go from nan"),
+    ],
+)
+def test_gray_out_of_the_range_of_its_mode_is_refused(tmp_path, values, message):
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    for source, name in ((tmp_path / "deep.tif", r"deep\.tif"), (Image.fromarray(values), "image in memory")):
+        with pytest.raises(BrokenImageError, match=rf"{name}: cannot be read as an image .*{message}"):
+            load_image(source)
+
+
 def test_transparent_becomes_white_and_opaque_stays():
     rgba = np.dstack([GRADIENT, np.full((16, 24), 255, np.uint8)])
     rgba[:, :12, 3] = 0
@@ -75,7 +109,13 @@ def test_a_broken_image_names_file_and_reason(tmp_path, monkeypatch, kind):
         path.write_bytes({"empty": b"", "text": b"no image", "truncated": whole[:-60], "bomb": whole}[kind])
     if kind == "bomb":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    reason = "no such file" if kind == "missing" else r"too many pixels .*PIL\.Image\.MAX_IMAGE_PIXELS" if kind == "bomb" else "cannot be read"
+    reason = (
+        "no such file"
+        if kind == "missing"
+        else r"too many pixels .*PIL\.Image\.MAX_IMAGE_PIXELS"
+        if kind == "bomb"
+        else "cannot be read"
+    )
     with pytest.raises(BrokenImageError, match=rf"broken\.png: .*{reason}"):
         load_image(path)
 
@@ -98,3 +138,153 @@ def test_arrays_that_are_no_images_are_refused(source, message):
 def test_other_things_are_refused():
     with pytest.raises(TypeError, match="path, URL, bytes, file object, PIL image, array or tensor, not int"):
         load_image(3)
+
+
+def test_file_objects_and_dictionaries_of_datasets(tmp_path):
+    content = encode(Image.fromarray(GRADIENT))
+    (tmp_path / "a.png").write_bytes(content)
+
+    class Stream:
+        """Can do nothing but read, as an answer of a web server."""
+
+        read = io.BytesIO(content).read
+
+    with (tmp_path / "a.png").open("rb") as file:
+        used = io.BytesIO(content)
+        used.read()
+        sources = [file, io.BytesIO(content), used, Stream(), bytearray(content), memoryview(content)]
+        sources += [{"bytes": content, "path": None}, {"bytes": content, "path": "gone.png"}]
+        sources += [{"bytes": None, "path": str(tmp_path / "a.png")}]
+        for source in sources:
+            assert np.array_equal(pixels(source), GRADIENT)
+        assert not file.closed
+
+
+def test_broken_file_objects_and_dictionaries_say_so(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with (tmp_path / "bad.png").open("rb") as file, pytest.raises(BrokenImageError, match=r"bad\.png: cannot be read"):
+        load_image(file)
+    with pytest.raises(BrokenImageError, match="image in memory: cannot be read"):
+        load_image(io.BytesIO(b"nothing"))
+    with pytest.raises(BrokenImageError, match=r"x\.png: cannot be read"):
+        load_image({"bytes": b"nothing", "path": "x.png"})
+    with pytest.raises(BrokenImageError, match=r"gone\.png: no such file"):
+        load_image({"bytes": None, "path": "gone.png"})
+    with pytest.raises(ValueError, match="a dictionary needs 'bytes' or 'path', but has 'image'"):
+        load_image({"image": 1})
+
+
+def test_a_cut_image_that_pillow_opened_lazily_is_broken(tmp_path):
+    (tmp_path / "cut.png").write_bytes(encode(Image.fromarray(GRADIENT.repeat(4, 0)))[:-60])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(BrokenImageError, match=r"cut\.png: cannot be read"):
+        load_image(image)
+
+
+def test_folders_and_pipes_are_refused_at_once(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, kind in (("folder", "a folder"), ("pipe", "a pipe")):
+        with pytest.raises(BrokenImageError, match=rf"{name}\.jpg: is {kind}; expected an image file"):
+            load_image(tmp_path / f"{name}.jpg")
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(BrokenImageError, match="cannot be read as an image"):
+            load_image(name)
+
+
+def test_more_pixels_than_pillows_setting_are_refused(monkeypatch):
+    """Pillow itself only warns up to twice its setting: 13000 x 13000 pixels in 20 KB took 1.8 GB."""
+    large = encode(Image.new("1", (13000, 13000)))
+    assert len(large) < 25_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(BrokenImageError, match=r"too many pixels .*13000 x 13000 pixels, at most 89,478,485"):
+            load_image(large)
+    small = encode(Image.new("1", (100, 100)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert load_image(small).shape == (3, 100, 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert load_image(small).shape == (3, 100, 100)
+
+
+# Addresses
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves one image, and faults."""
+
+    content = encode(Image.fromarray(GRADIENT))
+
+    def do_GET(self):
+        if self.path in ("/moved.png", "/gone.png"):
+            self.send_response(302 if self.path == "/moved.png" else 404)
+            self.send_header("Location", "/a.png")
+            self.end_headers()
+            return
+        self.send_response(200)
+        body = b"<html>" if self.path == "/page.png" else self.content
+        if self.path != "/endless.png":
+            self.send_header("Content-Length", str(len(body) + 10 * (self.path == "/cut.png")))
+        self.end_headers()
+        for _ in range(400 if self.path == "/endless.png" else 0):
+            self.wfile.write(bytes(1000))
+        if self.path == "/slow.png":
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Keeps quiet."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.daemon_threads = True
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    made.server_close()
+
+
+def test_an_image_behind_an_address(server):
+    for source in (f"{server}/a.png", f"{server}/moved.png", f"HTTP{server[4:]}/a.png"):
+        assert np.array_equal(pixels(source), GRADIENT)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("gone.png", r"the server answers 404 \(Not Found\)"),
+        ("page.png", "cannot be read as an image"),
+        ("cut.png", "the connection ended 10 bytes before the end of the file"),
+        ("endless.png", "the file is larger than 100,000 bytes"),
+        ("slow.png", "no whole file within 0.3 seconds"),
+        ("a b.png", "no answer"),
+    ],
+)
+def test_an_address_without_an_image_is_one_sentence(server, monkeypatch, path, reason):
+    monkeypatch.setattr(urls, "MAX_BYTES", 100_000)
+    if path == "slow.png":
+        monkeypatch.setattr(urls, "TIMEOUT", 0.3)
+    started = time.monotonic()
+    with pytest.raises(BrokenImageError, match=reason) as error:
+        load_image(f"{server}/{path}")
+    assert str(error.value).startswith(f"{server}/{path}: ") and "\n" not in str(error.value)
+    assert time.monotonic() - started < 5
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(urls, "TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the connection and says nothing
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}/a.png"
+        with pytest.raises(BrokenImageError, match=r"a\.png: no (whole file|answer) within 0.3 seconds"):
+            load_image(address)
+    with pytest.raises(BrokenImageError, match=r"a\.png: no answer \(.*refused"):
+        load_image(address)
+
+
+def test_images_behind_addresses_are_not_missing_on_disk():
+    assert find_missing([{"image": "https://example.org/a.png"}, {"image": Path("a.png")}]) == [Path("a.png")]

@@ -1,5 +1,6 @@
 """What a user holds becomes what a model takes, and the settings travel with the model."""
 
+import io
 import json
 import sys
 
@@ -52,6 +53,33 @@ def test_several_images_and_texts(processor, samples):
     stack = np.zeros((2, 30, 20, 3), np.uint8)
     assert processor(stack)["pixel_values"].shape == (2, 3, 24, 24)
     assert processor(torch.from_numpy(stack).permute(0, 3, 1, 2))["pixel_values"].shape == (2, 3, 24, 24)
+
+
+class Column:
+    """As a column of `datasets`: rows are asked for one by one."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def test_images_as_people_hold_them(processor, samples):
+    path = samples[0]["image"]
+    expected = processor(path)["pixel_values"]
+    one = [path.open("rb"), io.BytesIO(path.read_bytes()), {"bytes": path.read_bytes(), "path": None}]
+    for source in one:
+        assert torch.equal(processor(source)["pixel_values"], expected)
+    several = [path, Image.open(path), io.BytesIO(path.read_bytes()), {"bytes": None, "path": str(path)}]
+    for sources in (several, tuple(several), Column(several), iter(several)):
+        found = processor(sources)["pixel_values"]
+        assert torch.equal(found, expected.expand(4, -1, -1, -1))
+        several[2].seek(0)
+    one[0].close()
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, samples, tmp_path):

@@ -88,7 +88,10 @@ def test_an_epoch_of_detection_sees_every_box_of_the_photos(real_data, roberta):
     dataset = DetectionDataset(data, transform, PromptSampler(data.categories, roberta), include_crowds=True)
     sampler = EpochSampler(len(dataset), 8, drop_last=False, alike_groups=dataset.aspect_groups)
     loader = DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=ImageTextCollator(roberta, 256, None, size_divisor=32), num_workers=1
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=ImageTextCollator(roberta, 256, mlm_probability=None, size_divisor=32),
+        num_workers=1,
     )
     num_boxes = 0
     for batch in loader:

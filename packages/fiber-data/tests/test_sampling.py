@@ -45,19 +45,24 @@ def test_without_shuffling_the_order_is_that_of_the_data_set():
 def test_ranks_together_are_one_process(world_size, grouped):
     groups = [index // 3 for index in range(50)] if grouped else None
     whole = list(EpochSampler(50, 12, seed=1, unique_groups=groups))
-    ranks = [list(EpochSampler(50, 12, 1, rank, world_size, unique_groups=groups)) for rank in range(world_size)]
+    ranks = [
+        list(EpochSampler(50, 12, seed=1, rank=rank, world_size=world_size, unique_groups=groups))
+        for rank in range(world_size)
+    ]
     assert [flat(shares) for shares in zip(*ranks, strict=True)] == whole
 
 
 @pytest.mark.parametrize(("length", "world_size"), [(50, 4), (49, 4), (53, 4), (8, 4), (1, 4)])
 def test_incomplete_batches_lose_and_repeat_nothing(length, world_size):
-    ranks = [EpochSampler(length, 8, 0, rank, world_size, drop_last=False) for rank in range(world_size)]
+    ranks = [
+        EpochSampler(length, 8, seed=0, rank=rank, world_size=world_size, drop_last=False) for rank in range(world_size)
+    ]
     assert sorted(flat(chain.from_iterable(ranks))) == list(range(length))
     assert [len(sampler) for sampler in ranks] == [len(list(sampler)) for sampler in ranks]
 
 
 def test_padding_gives_every_rank_full_batches():
-    ranks = [EpochSampler(13, 8, 0, rank, 4, drop_last=False, pad_last=True) for rank in range(4)]
+    ranks = [EpochSampler(13, 8, seed=0, rank=rank, world_size=4, drop_last=False, pad_last=True) for rank in range(4)]
     assert [[len(batch) for batch in sampler] for sampler in ranks] == [[2, 2]] * 4
     assert [len(sampler) for sampler in ranks] == [2] * 4
     counts = Counter(flat(chain.from_iterable(ranks)))
@@ -77,7 +82,7 @@ def test_resuming_with_another_number_of_ranks_goes_on_exactly(seen, grouped):
     begun.set_epoch(2)
     whole = list(begun)
     begun.advance(seen)
-    resumed = [EpochSampler(60, 12, 0, rank, 3, **options) for rank in range(3)]
+    resumed = [EpochSampler(60, 12, seed=0, rank=rank, world_size=3, **options) for rank in range(3)]
     for sampler in resumed:
         sampler.load_state_dict(begun.state_dict())
         sampler.set_epoch(2)
@@ -205,7 +210,9 @@ def test_batches_hold_one_kind_and_no_sample_is_lost_by_that(drop_last):
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_grouped_by_kind_ranks_together_are_one_process(world_size):
     whole = list(EpochSampler(103, 8, seed=1, alike_groups=torch.tensor(TALL)))
-    ranks = [EpochSampler(103, 8, 1, rank, world_size, alike_groups=TALL) for rank in range(world_size)]
+    ranks = [
+        EpochSampler(103, 8, seed=1, rank=rank, world_size=world_size, alike_groups=TALL) for rank in range(world_size)
+    ]
     assert [flat(shares) for shares in zip(*ranks, strict=True)] == whole
 
 

@@ -74,7 +74,7 @@ def test_a_tokenizer_that_cannot_mask_is_refused(tmp_path):
 
 
 def test_masking_has_the_shares_of_bert(rows, tokenizer):
-    masked, labels = mask_tokens(rows, tokenizer, 0.15, torch.Generator().manual_seed(1))
+    masked, labels = mask_tokens(rows, tokenizer, probability=0.15, generator=torch.Generator().manual_seed(1))
     chosen = labels != -100
     assert torch.equal(labels[chosen], rows[chosen])
     assert torch.equal(masked[~chosen], rows[~chosen])
@@ -87,26 +87,26 @@ def test_masking_has_the_shares_of_bert(rows, tokenizer):
 
 
 def test_random_tokens_are_drawn_from_the_whole_vocabulary(rows, tokenizer):
-    masked, _ = mask_tokens(rows, tokenizer, 1.0, torch.Generator().manual_seed(1))
+    masked, _ = mask_tokens(rows, tokenizer, probability=1.0, generator=torch.Generator().manual_seed(1))
     replaced = masked[(masked != rows) & (masked != tokenizer.mask_token_id)]
     assert replaced.min() == 5 and replaced.max() == len(tokenizer) - 1
 
 
 def test_special_tokens_are_never_masked(rows, tokenizer):
-    masked, labels = mask_tokens(rows, tokenizer, 1.0, torch.Generator().manual_seed(2))
+    masked, labels = mask_tokens(rows, tokenizer, probability=1.0, generator=torch.Generator().manual_seed(2))
     special = torch.isin(rows, torch.tensor(tokenizer.all_special_ids))
     assert torch.equal(labels == -100, special)
     assert torch.equal(masked[special], rows[special])
 
 
 def test_nothing_is_masked_at_probability_zero(rows, tokenizer):
-    masked, labels = mask_tokens(rows, tokenizer, 0.0)
+    masked, labels = mask_tokens(rows, tokenizer, probability=0.0)
     assert torch.equal(masked, rows) and (labels == -100).all()
 
 
 def test_a_rows_own_generator_makes_its_mask_independent_of_batch_and_padding(rows, tokenizer):
     def mask(ids, numbers):
-        return mask_tokens(ids, tokenizer, 0.5, [make_generator(3, number) for number in numbers])
+        return mask_tokens(ids, tokenizer, probability=0.5, generator=[make_generator(3, number) for number in numbers])
 
     whole, labels = mask(rows[:4], range(4))
     assert not torch.equal(whole[0] == 4, whole[1] == 4)
@@ -128,7 +128,7 @@ def test_masking_draws_from_the_global_generator_unless_given_one(rows, tokenize
 
 def test_masking_refuses_numbers_out_of_place(rows, tokenizer):
     with pytest.raises(ValueError, match=r"in \[0, 1\], not 15"):
-        mask_tokens(rows, tokenizer, 15)
+        mask_tokens(rows, tokenizer, probability=15)
     with pytest.raises(ValueError, match=r"one generator or 400 \(one for each row\), not 1"):
         mask_tokens(rows, tokenizer, generator=[torch.Generator()])
 

@@ -69,7 +69,7 @@ def test_training_crops_at_least_half_of_the_area():
     """An image whose pixel values are positions tells which part of it a crop shows."""
     y, x = np.mgrid[:100, :100]
     image = Image.fromarray(np.stack([x * 2, y * 2, x * 0], -1).astype(np.uint8))
-    transform = build_training_transform(50, (0, 0, 0), (1, 1, 1), flip_probability=0, num_operations=0)
+    transform = build_training_transform(50, mean=(0, 0, 0), std=(1, 1, 1), flip_probability=0, num_operations=0)
     areas = []
     for seed in range(200):
         with seeded(seed):

@@ -148,7 +148,7 @@ class AnswerVocabulary:
         return target
 
     @classmethod
-    def from_annotations(cls, samples: Iterable[QuestionSample], min_count: int = 9) -> "AnswerVocabulary":
+    def from_annotations(cls, samples: Iterable[QuestionSample], *, min_count: int = 9) -> "AnswerVocabulary":
         """The answers that most people gave to at least `min_count` questions.
 
         Args:

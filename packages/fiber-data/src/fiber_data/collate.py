@@ -59,8 +59,8 @@ class ImageTextCollator:
         self,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-        mlm_probability: float | None = 0.15,
         *,
+        mlm_probability: float | None = 0.15,
         fill_broken: bool = False,
         pad_to_max_length: bool = False,
         size_divisor: int = 1,
@@ -116,7 +116,9 @@ class ImageTextCollator:
             used += _USED_WITH_BOXES
         if self.mlm_probability is not None:
             generators = [make_generator(item["seed"], number) for item in good for number in _text_ids_of(item)]
-            masked = mask_tokens(batch["input_ids"], self.tokenizer, self.mlm_probability, generators)
+            masked = mask_tokens(
+                batch["input_ids"], self.tokenizer, probability=self.mlm_probability, generator=generators
+            )
             batch["mlm_input_ids"], batch["mlm_labels"] = masked
         return batch | _others(good, used, batch)
 

@@ -9,7 +9,7 @@ from fiber_data.formats.detection import DetectionData
 from fiber_data.seeding import make_generator
 
 
-def take_shots(data: DetectionData, shots: int, seed: int = 0) -> DetectionData:
+def take_shots(data: DetectionData, shots: int, *, seed: int = 0) -> DetectionData:
     """Draws images until each category is in at least `shots` of them, or in all that hold it.
 
     Images come in random order, and one is taken if a category of it still lacks images; since it brings its other

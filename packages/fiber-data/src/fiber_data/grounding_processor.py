@@ -40,13 +40,14 @@ class GroundingProcessor(Processor):
         shorter: int = 800,
         longest: int = 1333,
         max_length: int = 256,
+        *,
         size_divisor: int = 32,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(tokenizer, max_length, mean, std)
+        super().__init__(tokenizer, max_length, mean=mean, std=std)
         self.shorter, self.longest, self.size_divisor = shorter, longest, size_divisor
-        self.transform = build_detection_evaluation_transform(shorter, longest, self.mean, self.std)
+        self.transform = build_detection_evaluation_transform(shorter, longest, mean=self.mean, std=self.std)
 
     def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
         """``pixel_values`` of B images, ``image_sizes`` and ``original_sizes``, as the class says."""
@@ -68,8 +69,10 @@ class GroundingProcessor(Processor):
         Raises:
             ValueError: A name is empty or does not fit a prompt.
         """
-        prompts = chunk_categories(dict(enumerate(categories)), self.tokenizer, self.max_length - 2, chunk_size)
-        return encode_prompts(prompts, self.tokenizer, self.max_length)
+        prompts = chunk_categories(
+            dict(enumerate(categories)), self.tokenizer, max_tokens=self.max_length - 2, max_categories=chunk_size
+        )
+        return encode_prompts(prompts, self.tokenizer, max_length=self.max_length)
 
     def phrase_prompts(
         self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None

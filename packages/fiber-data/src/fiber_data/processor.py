@@ -42,6 +42,7 @@ class Processor(ABC):
         self,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
+        *,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
@@ -132,12 +133,13 @@ class FiberProcessor(Processor):
         tokenizer: PreTrainedTokenizerBase,
         image_size: int,
         max_length: int,
+        *,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(tokenizer, max_length, mean, std)
+        super().__init__(tokenizer, max_length, mean=mean, std=std)
         self.image_size = image_size
-        self.transform = build_evaluation_transform(image_size, self.mean, self.std)
+        self.transform = build_evaluation_transform(image_size, mean=self.mean, std=self.std)
 
     def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
         """``pixel_values`` of B images, float32 (B, 3, image_size, image_size)."""

@@ -102,9 +102,9 @@ def _wording(category: str | Wording, original: bool) -> Wording:
 def chunk_categories(
     categories: Categories,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     max_tokens: int = 254,
     max_categories: int | None = None,
-    *,
     separator: str = SEPARATOR,
     original: bool = False,
 ) -> list[Prompt]:
@@ -168,7 +168,7 @@ def _piece_lengths(
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_length: int = 256
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_length: int = 256
 ) -> dict[str, Any]:
     """Tokens of prompts, and which of them stand for which category, to ask a model without a data set.
 

@@ -100,6 +100,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def mask_tokens(
     input_ids: Tensor,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     probability: float = 0.15,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> tuple[Tensor, Tensor]:

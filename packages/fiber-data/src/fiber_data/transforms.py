@@ -27,6 +27,7 @@ _MAX_MAGNITUDE = 10
 
 def build_evaluation_transform(
     size: int,
+    *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> v2.Compose:
@@ -47,9 +48,9 @@ def build_evaluation_transform(
 
 def build_training_transform(
     size: int,
+    *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
-    *,
     crop_scale: tuple[float, float] = (0.5, 1.0),
     flip_probability: float = 0.5,
     num_operations: int = 2,
@@ -79,6 +80,7 @@ def build_training_transform(
 def build_detection_evaluation_transform(
     shorter: int = 800,
     longest: int = 1333,
+    *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> v2.Compose:
@@ -104,9 +106,9 @@ def build_detection_evaluation_transform(
 def build_detection_training_transform(
     shorter: int | Sequence[int] = (480, 560, 640, 720, 800),
     longest: int = 1333,
+    *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
-    *,
     flip_probability: float = 0.5,
 ) -> v2.Compose:
     """The augmentation of the fine stage: one of several sizes, and a flip that keeps texts true.
@@ -273,7 +275,7 @@ class RandAugment(v2.Transform):
         ValueError: The magnitude is outside 0..10.
     """
 
-    def __init__(self, num_operations: int = 2, magnitude: float = 7, probability: float = 0.5) -> None:
+    def __init__(self, num_operations: int = 2, magnitude: float = 7, *, probability: float = 0.5) -> None:
         super().__init__()
         if not 0 <= magnitude <= _MAX_MAGNITUDE:
             raise ValueError(f"the magnitude of RandAugment goes from 0 to {_MAX_MAGNITUDE}, not {magnitude}")

@@ -46,7 +46,7 @@ class Finding:
         return self.accuracy > self.chance + self.margin + 0.02
 
 
-def audit_scenes(root: str | Path, fit: str = "train", measure: str = "val") -> list[Finding]:
+def audit_scenes(root: str | Path, *, fit: str = "train", measure: str = "val") -> list[Finding]:
     """Measures every kind of task of a folder written by `generate_scenes`.
 
     Args:

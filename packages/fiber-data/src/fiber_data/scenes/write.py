@@ -58,7 +58,7 @@ class _Split:
 
 
 def generate_scenes(
-    out: str | Path, splits: Mapping[str, int], seed: int = 0, image_size: int = 64, *, progress: bool = True
+    out: str | Path, splits: Mapping[str, int], *, seed: int = 0, image_size: int = 64, progress: bool = True
 ) -> Path:
     """Writes the data set.
 
