@@ -71,7 +71,7 @@ def test_a_task_by_its_path_from_the_shell(scenes: Path, tmp_path: Path, capsys)
     assert main([*words, *trust]) == 1, "the task is a path too"
     assert f"'{TASK}'" in capsys.readouterr().err
     assert main([*words, *trust, "--trust", TASK]) == 0
-    assert main([*words, *trust, f"task.name={TASK}"]) == 0
+    assert main([*words, f"task.name={TASK}", *trust]) == 0
     assert capsys.readouterr().out == trained * 2, "with the settings of the run"
 
 
