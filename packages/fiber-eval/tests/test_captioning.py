@@ -180,9 +180,9 @@ def test_metric_equals_the_function_whatever_the_batches():
     ids = list(captions)
     for start in range(0, 12, 5):
         batch = ids[start : start + 5]
-        metric.update(torch.tensor(batch), [captions[image] for image in batch])
-    metric.update(ids[3:5], [captions[image] for image in ids[3:5]])  # again
-    metric.update([], [])
+        metric.update([captions[image] for image in batch], ids=torch.tensor(batch))
+    metric.update([captions[image] for image in ids[3:5]], ids=ids[3:5])  # again
+    metric.update([], ids=[])
     expected = score_captions(captions, references, metrics=ALL_BUT_METEOR, per_image=True)
     assert metric.per_image() == expected.pop("perImage")
     assert metric.compute() == expected
@@ -191,14 +191,14 @@ def test_metric_equals_the_function_whatever_the_batches():
 def test_reset_and_forward():
     captions, references = samples()
     metric = CaptionScores(references)
-    metric.update([7], ["something else"])
+    metric.update(["something else"], ids=[7])
     metric.reset()
-    batch = metric(list(captions)[:2], list(captions.values())[:2])
+    batch = metric(list(captions.values())[:2], ids=list(captions)[:2])
     few = list(captions)[:2]
     assert batch == score_captions(
         {image: captions[image] for image in few}, {image: references[image] for image in few}
     )
-    metric.update(list(captions)[2:], list(captions.values())[2:])
+    metric.update(list(captions.values())[2:], ids=list(captions)[2:])
     assert metric.compute() == score_captions(captions, references)
 
 
@@ -287,13 +287,13 @@ def test_unknown_metrics(metrics: Any):
 def test_update_refuses(ids: list, captions: Any, message: str):
     metric = CaptionScores(samples()[1])
     with pytest.raises(ValueError, match=message):
-        metric.update(ids, captions)
+        metric.update(captions, ids=ids)
 
 
 def test_ids_that_are_places_in_the_batch():
     metric = CaptionScores({0: ["a"], 1: ["b"]})
-    metric.update([0, 1], ["a dog", "a cat"])
-    metric.update([0, 1], ["a horse", "a boat"])
+    metric.update(["a dog", "a cat"], ids=[0, 1])
+    metric.update(["a horse", "a boat"], ids=[0, 1])
     with pytest.raises(ValueError, match="image 0 came twice with different captions; give each caption the id"):
         metric.compute()
 
@@ -324,12 +324,12 @@ def work(rank: int, folder: str) -> None:
     ids, texts = list(captions), list(captions.values())
     spread, idle = CaptionScores(references), CaptionScores(references)
     if rank == 0:
-        spread.update(ids[:9], texts[:9])
-        idle.update(ids, texts)
+        spread.update(texts[:9], ids=ids[:9])
+        idle.update(texts, ids=ids)
     else:
         for start in (6, 9):
-            spread.update(ids[start : start + 3], texts[start : start + 3])
-        spread.update(ids[:1], ["the padding of a sampler, captioned a little differently"])
+            spread.update(texts[start : start + 3], ids=ids[start : start + 3])
+        spread.update(["the padding of a sampler, captioned a little differently"], ids=ids[:1])
     torch.save(([spread.compute(), idle.compute()], spread.per_image()), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -25,11 +25,11 @@ def goldens(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("protocol", ["separate", "merged"])
 def test_recall_of_phrases(goldens, folder: Path, protocol) -> None:
     case = goldens["flickr"]
-    sentences = read_flickr30k_entities(folder / "flickr_mini", "test")
+    sentences = read_flickr30k_entities(folder / "flickr_mini")
     boxes: dict[tuple[str, int], Any] = {}
     for entry in case["predictions"]:  # a second prediction of a sentence counts for nothing
         boxes.setdefault((str(entry["image_id"]), entry["sentence_id"]), entry["boxes"])
-    found = phrase_grounding_recall(boxes, sentences, (1, 5, 10), protocol=protocol)
+    found = phrase_grounding_recall(boxes, sentences, protocol=protocol)
     for name, value in case["expected"][protocol].items():
         measure, _, kind = name.rpartition("_")
         ours = ("" if kind == "all" else f"{kind}_") + measure.lower()
@@ -42,7 +42,7 @@ def test_precision_of_expressions(goldens) -> None:
     targets = {name: [x, y, x + width, y + height] for name, (x, y, width, height) in case["gt_xywh"].items()}
     predictions = {name: (each["boxes_xyxy"], each["scores"]) for name, each in case["predictions"].items()}
     found = referring_accuracy(
-        predictions, targets, case["dataset"], ks=case["k"], criterion="giou", threshold=case["thresh"]
+        predictions, targets, datasets=case["dataset"], ks=case["k"], criterion="giou", threshold=case["thresh"]
     )
     asked = {name: numbers for name, numbers in case["expected"].items() if name in found}
     assert asked.keys() == found.keys()

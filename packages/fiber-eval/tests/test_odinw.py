@@ -27,9 +27,11 @@ PUBLISHED = {
 
 
 def test_published_average():
-    assert round(odinw_average(PUBLISHED), 3) == 0.392
+    result = odinw_average(PUBLISHED)
+    assert round(result["average"].item(), 3) == 0.392
+    assert result["pothole"] == PUBLISHED["pothole"]
     percents = {name: 100 * value for name, value in PUBLISHED.items()}
-    assert odinw_average(percents) == pytest.approx(100 * odinw_average(PUBLISHED))
+    assert odinw_average(percents)["average"] == pytest.approx(100 * result["average"].item())
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_published_average():
 def test_average_refuses(changed: dict, datasets: tuple, message: str):
     precisions = {name: value for name, value in {**PUBLISHED, **changed}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
-        odinw_average(precisions, datasets)
+        odinw_average(precisions, datasets=datasets)
 
 
 def folders(tmp_path: Path) -> tuple[Path, Path]:

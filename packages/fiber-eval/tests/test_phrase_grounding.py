@@ -119,13 +119,13 @@ def test_phrase_without_predicted_boxes_is_missed():
 
 def test_batches_order_and_repeats_change_nothing():
     metric = PhraseGroundingRecall(sentences())
-    metric.update([("8", 0), ("7", 0)], [predictions()["8", 0], []])
-    metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], predictions()["8", 0]])
+    metric.update([predictions()["8", 0], []], ids=[("8", 0), ("7", 0)])
+    metric.update([predictions()["7", 1], predictions()["8", 0]], ids=[("7", 1), ("8", 0)])
     with pytest.raises(ValueError, match="'phrase 0 of sentence 0 of image 8' came twice with different predictions"):
-        metric.update([("8", 0)], [[[MEN[0]]]])
+        metric.update([[[MEN[0]]]], ids=[("8", 0)])
     assert metric.compute() == phrase_grounding_recall(predictions(), sentences())
     metric.reset()
-    metric.update([("8", 0), ("7", 1)], [[[MEN[0]]], predictions()["7", 1]])
+    metric.update([[[MEN[0]]], predictions()["7", 1]], ids=[("8", 0), ("7", 1)])
     assert metric.compute()["people_recall@1"] == 1
 
 
@@ -134,10 +134,12 @@ def test_batches_order_and_repeats_change_nothing():
 
 def test_sentences_that_never_came():
     metric = PhraseGroundingRecall(sentences())
-    metric.update([("7", 1)], [predictions()["7", 1]])
+    metric.update([predictions()["7", 1]], ids=[("7", 1)])
     with pytest.raises(ValueError, match=r"1 of 3 phrases have no prediction: 'phrase 0 of sentence 0 of image 8';"):
         metric.compute()
-    assert PhraseGroundingRecall(sentences())([("7", 1)], [predictions()["7", 1]])["people_recall@1"] == 1  # of a batch
+    assert (
+        PhraseGroundingRecall(sentences())([predictions()["7", 1]], ids=[("7", 1)])["people_recall@1"] == 1
+    )  # of a batch
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,8 @@ def test_update_refuses(key: tuple[str, int], boxes: list, message: str):
     metric = PhraseGroundingRecall(sentences())
     good = predictions()
     with pytest.raises(ValueError, match=message):
-        metric.update([("8", 0), key], [[[MEN[0]]], boxes])
-    metric.update(list(good), list(good.values()))
+        metric.update([[[MEN[0]]], boxes], ids=[("8", 0), key])
+    metric.update(list(good.values()), ids=list(good))
     assert metric.compute() == phrase_grounding_recall(good, sentences())  # nothing of the refused batch stayed
 
 
@@ -230,7 +232,7 @@ def test_broken_dataset(tmp_path: Path, files: dict, message: str):
 
 def test_split_that_is_not_there(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"val.txt"):
-        read_flickr30k_entities(write_dataset(tmp_path), "val")
+        read_flickr30k_entities(write_dataset(tmp_path), split="val")
 
 
 GOOD = {"image_id": 7, "sentence_id": "1", "boxes": [[MAN], [DOG]]}
@@ -275,10 +277,10 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     metric, idle = PhraseGroundingRecall(sentences()), PhraseGroundingRecall(sentences())
     if rank == 0:
-        metric.update([("8", 0)], [predictions()["8", 0]])
-        idle.update(list(predictions()), list(predictions().values()))
+        metric.update([predictions()["8", 0]], ids=[("8", 0)])
+        idle.update(list(predictions().values()), ids=list(predictions()))
     else:
-        metric.update([("7", 1), ("8", 0)], [predictions()["7", 1], [[MEN[0]]]])
+        metric.update([predictions()["7", 1], [[MEN[0]]]], ids=[("7", 1), ("8", 0)])
     torch.save([metric.compute(), idle.compute()], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -50,7 +50,7 @@ def test_official_numbers_from_batches(vqa_reference: Path):
     metric = VQAAccuracy(annotations)
     for start in range(0, 600, 64):  # backwards, and every batch holds some samples of the last again
         batch = results[max(0, 536 - start) : 610 - start]
-        metric.update(torch.tensor([each["question_id"] for each in batch]), [each["answer"] for each in batch])
+        metric.update([each["answer"] for each in batch], ids=torch.tensor([each["question_id"] for each in batch]))
     result = metric.compute()
     assert result["overall"].item() == golden["accuracy"]["overall"]
     assert {name: value.item() for name, value in result["perAnswerType"].items()} == golden["accuracy"][
@@ -144,8 +144,8 @@ def test_groups_and_rounding():
 def test_update_refuses(ids: list, answers: list, message: str):
     metric = VQAAccuracy([question(1, ["yes"] * 10), question(2, ["no"] * 10)])
     with pytest.raises(ValueError, match=message):
-        metric.update(ids, answers)
-    metric.update([1, 2], ["yes", "no"])  # nothing of the refused batch stayed
+        metric.update(answers, ids=ids)
+    metric.update(["yes", "no"], ids=[1, 2])  # nothing of the refused batch stayed
     assert metric.compute()["overall"] == 100
 
 

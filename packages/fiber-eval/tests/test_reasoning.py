@@ -68,32 +68,32 @@ def test_a_sentence_is_consistent_if_right_with_all_its_pairs():
 
 
 def test_subsets_and_single_examples():
-    metric = NLVR2Accuracy(LABELS, {"first": ["dev-1-0-0", "dev-1-0-1", "dev-1-0-0"]})
-    metric.update(list(LABELS), torch.tensor([True, True, True, True]))
+    metric = NLVR2Accuracy(LABELS, subsets={"first": ["dev-1-0-0", "dev-1-0-1", "dev-1-0-0"]})
+    metric.update(torch.tensor([True, True, True, True]), ids=list(LABELS))
     assert metric.compute()["first_accuracy"] == 0.5
     assert metric.per_example() == {"dev-1-0-0": True, "dev-1-1-0": False, "dev-1-2-0": True, "dev-1-0-1": False}
 
 
 def test_a_repeated_sample_counts_once():
     metric = NLVR2Accuracy(LABELS)
-    metric.update(["dev-1-1-0", "dev-1-1-0", "dev-1-0-0"], [True, True, True])
-    metric.update(["dev-1-2-0", "dev-1-0-1", "dev-1-1-0"], [True, False, True])
+    metric.update([True, True, True], ids=["dev-1-1-0", "dev-1-1-0", "dev-1-0-0"])
+    metric.update([True, False, True], ids=["dev-1-2-0", "dev-1-0-1", "dev-1-1-0"])
     assert metric.compute()["accuracy"] == 0.75
 
 
 def test_forward_scores_the_batch_and_adds_it():
-    metric = NLVR2Accuracy(LABELS, {"first": ["dev-1-0-0"]})
-    assert metric(["dev-1-0-0", "dev-1-1-0"], [True, True])["accuracy"] == 0.5
-    assert metric(["dev-1-2-0", "dev-1-0-1"], [True, False])["accuracy"] == 1
+    metric = NLVR2Accuracy(LABELS, subsets={"first": ["dev-1-0-0"]})
+    assert metric([True, True], ids=["dev-1-0-0", "dev-1-1-0"])["accuracy"] == 0.5
+    assert metric([True, False], ids=["dev-1-2-0", "dev-1-0-1"])["accuracy"] == 1
     assert metric.compute()["accuracy"] == 0.75
 
 
 def test_reset_forgets():
     metric = NLVR2Accuracy(LABELS)
-    metric.update(list(LABELS), [False] * 4)
+    metric.update([False] * 4, ids=list(LABELS))
     assert metric.compute()["accuracy"] == 0.5
     metric.reset()
-    metric.update(list(LABELS), list(LABELS.values()))
+    metric.update(list(LABELS.values()), ids=list(LABELS))
     assert metric.compute()["accuracy"] == 1
 
 
@@ -102,15 +102,15 @@ def test_reset_forgets():
 
 def test_another_prediction_for_a_sample_that_came():
     metric = NLVR2Accuracy(LABELS)
-    metric.update(list(LABELS), list(LABELS.values()))
+    metric.update(list(LABELS.values()), ids=list(LABELS))
     with pytest.raises(ValueError, match=r"'dev-1-0-0' came twice with different predictions.* reset the metric"):
-        metric.update(["dev-1-0-0"], [False])
+        metric.update([False], ids=["dev-1-0-0"])
 
 
 def test_missing_predictions_are_listed():
     labels = {f"dev-{number}-0-0": True for number in range(30)}
     metric = NLVR2Accuracy(labels)
-    metric.update(["dev-4-0-0"], [True])
+    metric.update([True], ids=["dev-4-0-0"])
     with pytest.raises(ValueError, match=r"29 of 30 examples have no prediction: 'dev-0-0-0', .* and 9 more"):
         metric.compute()
 
@@ -126,7 +126,7 @@ def test_missing_predictions_are_listed():
 )
 def test_update_refuses(ids: list, predictions: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        NLVR2Accuracy(LABELS).update(ids, predictions)
+        NLVR2Accuracy(LABELS).update(predictions, ids=ids)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_update_refuses(ids: list, predictions: Any, message: str):
 )
 def test_labels_refused(labels: dict, subsets: dict | None, message: str):
     with pytest.raises(ValueError, match=message):
-        NLVR2Accuracy(labels, subsets)
+        NLVR2Accuracy(labels, subsets=subsets)
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,12 @@ def test_splits_in_batches(refcoco: tuple[dict, dict, dict]):
     for each in annotations["annotations"]:
         x, y, width, height = each["bbox"]
         targets[each["image_id"]] = torch.tensor([x, y, x + width, y + height], dtype=torch.float64)
-    metric = ReferringAccuracy(targets, splits, ks=(1,))
+    metric = ReferringAccuracy(targets, datasets=splits, ks=(1,))
     for start in range(0, 900, 70):  # the last of a batch comes again with the next
         ids = torch.arange(1 + start, min(901, 72 + start))
         found = [predictions[str(number)] for number in ids.tolist()]
         boxes = [torch.tensor(each["boxes"], dtype=torch.float64) for each in found]
-        metric.update(ids, boxes, [torch.tensor(each["scores"]) for each in found])
+        metric.update(boxes, [torch.tensor(each["scores"]) for each in found], ids=ids)
     expected = {name: value["P@1"] for name, value in golden[CRITERIA["iou"]].items() if "/" in name}
     assert len(expected) == 9
     result = {split: precisions["P@1"].item() for split, precisions in metric.compute().items()}
@@ -105,9 +105,9 @@ def test_criteria_differ():
 def test_boxes_rank_by_score_whatever_their_order():
     boxes, scores = [[20, 20, 40, 40], [0, 0, 10, 10], [0, 0, 1, 1]], [0.2, 0.1, 0.9]
     metric = ReferringAccuracy({1: [0, 0, 10, 10]}, ks=(1, 2, 3))
-    metric.update([1], [boxes], [scores])
-    metric.update([1], [boxes[::-1]], [scores[::-1]])
-    assert metric.result() == {"all": {"P@1": 0, "P@2": 0, "P@3": 1}}
+    metric.update([boxes], [scores], ids=[1])
+    metric.update([boxes[::-1]], [scores[::-1]], ids=[1])
+    assert metric.compute() == {"all": {"P@1": 0, "P@2": 0, "P@3": 1}}
     assert metric.per_expression() == {1: 3}
 
 
@@ -120,7 +120,7 @@ def test_equal_scores_rank_by_coordinates_as_in_mdetr():
 
 def test_no_box_is_a_miss(tmp_path: Path):
     metric = ReferringAccuracy(TARGETS)
-    metric.update([1, 2], [torch.empty(0, 4), [[20, 20, 40, 40]]], [torch.empty(0), [0.1]])
+    metric.update([torch.empty(0, 4), [[20, 20, 40, 40]]], [torch.empty(0), [0.1]], ids=[1, 2])
     assert metric.per_expression() == {1: None, 2: 1}
     results = {"1": {"boxes": [], "scores": []}, "2": {"boxes": [[20, 20, 40, 40]], "scores": [0.1]}}
     files = write(tmp_path / "annotations.json", coco()), write(tmp_path / "results.json", results)
@@ -166,7 +166,7 @@ def test_boxes_without_area_fit_nothing():
 )
 def test_update_refuses(ids: list, boxes: list, scores: list, message: str):
     with pytest.raises(ValueError, match=message):
-        ReferringAccuracy(TARGETS).update(ids, boxes, scores)
+        ReferringAccuracy(TARGETS).update(boxes, scores, ids=ids)
 
 
 @pytest.mark.parametrize(

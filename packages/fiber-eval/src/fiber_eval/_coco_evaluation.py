@@ -1,9 +1,8 @@
-"""Precision and recall of detections, accumulated by pycocotools or by faster-coco-eval."""
+"""Precision and recall of detections, accumulated by faster-coco-eval or, as the reference, by pycocotools."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from fiber_eval._regions import GroundTruth, IouType, Regions
 
-Backend = Literal["auto", "pycocotools", "faster_coco_eval"]
+Backend = Literal["faster_coco_eval", "pycocotools"]
 AREAS = {"s": 1, "m": 2, "l": 3}  # small, medium, large: their indices among the evaluators' ranges; 0 is all
 
 
@@ -42,9 +41,10 @@ def evaluate(found: Regions, truth: GroundTruth, backend: Backend, max_detection
         max_detections: M numbers of detections of a category that count in an image, rising.
 
     Raises:
-        ModuleNotFoundError: The backend is not installed.
+        ValueError: There is no such backend.
     """
-    dataset_class, evaluator_class, parameters = _load(choose_backend(backend), truth.iou_type)
+    check_backend(backend)
+    dataset_class, evaluator_class, parameters = _load(backend, truth.iou_type)
     size = (len(truth.categories), len(AREAS) + 1, len(max_detections))
     precision = -np.ones((len(parameters.iouThrs), len(parameters.recThrs), *size))
     recall = -np.ones((len(parameters.iouThrs), *size))
@@ -76,19 +76,10 @@ def evaluate(found: Regions, truth: GroundTruth, backend: Backend, max_detection
     return Curves(precision, recall)
 
 
-def choose_backend(backend: Backend) -> str:
-    """The evaluator that a name stands for.
-
-    Raises:
-        ValueError: There is none of the name.
-        ModuleNotFoundError: It is not installed.
-    """
+def check_backend(backend: Backend) -> None:
+    """ValueError unless there is a backend of that name."""
     if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, but is {backend!r}.")
-    fast = importlib.util.find_spec("faster_coco_eval") is not None
-    if backend == "faster_coco_eval" and not fast:
-        raise ModuleNotFoundError("backend 'faster_coco_eval' is not installed; pip install 'fiber-eval[fast]'.")
-    return "faster_coco_eval" if fast and backend == "auto" else backend if backend != "auto" else "pycocotools"
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, but is {backend!r}")
 
 
 def average_precisions(precision: NDArray[np.float64]) -> dict[str, float]:

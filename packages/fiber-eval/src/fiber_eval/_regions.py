@@ -15,6 +15,8 @@ from fiber_eval.files import read_json, some
 
 IouType = Literal["bbox", "segm"]
 Entries = Sequence[Mapping[str, Any]]
+Given = Entries | Mapping[str, Any] | Path | str
+"""What a file holds, or its path."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Regions:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, rows: Any) -> Regions:
+    def of_image(self, image_id: int) -> Regions:
+        """The same regions under another image id."""
+        return replace(self, image_ids=np.full(len(self), image_id, dtype=np.int64))
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Regions:
         return Regions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @staticmethod
@@ -56,6 +62,17 @@ class GroundTruth:
     source: str
     """What errors call them."""
 
+    @staticmethod
+    def join(parts: Mapping[int, GroundTruth]) -> GroundTruth:
+        """The ground truth of all images, of which there must be one, from that of each by its id."""
+        first = next(iter(parts.values()))
+        images: dict[int, Mapping[str, Any]] = {
+            key: {**image, "id": key} for key, truth in parts.items() for image in truth.images.values()
+        }
+        categories = {key: category for truth in parts.values() for key, category in truth.categories.items()}
+        regions = Regions.join([truth.regions.of_image(key) for key, truth in parts.items()])
+        return GroundTruth(images, dict(sorted(categories.items())), regions, first.iou_type, "the targets")
+
     def without(self, image_ids: Sequence[int]) -> GroundTruth:
         """The annotations of all other images."""
         left_out = set(image_ids)
@@ -64,7 +81,7 @@ class GroundTruth:
         return replace(self, images=images, regions=self.regions[kept])
 
 
-def read_annotations(given: Any, iou_type: IouType) -> GroundTruth:
+def read_annotations(given: Given, iou_type: IouType) -> GroundTruth:
     """Check an annotation file in COCO's format.
 
     Args:
@@ -75,25 +92,24 @@ def read_annotations(given: Any, iou_type: IouType) -> GroundTruth:
         ValueError: A part or key is missing, an id is given twice or unknown, a number is NaN or a size negative.
     """
     if iou_type not in get_args(IouType):
-        raise ValueError(f"iou_type must be one of {', '.join(get_args(IouType))}, but is {iou_type!r}.")
+        raise ValueError(f"iou_type must be one of {', '.join(get_args(IouType))}, but is {iou_type!r}")
     contents, source = opened(given, "annotations")
     for part in ("images", "annotations", "categories"):
         if not isinstance(contents, Mapping) or not _is_list(contents.get(part)):
-            raise ValueError(f"{source} must hold a list under {part!r}; give an annotation file in COCO's format.")
+            raise ValueError(f"{source} must hold a list under {part!r}; give an annotation file in COCO's format")
     if not contents["images"]:
-        raise ValueError(f"{source} holds no image; give an annotation file with the images that were evaluated.")
+        raise ValueError(f"{source} holds no image; give an annotation file with the images that were evaluated")
     images = _by_id(contents["images"], f"{source}: images")
     categories = _by_id(contents["categories"], f"{source}: categories")
     entries, where = contents["annotations"], f"{source}: annotations"
     if any("id" in entry for entry in entries if isinstance(entry, Mapping)):
         _by_id(entries, where)
-    areas = _numbers(entries, "area", where)
-    _refuse(areas < 0, entries, where, "area must not be negative")
-    regions = _regions(entries, images, categories, iou_type, where, areas)
+    areas = _areas(entries, where)
+    regions = _regions(entries, images, categories, iou_type, where, annotated=True, areas=areas)
     return GroundTruth(images, categories, regions, iou_type, source)
 
 
-def read_detections(given: Any, truth: GroundTruth, source: str = "detections") -> Regions:
+def read_detections(given: Given, truth: GroundTruth, source: str = "detections") -> Regions:
     """Check a results file in COCO's format.
 
     Args:
@@ -106,16 +122,47 @@ def read_detections(given: Any, truth: GroundTruth, source: str = "detections") 
     """
     contents, source = opened(given, source)
     if not _is_list(contents):
-        raise ValueError(f"{source} must hold a list of detections, but holds a {type(contents).__name__}.")
+        raise ValueError(f"{source} must hold a list of detections, but holds a {type(contents).__name__}")
     return _regions(contents, truth.images, truth.categories, truth.iou_type, source)
 
 
-def opened(given: Any, name: str) -> tuple[Any, str]:
+def read_target(
+    entries: Entries, image: Mapping[str, Any], labels: Sequence[int], iou_type: IouType, source: str
+) -> GroundTruth:
+    """Check the target of one image, given without a file; areas that are not given are those of the regions.
+
+    Args:
+        entries: Annotations in COCO's format, of that image.
+        image: Its `id`, and for masks `height` and `width`.
+        labels: All ids of categories, those that are predicted too.
+        iou_type: Whether boxes or masks will be compared.
+        source: What errors call it.
+
+    Raises:
+        ValueError: A key is missing, a number is NaN, or a size negative.
+    """
+    images = {image["id"]: image}
+    categories: dict[int, Mapping[str, Any]] = {label: {"id": label} for label in sorted(set(labels))}
+    areas = _areas(entries, source) if any("area" in entry for entry in entries) else None
+    regions = _regions(entries, images, categories, iou_type, source, annotated=True, areas=areas)
+    return GroundTruth(images, categories, regions, iou_type, source)
+
+
+def category_ids(entries: Entries, source: str) -> list[int]:
+    """The category of each entry.
+
+    Raises:
+        ValueError: One is no integer.
+    """
+    return _ids(entries, "category_id", source).tolist()
+
+
+def opened(given: Given, name: str) -> tuple[Any, str]:
     """The contents of a file and what errors call them: its path, or `name` if the contents were given themselves."""
     return (read_json(given), str(given)) if isinstance(given, Path | str) else (given, name)
 
 
-def _is_list(contents: Any) -> bool:
+def _is_list(contents: object) -> bool:
     return isinstance(contents, Sequence) and not isinstance(contents, str)
 
 
@@ -125,10 +172,11 @@ def _regions(
     categories: Mapping[int, Mapping[str, Any]],
     iou_type: IouType,
     source: str,
+    *,
+    annotated: bool = False,
     areas: NDArray[np.float64] | None = None,
 ) -> Regions:
-    """Checked columns; given `areas`, of annotations, otherwise of detections."""
-    annotated = areas is not None
+    """Checked columns of annotations, else of detections; without `areas`, those of the regions."""
     image_ids = _ids(entries, "image_id", source)
     category_ids = _ids(entries, "category_id", source)
     for key, ids, known in (("image_id", image_ids, images), ("category_id", category_ids, categories)):
@@ -152,19 +200,19 @@ def _regions(
         boxes = np.zeros((len(entries), 4))
         for row, entry in enumerate(entries):
             rles[row] = _run_lengths(entry, images[image_ids[row]], f"{source}, entry {row}")
-        areas = areas if annotated else np.array([rle_ops.area(rle) for rle in rles], dtype=float)
+        own_areas = np.array([rle_ops.area(rle) for rle in rles], dtype=float)
     else:
         boxes = _numbers(entries, "bbox", source, width=4)
         _refuse(np.any(boxes[:, 2:] < 0, axis=1), entries, source, "bbox must not have a negative width or height")
-        areas = areas if annotated else boxes[:, 2] * boxes[:, 3]
-    assert areas is not None
+        own_areas = boxes[:, 2] * boxes[:, 3]
+    areas = own_areas if areas is None else areas
     return Regions(image_ids, category_ids, boxes, areas, scores, crowds.astype(np.int64), rles)
 
 
 def _run_lengths(entry: Mapping[str, Any], image: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A mask given as polygons or as run lengths, compressed or not, of the image's size."""
     if not isinstance(image.get("height"), int) or not isinstance(image.get("width"), int):
-        raise ValueError(f"{where}: masks need the height and width of image {image['id']}; add them to the image.")
+        raise ValueError(f"{where}: masks need the height and width of image {image['id']}; add them to the image")
     size = [image["height"], image["width"]]
     shape = entry.get("segmentation")
     try:
@@ -173,9 +221,9 @@ def _run_lengths(entry: Mapping[str, Any], image: Mapping[str, Any], where: str)
         given = list(shape["size"])  # type: ignore[index]
         rle = rle_ops.frPyObjects(shape, *given) if isinstance(shape["counts"], list) else dict(shape)  # type: ignore
     except Exception as error:  # the C code raises plain ones
-        raise ValueError(f"{where}: segmentation must be polygons or run lengths, but is {shape!r:.60}.") from error
+        raise ValueError(f"{where}: segmentation must be polygons or run lengths, but is {shape!r:.60}") from error
     if given != size:
-        raise ValueError(f"{where}: the mask is of size {given}, but its image {image['id']} of {size}.")
+        raise ValueError(f"{where}: the mask is of size {given}, but its image {image['id']} of {size}")
     return rle
 
 
@@ -183,8 +231,14 @@ def _by_id(entries: Entries, source: str) -> dict[int, Mapping[str, Any]]:
     ids = _ids(entries, "id", source)
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"{source}: id {unique[counts > 1][0]} is given {counts.max()} times; give each its own.")
+        raise ValueError(f"{source}: id {unique[counts > 1][0]} is given {counts.max()} times; give each its own")
     return dict(sorted(zip(ids.tolist(), entries, strict=True)))
+
+
+def _areas(entries: Entries, source: str) -> NDArray[np.float64]:
+    areas = _numbers(entries, "area", source)
+    _refuse(areas < 0, entries, source, "area must not be negative")
+    return areas
 
 
 def _ids(entries: Entries, key: str, source: str) -> NDArray[np.int64]:
@@ -217,15 +271,15 @@ def _column(entries: Entries, key: str, source: str, kinds: str, shape: tuple[in
         return column
     for row, entry in enumerate(entries):  # all at once failed: which one was it
         if not isinstance(entry, Mapping):
-            raise ValueError(f"{source}, entry {row}: must be a dictionary, but is a {type(entry).__name__}.")
+            raise ValueError(f"{source}, entry {row}: must be a dictionary, but is a {type(entry).__name__}")
         if key not in entry:
-            raise ValueError(f"{source}, entry {row}: {key} is missing; there are {', '.join(map(str, entry))}.")
+            raise ValueError(f"{source}, entry {row}: {key} is missing; there are {', '.join(map(str, entry))}")
         if array([entry[key]]) is None:
-            raise ValueError(f"{source}, entry {row}: {key} must be {expected}, but is {entry[key]!r:.60}.")
-    raise ValueError(f"{source}: {key} must be {expected} in each entry.")
+            raise ValueError(f"{source}, entry {row}: {key} must be {expected}, but is {entry[key]!r:.60}")
+    raise ValueError(f"{source}: {key} must be {expected} in each entry")
 
 
 def _refuse(bad: NDArray[np.bool_], entries: Entries, source: str, rule: str, more: str = "") -> None:
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"{source}, entry {row}: {rule}, but is {entries[row].get(rule.split()[0])!r:.60}{more}.")
+        raise ValueError(f"{source}, entry {row}: {rule}, but is {entries[row].get(rule.split()[0])!r:.60}{more}")

@@ -1,4 +1,4 @@
-"""What `fiber-eval` can score: entry points of the group `fiber.benchmarks`, of this distribution and of any other.
+"""The benchmarks that `fiber-eval` scores: entry points of the group `fiber.benchmarks`, ours and others'.
 
     [project.entry-points."fiber.benchmarks"]
     vqa = "fiber_eval.question_answering:score_files"
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 GROUP = "fiber.benchmarks"
-UNTOLD = "not told"  # of a benchmark whose docstring cannot be read or lacks it
+UNTOLD = "not documented"  # of a benchmark whose docstring cannot be read or lacks it
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What can be scored from files, as its function's docstring tells it.
+    """A benchmark that scores files, as the docstring of its function describes it.
 
     Attributes:
         name: What the command calls it.
@@ -56,9 +56,9 @@ def available() -> dict[str, EntryPoint]:
 
 
 def describe(entry: EntryPoint) -> Benchmark:
-    """What the source of a benchmark's function tells; of its module and packages, only `__init__` files are run.
+    """The description of a benchmark from its function's source; of its packages, only `__init__` files are run.
 
-    A function that cannot be found without running its module, or at all, is described as not told.
+    A function that cannot be found without running its module, or at all, is described as not documented.
     """
     try:
         function, constants = _read(entry)
@@ -87,7 +87,7 @@ def load(entry: EntryPoint) -> Callable[..., Mapping[str, Any]]:
     try:
         return entry.load()
     except AttributeError as error:
-        raise ValueError(f"benchmark {entry.name} cannot be loaded from {entry.value}: {error}.") from error
+        raise ValueError(f"benchmark {entry.name} cannot be loaded from {entry.value}: {error}") from error
 
 
 def _read(entry: EntryPoint) -> tuple[ast.FunctionDef, dict[str, ast.expr]]:

@@ -21,7 +21,7 @@ _LIST = "list"  # the word that is no benchmark
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line's options."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="fiber-eval", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('fiber-eval')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="benchmark")
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: The words after ``fiber-eval``; None takes them from the shell.
@@ -107,9 +107,9 @@ def _score(options: argparse.Namespace) -> str:
     entry = benchmarks.available()[options.command]
     for name in ("annotations", "results"):
         if not getattr(options, name).exists():
-            raise ValueError(f"--{name}: {getattr(options, name)} does not exist.")
+            raise ValueError(f"--{name}: {getattr(options, name)} does not exist")
     if options.out and not options.out.parent.is_dir():  # said before the work, not after
-        raise ValueError(f"--out: the folder {options.out.parent} does not exist; make it first.")
+        raise ValueError(f"--out: the folder {options.out.parent} does not exist; make it first")
     try:
         score_files = benchmarks.load(entry)
         chosen = _chosen(options.option, score_files)
@@ -117,12 +117,12 @@ def _score(options: argparse.Namespace) -> str:
     except (AttributeError, TypeError) as error:
         if not options.option:  # then it is our mistake
             raise
-        raise ValueError(f"--option {' --option '.join(options.option)} does not fit: {error}.") from error
+        raise ValueError(f"--option {' --option '.join(options.option)} does not fit: {error}") from error
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("fiber_eval"):  # it says by itself what is wrong
             raise
         raise ImportError(
-            f"{entry.name} needs {error.name}, which is not installed; pip install {error.name.partition('.')[0]}."
+            f"{entry.name} needs {error.name}, which is not installed; pip install {error.name.partition('.')[0]}"
         ) from error
     if options.out:
         options.out.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
@@ -139,20 +139,20 @@ def _chosen(words: Sequence[str], score_files: Callable) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"--option must be NAME=VALUE, but is {word!r}.")
+            raise ValueError(f"--option must be NAME=VALUE, but is {word!r}")
         if name not in known and len(known) == len(parameters):
-            raise ValueError(f"--option {name} is unknown; known are: {', '.join(known) or 'none'}.")
+            raise ValueError(f"--option {name} is unknown; known are: {', '.join(known) or 'none'}")
         try:
             chosen[name] = json.loads(value)
         except json.JSONDecodeError:
             chosen[name] = value
     required = [each.name for each in parameters if each.default is each.empty and each.name in known]
     if absent := [name for name in required if name not in chosen]:
-        raise ValueError(f"--option {absent[0]}=VALUE is needed, but did not come.")
+        raise ValueError(f"--option {absent[0]}=VALUE is needed, but did not come")
     return chosen
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """What JSON can hold; numbers that it cannot are null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _rows(scores: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _rows(scores: object, name: str = "") -> Iterator[tuple[str, str]]:
     """Name and value of each number; nested names are joined by dots, long groups are counted only."""
     if isinstance(scores, Mapping | list):
         items = list(scores.items() if isinstance(scores, Mapping) else enumerate(scores))

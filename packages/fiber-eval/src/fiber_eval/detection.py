@@ -1,7 +1,7 @@
 """Object detection and instance segmentation: COCO average precision, the official twelve numbers.
 
 Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014); matching and accumulation are those of the
-official code (cocodataset/cocoapi, PyPI `pycocotools`), or of its faster twin `faster-coco-eval`: equal numbers.
+official code (cocodataset/cocoapi, PyPI `pycocotools`) in its faster twin `faster-coco-eval`, or itself: equal numbers.
 What differs from calling them directly:
 
 * annotation ids are numbered anew from 1: both take an annotation with id 0 for "unmatched" and never find it;
@@ -17,13 +17,10 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Unpack, get_args
 
-import numpy as np
-import torch
-from pycocotools import mask as rle_ops
 from torch import Tensor
 
 from fiber_eval._coco_evaluation import (
@@ -31,15 +28,23 @@ from fiber_eval._coco_evaluation import (
     Backend,
     average_precisions,
     categories_ap,
-    choose_backend,
+    check_backend,
     evaluate,
     mean,
 )
-from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections
+from fiber_eval._regions import (
+    GroundTruth,
+    IouType,
+    Regions,
+    category_ids,
+    read_annotations,
+    read_detections,
+    read_target,
+)
+from fiber_eval._tensors import BoxFormat, OfImage, as_entries, image_size
 from fiber_eval.files import some
-from fiber_eval.samples import RecordMetric
+from fiber_eval.samples import MetricOptions, RecordMetric, as_numbers, as_tensors
 
-BoxFormat = Literal["xyxy", "xywh"]
 COCO_MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
 
 
@@ -48,9 +53,9 @@ def coco_ap(
     annotations: Mapping[str, Any] | Path | str,
     *,
     iou_type: IouType = "bbox",
-    backend: Backend = "auto",
+    backend: Backend = "faster_coco_eval",
     per_category: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """COCO average precision and recall of a list of detections.
 
     An image without detections is simply an image where nothing was found. Detections of equal score keep their order
@@ -62,28 +67,27 @@ def coco_ap(
         annotations: A COCO annotation file (`.json` or `.json.gz`) or its contents: `images`, `annotations` (each with
             `area`; `iscrowd` is 0 where it is absent) and `categories`. Ids need not be contiguous.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
-        backend: The evaluator. "auto" takes faster-coco-eval where it is installed, otherwise pycocotools.
+        backend: The evaluator: faster-coco-eval, or the official pycocotools, several times as slow.
         per_category: Whether to add `AP/<category id>` for each category.
 
     Returns:
         `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl` in 0..1, or -1 where the
-        annotations hold nothing of the kind.
+        annotations hold nothing of the kind; scalars in float64 on the CPU.
 
     Raises:
         ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option; names the
             file and the entry.
-        ModuleNotFoundError: The backend is not installed.
 
     Example:
         >>> from fiber_eval.detection import coco_ap
         >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0, "id": 1}
         >>> annotations = {"images": [{"id": 7}], "categories": [{"id": 1, "name": "dog"}], "annotations": [truth]}
         >>> result = coco_ap([{"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 40], "score": 0.9}], annotations)
-        >>> round(result["AP50"], 6), round(result["AP"], 6)  # an overlap of 0.8 passes 7 of 10 thresholds
+        >>> round(result["AP50"].item(), 6), round(result["AP"].item(), 6)  # IoU 0.8 passes 7 of 10 thresholds
         (1.0, 0.7)
     """
     truth = read_annotations(annotations, iou_type)
-    return summarize(read_detections(predictions, truth), truth, backend, per_category)
+    return as_tensors(summarize(read_detections(predictions, truth), truth, backend, per_category))
 
 
 def score_files(
@@ -91,10 +95,10 @@ def score_files(
     results: Path,
     *,
     iou_type: IouType = "bbox",
-    backend: Backend = "auto",
+    backend: Backend = "faster_coco_eval",
     per_category: bool = False,
 ) -> dict[str, float]:
-    """Score a results file.
+    """Score a results file in COCO's format.
 
     Args:
         annotations: COCO's instances_*.json
@@ -104,11 +108,10 @@ def score_files(
         per_category: Whether to add `AP/<category id>` for each category.
 
     Returns:
-        As `coco_ap`.
+        As `coco_ap`, in Python's numbers.
 
     Raises:
         ValueError: As `coco_ap`.
-        ModuleNotFoundError: The backend is not installed.
 
     Source: Lin et al. 2014, Microsoft COCO, https://arxiv.org/abs/1405.0312
 
@@ -125,145 +128,214 @@ def score_files(
         ...     round(score_files(annotations, results)["AP"], 6)
         1.0
     """
-    return coco_ap(results, annotations, iou_type=iou_type, backend=backend, per_category=per_category)
+    return as_numbers(coco_ap(results, annotations, iou_type=iou_type, backend=backend, per_category=per_category))
 
 
 class DetectionMetric(RecordMetric):
-    """What detection metrics share: predictions by image id, kept once, scored against a whole annotation file."""
+    """A metric that keeps the predictions of each image once and scores them against all targets."""
+
+    truth: GroundTruth | None
+    """What the annotation file holds; None where targets come with the predictions."""
 
     def __init__(
         self,
-        annotations: Mapping[str, Any] | Path | str,
+        truth: GroundTruth | None,
         *,
-        iou_type: IouType = "bbox",
-        box_format: BoxFormat = "xyxy",
-        backend: Backend = "auto",
-        per_category: bool = False,
-        **kwargs: Any,
+        iou_type: IouType,
+        box_format: BoxFormat,
+        backend: Backend,
+        per_category: bool,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if box_format not in get_args(BoxFormat):
-            raise ValueError(f"box_format must be one of {', '.join(get_args(BoxFormat))}, but is {box_format!r}.")
-        choose_backend(backend)
-        self.truth = self._read(annotations, iou_type)
+        for name, value, known in (("iou_type", iou_type, IouType), ("box_format", box_format, BoxFormat)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, but is {value!r}")
+        check_backend(backend)
+        self.truth = truth
         self.iou_type, self.box_format, self.backend, self.per_category = iou_type, box_format, backend, per_category
-
-    def update(self, image_ids: Tensor | Sequence[int], predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Add the detections of some images.
-
-        Args:
-            image_ids: [B], ids of the annotations.
-            predictions: B of them, an image without detections too: `boxes` [N, 4] in pixels of the original image
-                (for masks not needed), `scores` [N], `labels` [N] (category ids), and for masks `masks`: [N, H, W] of
-                the image's size, true inside, or N COCO run lengths.
-
-        Raises:
-            ValueError: A part is missing, shapes disagree, an id is unknown, or a value is NaN or a box negative.
-        """
-        ids = [int(i) for i in image_ids]
-        if len(ids) != len(predictions):
-            raise ValueError(f"update needs a prediction for each image, but got {len(ids)} ids, {len(predictions)}.")
-        if unknown := [image_id for image_id in ids if image_id not in self.truth.images]:
-            raise ValueError(f"{some(unknown)}: no image of the annotations has such an id; give their ids.")
-        rows = [self._regions(*pair) for pair in zip(ids, predictions, strict=True)]
-        for image_id, regions in zip(ids, rows, strict=True):
-            self.keep(pickle.dumps((image_id, regions)))
 
     def compute(self) -> dict[str, Tensor]:
         """Score all images that came, over all processes.
 
         Returns:
-            Scalars in float64 on the CPU under the names of the function; the same on every process.
+            As the function; the same on every process.
 
         Raises:
-            ValueError: An image of the annotations never came.
+            ValueError: An image of the annotations never came, or without annotations none came at all.
         """
-        seen: dict[int, Regions] = {}
-        stream = io.BytesIO(b"".join(self.kept()))
-        while stream.tell() < len(stream.getbuffer()):
-            image_id, regions = pickle.load(stream)
-            seen.setdefault(image_id, regions)
-        missing = [image_id for image_id in self.truth.images if image_id not in seen]
-        if missing and not self._batch_only:
-            raise ValueError(
-                f"{len(missing)} of {len(self.truth.images)} images of the annotations never came: {some(missing)}; "
-                "update with each image, also where nothing was detected."
-            )
-        truth = self.truth.without(missing)
-        found = Regions.join([truth.regions[:0], *(seen[image_id] for image_id in truth.images)])
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score(found, truth).items()}
-
-    @staticmethod
-    def _read(annotations: Any, iou_type: IouType) -> GroundTruth:
-        return read_annotations(annotations, iou_type)
+        found, truth = self._against_file(self.truth) if self.truth else self._against_targets()
+        return as_tensors(self._score(found, truth))
 
     def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
         raise NotImplementedError
 
-    def _regions(self, image_id: int, prediction: Mapping[str, Any]) -> Regions:
-        """One image's prediction as checked regions."""
-        needed = ["masks" if self.iou_type == "segm" else "boxes", "scores", "labels"]
-        if absent := [key for key in needed if key not in prediction]:
-            raise ValueError(f"the prediction of image {image_id} lacks {', '.join(absent)}; give {', '.join(needed)}.")
-        sizes = {key: len(prediction[key]) for key in needed}
-        if len(set(sizes.values())) > 1:
-            came = ", ".join(f"{key} {size}" for key, size in sizes.items())
-            raise ValueError(f"the prediction of image {image_id} must hold equally many of each, but holds {came}.")
-        scores, labels = torch.as_tensor(prediction["scores"]).tolist(), torch.as_tensor(prediction["labels"]).tolist()
-        entries: list[dict[str, Any]] = [
-            {"image_id": image_id, "category_id": label, "score": score}
-            for label, score in zip(labels, scores, strict=True)
-        ]
-        if self.iou_type == "segm":
-            key, values = "segmentation", _run_lengths(prediction["masks"])
-        else:
-            boxes = torch.as_tensor(prediction["boxes"]).detach().cpu().double()
-            if self.box_format == "xyxy" and boxes.ndim == 2 and boxes.shape[1] == 4:
-                boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-            key, values = "bbox", boxes.tolist()
-        for entry, value in zip(entries, values, strict=True):
-            entry[key] = value
-        return read_detections(entries, self.truth, f"the prediction of image {image_id}")
+    def _update_known(self, truth: GroundTruth, predictions: Sequence[OfImage], ids: Tensor | Sequence[int]) -> None:
+        """Add predictions of images that an annotation file holds."""
+        listed = _listed(ids, predictions)
+        if unknown := [image_id for image_id in listed if image_id not in truth.images]:
+            raise ValueError(f"{some(unknown)}: no image of the annotations has such an id; give their ids")
+        found = []
+        for image_id, prediction in zip(listed, predictions, strict=True):
+            name = f"the prediction of image {image_id}"
+            found.append(read_detections(self._entries(prediction, name, image_id, ("scores", "labels")), truth, name))
+        for image_id, regions in zip(listed, found, strict=True):
+            self.keep(pickle.dumps((image_id, regions, None)))
+
+    def _entries(
+        self, part: OfImage, name: str, image_id: int, needed: Sequence[str], optional: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        return as_entries(
+            part,
+            name,
+            image_id=image_id,
+            needed=needed,
+            optional=optional,
+            iou_type=self.iou_type,
+            box_format=self.box_format,
+        )
+
+    def _records(self) -> Iterator[tuple[int | None, Regions, GroundTruth | None]]:
+        """Image id, what was found and, if it came along, what is right; the lowest rank's first."""
+        stream = io.BytesIO(b"".join(self.kept()))
+        while stream.tell() < len(stream.getbuffer()):
+            yield pickle.load(stream)
+
+    def _against_file(self, truth: GroundTruth) -> tuple[Regions, GroundTruth]:
+        seen: dict[int | None, Regions] = {}
+        for image_id, regions, _ in self._records():
+            seen.setdefault(image_id, regions)
+        missing = [image_id for image_id in truth.images if image_id not in seen]
+        if missing and not self._batch_only:
+            raise ValueError(
+                f"{len(missing)} of {len(truth.images)} images of the annotations never came: {some(missing)}; "
+                "update with each image, also where nothing was detected"
+            )
+        truth = truth.without(missing)
+        return Regions.join([truth.regions[:0], *(seen[image_id] for image_id in truth.images)]), truth
+
+    def _against_targets(self) -> tuple[Regions, GroundTruth]:
+        named: dict[int, tuple[Regions, GroundTruth]] = {}
+        unnamed: list[tuple[Regions, GroundTruth]] = []
+        for image_id, found, truth in self._records():
+            assert truth is not None
+            if image_id is None:
+                unnamed.append((found, truth))
+            else:
+                named.setdefault(image_id, (found, truth))
+        if not named and not unnamed:
+            raise ValueError("no image came; update with predictions and targets before compute")
+        named = dict(sorted(named.items()) + list(enumerate(unnamed, max(named, default=0) + 1)))
+        return Regions.join([found.of_image(key) for key, (found, _) in named.items()]), GroundTruth.join(
+            {key: truth for key, (_, truth) in named.items()}
+        )
 
 
 class CocoAP(DetectionMetric):
-    """COCO average precision of a detector, against a whole annotation file.
+    """COCO average precision of a detector, against an annotation file or against targets that come in batches.
 
-    Image ids decide what belongs together, so batches, order and the number of processes are free. An image seen again
-    counts once (the first is kept, the others are ignored), which undoes the padding of a distributed sampler. Every
-    image of the annotations must come, with an empty prediction where nothing was found.
+    With annotations, image ids decide what belongs together, so batches, order and the number of processes are free. An
+    image seen again counts once (the first is kept, the others are ignored), which undoes the padding of a distributed
+    sampler. Every image of the annotations must come, with an empty prediction where nothing was found.
+
+    Without annotations, targets come with the predictions, as in `torchmetrics.detection.MeanAveragePrecision`. Ids are
+    then optional: an image without one counts each time that it comes, the padding of a distributed sampler, too.
 
     Args:
-        annotations: A COCO annotation file or its contents.
+        annotations: A COCO annotation file or its contents; None where targets come in batches.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
-        box_format: Of predicted boxes: corners ("xyxy"), or corner and size ("xywh").
+        box_format: Of all boxes that `update` gets: corners ("xyxy"), corner and size ("xywh"), or center and size
+            ("cxcywh").
         backend: As in `coco_ap`, like `per_category`.
         per_category: Whether to add `AP/<category id>` for each category.
         **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
 
     Raises:
         ValueError: Malformed annotations or a bad option.
-        ModuleNotFoundError: The backend is not installed.
 
     Example:
         >>> import torch
         >>> from fiber_eval.detection import CocoAP
+        >>> labels = torch.tensor([1])
+        >>> found = {"boxes": torch.tensor([[10.0, 10, 60, 50]]), "scores": torch.tensor([0.9]), "labels": labels}
+        >>> metric = CocoAP()
+        >>> metric.update([found], [{"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": labels}])
+        >>> round(metric.compute()["AP"].item(), 6)
+        0.7
         >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0, "id": 1}
         >>> annotations = {"images": [{"id": 7}], "categories": [{"id": 1, "name": "dog"}], "annotations": [truth]}
         >>> metric = CocoAP(annotations)
-        >>> boxes = torch.tensor([[10.0, 10.0, 60.0, 50.0]])
-        >>> metric.update([7], [{"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1])}])
+        >>> metric.update([found], ids=[7])
         >>> round(metric.compute()["AP"].item(), 6)
         0.7
     """
+
+    def __init__(
+        self,
+        annotations: Mapping[str, Any] | Path | str | None = None,
+        *,
+        iou_type: IouType = "bbox",
+        box_format: BoxFormat = "xyxy",
+        backend: Backend = "faster_coco_eval",
+        per_category: bool = False,
+        **kwargs: Unpack[MetricOptions],
+    ) -> None:
+        truth = None if annotations is None else read_annotations(annotations, iou_type)
+        super().__init__(
+            truth, iou_type=iou_type, box_format=box_format, backend=backend, per_category=per_category, **kwargs
+        )
+
+    def update(
+        self,
+        predictions: Sequence[OfImage],
+        targets: Sequence[OfImage] | None = None,
+        *,
+        ids: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        """Add the detections of some images.
+
+        Args:
+            predictions: B of them, an image without detections too: `boxes` [N, 4] in pixels of the original image
+                (for masks not needed), `scores` [N], `labels` [N] (category ids), and for masks `masks`: [N, H, W] of
+                the image's size, true inside, or N COCO run lengths.
+            targets: B of them, an image without objects too, unless there are annotations: `boxes` or `masks` as above,
+                `labels` [N], and as wanted `iscrowd` [N] (0 without it) and `area` [N] (without it, of box or mask).
+            ids: [B] integers: the images' ids in the annotations; without annotations they are optional.
+
+        Raises:
+            ValueError: A part is missing, shapes disagree, an id is unknown, a value is NaN or a box negative, or
+                targets came beside annotations.
+        """
+        if self.truth is not None:
+            if targets is not None or ids is None:
+                raise ValueError("annotations hold the targets; update with predictions and ids=[...] of their images")
+            self._update_known(self.truth, predictions, ids)
+            return
+        if targets is None or len(targets) != len(predictions):
+            came = "none" if targets is None else len(targets)
+            raise ValueError(f"targets must be one for each of the {len(predictions)} predictions, but {came} came")
+        listed = [None] * len(predictions) if ids is None else _listed(ids, predictions)
+        pairs = [self._pair(*each) for each in zip(range(len(predictions)), predictions, targets, strict=True)]
+        for image_id, (found, truth) in zip(listed, pairs, strict=True):
+            self.keep(pickle.dumps((image_id, found, truth)))
+
+    def _pair(self, index: int, prediction: OfImage, target: OfImage) -> tuple[Regions, GroundTruth]:
+        """One image's prediction and target."""
+        name, target_name = f"prediction {index}", f"target {index}"
+        entries = self._entries(prediction, name, 0, ("scores", "labels"))
+        right = self._entries(target, target_name, 0, ("labels",), ("iscrowd", "area"))
+        image: dict[str, Any] = {"id": 0}
+        if size := image_size([target, prediction]):
+            image["height"], image["width"] = size
+        labels = category_ids([*entries, *right], f"{name} or its target")
+        truth = read_target(right, image, labels, self.iou_type, target_name)
+        return read_detections(entries, truth, name), truth
 
     def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
         return summarize(found, truth, self.backend, self.per_category)
 
 
-def summarize(
-    found: Regions, truth: GroundTruth, backend: Backend = "auto", per_category: bool = False
-) -> dict[str, float]:
+def summarize(found: Regions, truth: GroundTruth, backend: Backend, per_category: bool) -> dict[str, float]:
     """The twelve numbers of COCO, as `coco_ap` gives them."""
     curves = evaluate(found, truth, backend, COCO_MAX_DETECTIONS)
     result = average_precisions(curves.precision[..., -1])
@@ -273,9 +345,9 @@ def summarize(
     return result | (categories_ap(truth, curves) if per_category else {})
 
 
-def _run_lengths(masks: Any) -> list[Any]:
-    """COCO run lengths of [N, H, W] masks; a list is taken for run lengths already."""
-    if not isinstance(masks, Tensor | np.ndarray):
-        return list(masks)
-    masks = torch.as_tensor(masks).detach().cpu().to(torch.uint8).numpy()
-    return [rle_ops.encode(np.asfortranarray(mask)) for mask in masks]
+def _listed(ids: Tensor | Sequence[int], predictions: Sequence[OfImage]) -> list[int]:
+    """As many ids as predictions."""
+    listed = [int(i) for i in ids]
+    if len(listed) != len(predictions):
+        raise ValueError(f"update needs an id for each prediction, but got {len(listed)} ids, {len(predictions)}")
+    return listed

@@ -1,4 +1,4 @@
-"""Reading files that people hold: JSON, packed or not, and errors that name the file and the entry."""
+"""Readers of JSON and text files, and errors that name the file and the entry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
     except (ValueError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:  # no UTF-8: a ValueError
-        raise ValueError(f"{path} is no JSON file ({error}); write it anew, for instance with json.dump.") from error
+        raise ValueError(f"{path} is no JSON file ({error}); write it anew, for instance with json.dump") from error
 
 
 def read_text(path: Path | str) -> str:
@@ -47,15 +47,16 @@ def read_text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file ({error}); save it as UTF-8.") from error
+        raise ValueError(f"{path} is no text file ({error}); save it as UTF-8") from error
 
 
-def check_entry(entry: Any, keys: Sequence[str], name: str) -> None:
-    """ValueError unless `entry` is an object with `keys`, of which the first is an id."""
+def check_entry(entry: object, keys: Sequence[str], name: str) -> Mapping[str, Any]:
+    """The entry; ValueError unless it is an object with `keys`, of which the first is an id."""
     if not isinstance(entry, Mapping) or any(key not in entry for key in keys):
-        raise ValueError(f"{name} must be an object with {', '.join(keys)}, but is {str(entry)[:80]}.")
+        raise ValueError(f"{name} must be an object with {', '.join(keys)}, but is {str(entry)[:80]}")
     if not isinstance(entry[keys[0]], int | str) or isinstance(entry[keys[0]], bool):
-        raise ValueError(f"{name}: {keys[0]} must be a whole number or text, but is {entry[keys[0]]!r}.")
+        raise ValueError(f"{name}: {keys[0]} must be a whole number or text, but is {entry[keys[0]]!r}")
+    return entry
 
 
 def some(ids: Sequence[Id]) -> str:

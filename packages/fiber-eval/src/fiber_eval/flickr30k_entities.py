@@ -68,8 +68,8 @@ class Sentence:
         return self.image_id, self.sentence_id
 
 
-def read_flickr30k_entities(root: Path, split: str = "test") -> list[Sentence]:
-    """Reads the data set as its authors publish it.
+def read_flickr30k_entities(root: Path, *, split: str = "test") -> list[Sentence]:
+    """Read the data set as its authors publish it.
 
     Args:
         root: The folder that holds `Annotations/*.xml`, `Sentences/*.txt` and, for each split, a list of image ids.
@@ -115,7 +115,7 @@ def _read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
-        raise ValueError(f"{path} is not XML: {error}.") from error
+        raise ValueError(f"{path} is not XML: {error}") from error
     boxes = defaultdict(list)
     for index, thing in enumerate(root.findall("object")):
         found = thing.find("bndbox")
@@ -132,9 +132,9 @@ def _parse_box(bndbox: ElementTree.Element, location: str) -> Box:
     try:
         left, top, right, bottom = map(int, texts)
     except ValueError as error:
-        raise ValueError(f"{location}: xmin, ymin, xmax, ymax must be whole numbers, but are {texts}.") from error
+        raise ValueError(f"{location}: xmin, ymin, xmax, ymax must be whole numbers, but are {texts}") from error
     if right < left or bottom < top:
-        raise ValueError(f"{location}: bndbox must have xmin <= xmax and ymin <= ymax, but is {texts}.")
+        raise ValueError(f"{location}: bndbox must have xmin <= xmax and ymin <= ymax, but is {texts}")
     return left, top, right, bottom
 
 
@@ -147,7 +147,7 @@ def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], location: s
         if opened is None and token.startswith("["):
             marks = token.split("/")[1:]
             if not marks or not marks[0].startswith("EN#"):
-                raise ValueError(f"{location}: a phrase must open like [/EN#283/people, but opens with {token}.")
+                raise ValueError(f"{location}: a phrase must open like [/EN#283/people, but opens with {token}")
             opened = len(words), marks
         elif opened is not None and token.endswith("]"):
             words.append(token[:-1])
@@ -158,5 +158,5 @@ def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], location: s
         else:
             words.append(token)
     if opened is not None:
-        raise ValueError(f"{location}: the phrase that opens with [/{'/'.join(opened[1])} is never closed by ].")
+        raise ValueError(f"{location}: the phrase that opens with [/{'/'.join(opened[1])} is never closed by ]")
     return " ".join(words), tuple(phrases)

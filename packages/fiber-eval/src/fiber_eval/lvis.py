@@ -15,15 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_ops
+from torch import Tensor
 
 from fiber_eval._coco_evaluation import AREAS, Backend, average_precisions, categories_ap, evaluate, mean
-from fiber_eval._regions import GroundTruth, IouType, Regions, read_annotations, read_detections
-from fiber_eval.detection import BoxFormat, DetectionMetric
+from fiber_eval._regions import Given, GroundTruth, IouType, Regions, read_annotations, read_detections
+from fiber_eval._tensors import BoxFormat, OfImage
+from fiber_eval.detection import DetectionMetric
+from fiber_eval.samples import MetricOptions, as_numbers, as_tensors
 
 FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
 STANDARD_PER_IMAGE = 300
@@ -39,9 +42,9 @@ def lvis_ap(
     fixed: bool = False,
     per_image: int = STANDARD_PER_IMAGE,
     fixed_per_category: int = FIXED_PER_CATEGORY,
-    backend: Backend = "auto",
+    backend: Backend = "faster_coco_eval",
     per_category: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """LVIS average precision and recall of a list of detections.
 
     Args:
@@ -52,18 +55,17 @@ def lvis_ap(
         fixed: Fixed AP: no limit an image, but one a category over the whole data set.
         per_image: Detections of all categories that count in an image, the best ones; not of use in fixed AP.
         fixed_per_category: Detections that count in fixed AP, the best of each category.
-        backend: The evaluator. "auto" takes faster-coco-eval where it is installed, otherwise pycocotools.
+        backend: The evaluator: faster-coco-eval, or the official pycocotools, several times as slow.
         per_category: Whether to add `AP/<category id>` for each category.
 
     Returns:
         `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `APr`, `APc`, `APf`, and `AR@300`, `ARs@300`, `ARm@300`, `ARl@300`
         (in fixed AP `AR@-1` and so on, as the official code names them); in 0..1, or -1 where the annotations hold
-        nothing of the kind.
+        nothing of the kind; scalars in float64 on the CPU.
 
     Raises:
         ValueError: A malformed entry, an id that the annotations lack, an id given twice, or a bad option; names the
             file and the entry.
-        ModuleNotFoundError: The backend is not installed.
 
     Example:
         >>> from fiber_eval.lvis import lvis_ap
@@ -73,13 +75,13 @@ def lvis_ap(
         >>> found = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "score": 0.9}
         >>> annotations = {"images": [image], "categories": categories, "annotations": [truth]}
         >>> result = lvis_ap([found, found | {"category_id": 3}], annotations)  # nobody looked for category 3
-        >>> round(result["APf"], 6), result["APc"]
+        >>> round(result["APf"].item(), 6), result["APc"].item()
         (1.0, -1.0)
     """
     truth = read_lvis(annotations, iou_type)
     found = read_detections(predictions, truth)
     limits = {"per_image": per_image, "fixed_per_category": fixed_per_category}
-    return summarize_lvis(found, truth, fixed=fixed, backend=backend, per_category=per_category, **limits)
+    return as_tensors(summarize_lvis(found, truth, fixed=fixed, backend=backend, per_category=per_category, **limits))
 
 
 def score_files(
@@ -90,10 +92,10 @@ def score_files(
     fixed: bool = False,
     per_image: int = STANDARD_PER_IMAGE,
     fixed_per_category: int = FIXED_PER_CATEGORY,
-    backend: Backend = "auto",
+    backend: Backend = "faster_coco_eval",
     per_category: bool = False,
 ) -> dict[str, float]:
-    """Score a results file.
+    """Score a results file in COCO's format against LVIS's annotations.
 
     Args:
         annotations: LVIS's lvis_v1_*.json
@@ -106,11 +108,10 @@ def score_files(
         per_category: Whether to add `AP/<category id>` for each category.
 
     Returns:
-        As `lvis_ap`.
+        As `lvis_ap`, in Python's numbers.
 
     Raises:
         ValueError: As `lvis_ap`.
-        ModuleNotFoundError: The backend is not installed.
 
     Source: Gupta et al. 2019, LVIS, https://arxiv.org/abs/1908.03195; fixed AP: https://arxiv.org/abs/2102.01066
 
@@ -129,7 +130,7 @@ def score_files(
         ...     round(score_files(annotations, results)["APr"], 6)
         1.0
     """
-    return lvis_ap(
+    scores = lvis_ap(
         results,
         annotations,
         iou_type=iou_type,
@@ -139,6 +140,7 @@ def score_files(
         backend=backend,
         per_category=per_category,
     )
+    return as_numbers(scores)
 
 
 class LvisAP(DetectionMetric):
@@ -153,14 +155,13 @@ class LvisAP(DetectionMetric):
         fixed: As in `lvis_ap`, like `per_image`, `fixed_per_category`, `backend` and `per_category`.
         per_image: Detections that count in an image.
         fixed_per_category: Detections that count of a category in fixed AP.
-        box_format: Of predicted boxes: corners ("xyxy"), or corner and size ("xywh").
+        box_format: As in `CocoAP`.
         backend: The evaluator.
         per_category: Whether to add `AP/<category id>` for each category.
         **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
 
     Raises:
         ValueError: Malformed annotations or a bad option.
-        ModuleNotFoundError: The backend is not installed.
 
     Example:
         >>> import torch
@@ -170,7 +171,8 @@ class LvisAP(DetectionMetric):
         >>> categories = [{"id": 1, "frequency": "r"}]
         >>> metric = LvisAP({"images": [image], "categories": categories, "annotations": [truth]}, fixed=True)
         >>> boxes = torch.tensor([[10.0, 10.0, 60.0, 60.0]])
-        >>> metric.update([7], [{"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1])}])
+        >>> found = {"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1])}
+        >>> metric.update([found], ids=[7])
         >>> round(metric.compute()["APr"].item(), 6)
         1.0
     """
@@ -184,19 +186,28 @@ class LvisAP(DetectionMetric):
         per_image: int = STANDARD_PER_IMAGE,
         fixed_per_category: int = FIXED_PER_CATEGORY,
         box_format: BoxFormat = "xyxy",
-        backend: Backend = "auto",
+        backend: Backend = "faster_coco_eval",
         per_category: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         _check_limits(per_image, fixed_per_category)
+        self.lvis = read_lvis(annotations, iou_type)
         super().__init__(
-            annotations, iou_type=iou_type, box_format=box_format, backend=backend, per_category=per_category, **kwargs
+            self.lvis, iou_type=iou_type, box_format=box_format, backend=backend, per_category=per_category, **kwargs
         )
         self.fixed, self.per_image, self.fixed_per_category = fixed, per_image, fixed_per_category
 
-    @staticmethod
-    def _read(annotations: Any, iou_type: IouType) -> GroundTruth:
-        return read_lvis(annotations, iou_type)
+    def update(self, predictions: Sequence[OfImage], *, ids: Tensor | Sequence[int]) -> None:
+        """Add the detections of some images.
+
+        Args:
+            predictions: As in `CocoAP.update`.
+            ids: [B], the images' ids in the annotations.
+
+        Raises:
+            ValueError: As `CocoAP.update`.
+        """
+        self._update_known(self.lvis, predictions, ids)
 
     def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
         return summarize_lvis(
@@ -210,22 +221,22 @@ class LvisAP(DetectionMetric):
         )
 
 
-def read_lvis(given: Any, iou_type: IouType) -> GroundTruth:
-    """`read_annotations`, and what LVIS adds to images and categories."""
+def read_lvis(given: Given, iou_type: IouType) -> GroundTruth:
+    """Check an annotation file in LVIS's format: COCO's, and what LVIS adds to images and categories."""
     truth = read_annotations(given, iou_type)
     source = truth.source
     for image_id, image in truth.images.items():
         for key in ("neg_category_ids", "not_exhaustive_category_ids"):
             ids = image.get(key)
             if not isinstance(ids, list):
-                raise ValueError(f"{source}: image {image_id} must hold a list {key}; give LVIS annotations.")
+                raise ValueError(f"{source}: image {image_id} must hold a list {key}; give LVIS annotations")
             if unknown := [i for i in ids if not isinstance(i, int) or i not in truth.categories]:
-                raise ValueError(f"{source}: {key} of image {image_id} holds {unknown[0]!r}, which is no category.")
+                raise ValueError(f"{source}: {key} of image {image_id} holds {unknown[0]!r}, which is no category")
     for category_id, category in truth.categories.items():
         if category.get("frequency") not in FREQUENCIES:
             raise ValueError(
                 f"{source}: frequency of category {category_id} must be one of {', '.join(FREQUENCIES)}, but is "
-                f"{category.get('frequency')!r}; give LVIS annotations."
+                f"{category.get('frequency')!r}; give LVIS annotations"
             )
     no_crowds = np.zeros_like(truth.regions.crowds)  # LVIS has none, and its code looks at none
     return replace(truth, regions=replace(truth.regions, crowds=no_crowds))
@@ -238,7 +249,7 @@ def summarize_lvis(
     fixed: bool = False,
     per_image: int = STANDARD_PER_IMAGE,
     fixed_per_category: int = FIXED_PER_CATEGORY,
-    backend: Backend = "auto",
+    backend: Backend = "faster_coco_eval",
     per_category: bool = False,
 ) -> dict[str, float]:
     """The numbers of LVIS, as `lvis_ap` gives them."""
@@ -261,7 +272,7 @@ def summarize_lvis(
 def _check_limits(per_image: int, fixed_per_category: int) -> None:
     for name, value in (("per_image", per_image), ("fixed_per_category", fixed_per_category)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, but is {value}.")
+            raise ValueError(f"{name} must be at least 1, but is {value}")
 
 
 def _best(groups: NDArray[np.int64], scores: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
@@ -277,7 +288,7 @@ def _as_coco(found: Regions, truth: GroundTruth) -> tuple[Regions, GroundTruth]:
     """What makes COCO's evaluators count as LVIS does: see the head of the module."""
     image_ids, category_ids = (np.fromiter(ids, np.int64, len(ids)) for ids in (truth.images, truth.categories))
 
-    def pairs(images: Any, categories: Any) -> NDArray[np.int64]:
+    def pairs(images: NDArray[np.int64], categories: NDArray[np.int64]) -> NDArray[np.int64]:
         """A number for each pair of an image and a category."""
         return np.searchsorted(image_ids, images) * len(category_ids) + np.searchsorted(category_ids, categories)
 

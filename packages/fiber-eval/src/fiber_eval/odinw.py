@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import SupportsFloat
+
+from torch import Tensor
 
 from fiber_eval._coco_evaluation import Backend
 from fiber_eval._regions import IouType
 from fiber_eval.detection import coco_ap
 from fiber_eval.files import naming
+from fiber_eval.samples import as_numbers, as_tensors
 
 ODINW_13 = (
     "AerialMaritimeDrone",
@@ -33,15 +37,17 @@ ODINW_13 = (
 """The thirteen data sets whose mean GLIP and FIBER report."""
 
 
-def odinw_average(average_precisions: Mapping[str, float], datasets: Collection[str] = ODINW_13) -> float:
+def odinw_average(
+    average_precisions: Mapping[str, SupportsFloat], *, datasets: Collection[str] = ODINW_13
+) -> dict[str, Tensor]:
     """The mean AP over the data sets.
 
     Args:
-        average_precisions: The AP of each data set (0..1, or 0..100 throughout), by name.
+        average_precisions: The AP of each data set (0..1, or 0..100 throughout), by name; numbers or scalars.
         datasets: The data sets to average, each of which must have its AP and no other may: the thirteen of GLIP.
 
     Returns:
-        The mean, in the unit of the APs.
+        `average`, in the unit of the APs, and the AP of each data set by name; scalars in float64 on the CPU.
 
     Raises:
         ValueError: A data set has no AP or is not asked for, an AP is NaN or negative (COCO's -1 says that nothing was
@@ -49,26 +55,26 @@ def odinw_average(average_precisions: Mapping[str, float], datasets: Collection[
 
     Example:
         >>> from fiber_eval.odinw import odinw_average
-        >>> odinw_average({"Aquarium": 0.25, "pothole": 0.75}, datasets=["Aquarium", "pothole"])
+        >>> odinw_average({"Aquarium": 0.25, "pothole": 0.75}, datasets=["Aquarium", "pothole"])["average"].item()
         0.5
     """
     names = sorted(set(datasets))
     if not names:
-        raise ValueError("datasets is empty; name at least one data set to average.")
+        raise ValueError("datasets is empty; name at least one data set to average")
     absent = [name for name in names if name not in average_precisions]
     extra = sorted(set(average_precisions) - set(names))
     if absent or extra:
         raise ValueError(
             f"the average needs one AP for each data set: missing {absent}, not asked for {extra}; score them all, or "
-            "name those that you want in datasets."
+            "name those that you want in datasets"
         )
-    for name in names:
-        if not 0 <= average_precisions[name] < math.inf:
+    values = {name: float(average_precisions[name]) for name in names}
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
             raise ValueError(
-                f"the AP of {name} must be 0 or more, but is {average_precisions[name]}; -1 says that its annotations "
-                "hold no object."
+                f"the AP of {name} must be 0 or more, but is {value}; -1 says that its annotations hold no object"
             )
-    return math.fsum(average_precisions[name] for name in names) / len(names)
+    return as_tensors({"average": math.fsum(values.values()) / len(names)} | values)
 
 
 def score_files(
@@ -77,7 +83,7 @@ def score_files(
     *,
     datasets: Collection[str] = ODINW_13,
     iou_type: IouType = "bbox",
-    backend: Backend = "auto",
+    backend: Backend = "faster_coco_eval",
 ) -> dict[str, float]:
     """Score detections on all data sets, and average.
 
@@ -89,7 +95,7 @@ def score_files(
         backend: The evaluator.
 
     Returns:
-        `average`, and the AP of each data set by name; 0..1.
+        As `odinw_average`, in Python's numbers.
 
     Raises:
         ValueError: A file is missing or malformed, or a data set has no annotated object; names it.
@@ -114,7 +120,7 @@ def score_files(
     names = sorted(set(datasets))
     for folder in (Path(annotations), Path(results)):
         if absent := [name for name in names if not (folder / f"{name}.json").is_file()]:
-            raise ValueError(f"{folder} must hold a file NAME.json for each data set, but has none for {absent}.")
+            raise ValueError(f"{folder} must hold a file NAME.json for each data set, but has none for {absent}")
     precisions = {
         name: coco_ap(
             Path(results) / f"{name}.json", Path(annotations) / f"{name}.json", iou_type=iou_type, backend=backend
@@ -122,4 +128,4 @@ def score_files(
         for name in names
     }
     with naming(annotations):
-        return {"average": odinw_average(precisions, names), **precisions}
+        return as_numbers(odinw_average(precisions, datasets=names))

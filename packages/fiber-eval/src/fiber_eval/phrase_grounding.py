@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
 
 from fiber_eval.files import naming, read_json
 from fiber_eval.flickr30k_entities import Phrase, Sentence, SentenceKey, read_flickr30k_entities
-from fiber_eval.samples import PerSampleMetric
+from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 Protocol = Literal["separate", "merged"]
 
@@ -31,8 +31,8 @@ _MISSED = 0  # the outcome of a phrase without a right box; of others, the rank 
 def phrase_grounding_recall(
     predictions: Mapping[SentenceKey, Sequence[Tensor | Sequence[Sequence[float]]]],
     sentences: Sequence[Sentence],
-    ks: Sequence[int] = (1, 5, 10),
     *,
+    ks: Sequence[int] = (1, 5, 10),
     protocol: Protocol = "separate",
     iou_threshold: float = 0.5,
 ) -> dict[str, Tensor]:
@@ -48,8 +48,8 @@ def phrase_grounding_recall(
         iou_threshold: The least overlap of a box that is right, above 0 and at most 1.
 
     Returns:
-        Scalars (0..1) in float64: `recall@K`, `upper_bound` (all boxes count), and for each type of phrase, say people,
-        `people_recall@K` and `people_upper_bound`.
+        `recall@K`, `upper_bound` (all boxes count), and for each type of phrase, say people, `people_recall@K` and
+        `people_upper_bound`; in 0..1, scalars in float64 on the CPU.
 
     Raises:
         ValueError: As `PhraseGroundingRecall`.
@@ -63,8 +63,10 @@ def phrase_grounding_recall(
         >>> result["recall@1"].item(), result["animals_recall@5"].item()
         (0.0, 1.0)
     """
-    metric = PhraseGroundingRecall(sentences, ks, protocol=protocol, iou_threshold=iou_threshold)
-    metric.update(list(predictions), list(predictions.values()))
+    metric = PhraseGroundingRecall(
+        sentences, ks=ks, protocol=protocol, iou_threshold=iou_threshold, sync_on_compute=False
+    )
+    metric.update(list(predictions.values()), ids=list(predictions))
     return metric.compute()
 
 
@@ -90,7 +92,7 @@ class PhraseGroundingRecall(PerSampleMetric):
         >>> from fiber_eval.phrase_grounding import PhraseGroundingRecall
         >>> dog = Phrase("a dog", 0, ("animals",), ((10, 10, 50, 50),))
         >>> metric = PhraseGroundingRecall([Sentence("1000", 0, "a dog runs", (dog,))])
-        >>> metric.update([("1000", 0)], [[torch.tensor([[12.0, 10.0, 50.0, 50.0]])]])
+        >>> metric.update([[torch.tensor([[12.0, 10.0, 50.0, 50.0]])]], ids=[("1000", 0)])
         >>> metric.compute()["recall@1"].item()
         1.0
     """
@@ -98,11 +100,11 @@ class PhraseGroundingRecall(PerSampleMetric):
     def __init__(
         self,
         sentences: Sequence[Sentence],
-        ks: Sequence[int] = (1, 5, 10),
         *,
+        ks: Sequence[int] = (1, 5, 10),
         protocol: Protocol = "separate",
         iou_threshold: float = 0.5,
-        **kwargs: Any,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         _check_options(ks, protocol, iou_threshold)
         self.ks, self.protocol, self.iou_threshold = tuple(ks), protocol, iou_threshold
@@ -111,31 +113,29 @@ class PhraseGroundingRecall(PerSampleMetric):
         super().__init__([name for sentence in sentences for name, _ in _named(sentence)], "phrase", **kwargs)
 
     def update(
-        self,
-        sentence_ids: Sequence[SentenceKey],
-        boxes: Sequence[Sequence[Tensor | Sequence[Sequence[float]]]],
+        self, boxes: Sequence[Sequence[Tensor | Sequence[Sequence[float]]]], *, ids: Sequence[SentenceKey]
     ) -> None:
         """Add predictions.
 
         Args:
-            sentence_ids: (image id, sentence id) of each sentence.
             boxes: For each sentence the boxes of its phrases in order, each [N, 4] as x1, y1, x2, y2, the best first.
+            ids: (image id, sentence id) of each sentence.
 
         Raises:
             ValueError: An unknown sentence, another number of phrases than it has, boxes that are none, or boxes of
                 another rank for a phrase that came before.
         """
-        if len(sentence_ids) != len(boxes):
-            raise ValueError(f"update got {len(sentence_ids)} sentence ids, but boxes of {len(boxes)} sentences.")
-        keys = [(str(image_id), int(sentence_id)) for image_id, sentence_id in sentence_ids]
+        if len(ids) != len(boxes):
+            raise ValueError(f"update got {len(ids)} sentence ids, but boxes of {len(boxes)} sentences")
+        keys = [(str(image_id), int(sentence_id)) for image_id, sentence_id in ids]
         ranks = [rank for pair in zip(keys, boxes, strict=True) for rank in self._sentence_ranks(*pair)]
         self.record([name for key in keys for name, _ in _named(self.sentences[key])], ranks)
 
-    def result(self) -> dict[str, float]:
-        """The official numbers, of the predictions of this process.
+    def compute(self) -> dict[str, Tensor]:
+        """The official numbers, over all processes.
 
         Returns:
-            As `phrase_grounding_recall`, as floats.
+            As `phrase_grounding_recall`.
 
         Raises:
             ValueError: Predictions of a sentence that has phrases never came.
@@ -150,17 +150,17 @@ class PhraseGroundingRecall(PerSampleMetric):
             for k in self.ks:
                 result[f"{group}recall@{k}"] = sum(_MISSED < rank <= k for rank in own) / len(own)
             result[f"{group}upper_bound"] = sum(rank > _MISSED for rank in own) / len(own)
-        return result
+        return as_tensors(result)
 
     def _sentence_ranks(self, key: SentenceKey, boxes: Sequence[Tensor | Sequence[Sequence[float]]]) -> list[int]:
         """For each phrase the rank, from 1, of its first right box; 0 without one."""
         if key not in self.sentences:
-            raise ValueError(f"{_name(key)} is not among the {len(self.sentences)} annotated sentences.")
+            raise ValueError(f"{_name(key)} is not among the {len(self.sentences)} annotated sentences")
         phrases = self.sentences[key].phrases
         if len(boxes) != len(phrases):
             raise ValueError(
                 f"{_name(key)} has {len(phrases)} phrases with boxes, but predictions of {len(boxes)} came; give one "
-                "list of boxes for each, in reading order, and none for a phrase without boxes."
+                "list of boxes for each, in reading order, and none for a phrase without boxes"
             )
         ranks = []
         for index, (phrase, predicted) in enumerate(zip(phrases, boxes, strict=True)):
@@ -182,7 +182,7 @@ def score_files(
     protocol: Protocol = "separate",
     iou_threshold: float = 0.5,
 ) -> dict[str, float]:
-    """Scores a result file in MDETR's form: boxes in pixels, phrases in reading order.
+    """Score a result file in MDETR's form: boxes in pixels, phrases in reading order.
 
     Args:
         annotations: folder of Flickr30k Entities: Annotations/*.xml, Sentences/*.txt and test.txt
@@ -193,7 +193,7 @@ def score_files(
         iou_threshold: The least overlap of a box that is right.
 
     Returns:
-        As `phrase_grounding_recall`, as floats.
+        As `phrase_grounding_recall`, in Python's numbers.
 
     Raises:
         ValueError: A malformed file; the sentence names it and the entry.
@@ -216,36 +216,38 @@ def score_files(
         ...     score_files(Path(name), results, ks=[1])["animals_recall@1"]
         1.0
     """
-    sentences = read_flickr30k_entities(Path(annotations), split)
+    sentences = read_flickr30k_entities(Path(annotations), split=split)
     with naming(annotations):
-        metric = PhraseGroundingRecall(sentences, ks, protocol=protocol, iou_threshold=iou_threshold)
+        metric = PhraseGroundingRecall(
+            sentences, ks=ks, protocol=protocol, iou_threshold=iou_threshold, sync_on_compute=False
+        )
     _add_file(metric, results)
     with naming(results):
-        return metric.result()
+        return as_numbers(metric.compute())
 
 
 def _add_file(metric: PhraseGroundingRecall, results: Path) -> None:
     entries = read_json(results)
     if not isinstance(entries, list):
-        raise ValueError(f"{results} must hold a list of predictions, but holds a {type(entries).__name__}.")
+        raise ValueError(f"{results} must hold a list of predictions, but holds a {type(entries).__name__}")
     seen: dict[SentenceKey, int] = {}
     for index, entry in enumerate(entries):
         key = _entry_key(entry, f"{results}, entry {index}")
         if key in seen:
-            raise ValueError(f"{results}, entry {index}: {_name(key)} has a prediction already, entry {seen[key]}.")
+            raise ValueError(f"{results}, entry {index}: {_name(key)} has a prediction already, entry {seen[key]}")
         seen[key] = index
         with naming(f"{results}, entry {index}"):
-            metric.update([key], [entry["boxes"]])
+            metric.update([entry["boxes"]], ids=[key])
 
 
-def _entry_key(entry: Any, location: str) -> SentenceKey:
+def _entry_key(entry: object, location: str) -> SentenceKey:
     if not isinstance(entry, dict) or not entry.keys() >= {"image_id", "sentence_id", "boxes"}:
         came = f"the keys {', '.join(entry)}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
-        raise ValueError(f"{location} must be an object with image_id, sentence_id and boxes, but is {came}.")
+        raise ValueError(f"{location} must be an object with image_id, sentence_id and boxes, but is {came}")
     if not isinstance(entry["boxes"], list):
-        raise ValueError(f"{location}: boxes must be a list with one list of boxes for each phrase.")
+        raise ValueError(f"{location}: boxes must be a list with one list of boxes for each phrase")
     if not str(entry["sentence_id"]).isdecimal():
-        raise ValueError(f"{location}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}.")
+        raise ValueError(f"{location}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}")
     return str(entry["image_id"]), int(entry["sentence_id"])
 
 
@@ -260,11 +262,11 @@ def _name(key: SentenceKey) -> str:
 
 def _check_options(ks: Sequence[int], protocol: str, iou_threshold: float) -> None:
     if not ks or any(int(k) != k or k < 1 for k in ks):
-        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}.")
+        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}")
     if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, but is {protocol!r}.")
+        raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, but is {protocol!r}")
     if not 0 < iou_threshold <= 1:
-        raise ValueError(f"iou_threshold must be above 0 and at most 1, but is {iou_threshold}.")
+        raise ValueError(f"iou_threshold must be above 0 and at most 1, but is {iou_threshold}")
 
 
 def _as_boxes(boxes: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
@@ -272,16 +274,16 @@ def _as_boxes(boxes: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the boxes of {name} must be numbers [N, 4], but are {str(boxes)[:80]}.") from error
+        raise ValueError(f"the boxes of {name} must be numbers [N, 4], but are {str(boxes)[:80]}") from error
     if not tensor.numel():
         return tensor.reshape(0, 4)
     if tensor.ndim != 2 or tensor.shape[1] != 4:
-        raise ValueError(f"the boxes of {name} must have shape [N, 4], but have {list(tensor.shape)}.")
+        raise ValueError(f"the boxes of {name} must have shape [N, 4], but have {list(tensor.shape)}")
     wrong = ~tensor.isfinite().all(dim=1) | (tensor[:, 2:] < tensor[:, :2]).any(dim=1)
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise ValueError(
-            f"box {index} of {name} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, but is {tensor[index].tolist()}."
+            f"box {index} of {name} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, but is {tensor[index].tolist()}"
         )
     return tensor
 

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
 from fiber_eval.files import Id, check_entry, naming, read_json
-from fiber_eval.samples import PerSampleMetric
+from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
@@ -46,6 +46,14 @@ CONTRACTIONS = {
 CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
+class VQAResult(TypedDict):
+    """The official `accuracy` dictionary: percent (0..100), scalars in float64 on the CPU."""
+
+    overall: Tensor
+    perQuestionType: dict[str, Tensor]  # the official spelling
+    perAnswerType: dict[str, Tensor]
+
+
 class VQAAccuracy(PerSampleMetric):
     """VQA accuracy: an answer is right to the degree that people gave it.
 
@@ -68,12 +76,12 @@ class VQAAccuracy(PerSampleMetric):
         >>> people = [{"answer": text} for text in ["yes"] * 8 + ["no"] * 2]
         >>> kind = {"question_type": "is the", "answer_type": "yes/no"}
         >>> metric = VQAAccuracy([{"question_id": 7, "answers": people, **kind}])
-        >>> metric.update([7], ["No."])
+        >>> metric.update(["No."], ids=[7])
         >>> metric.compute()["overall"].item()
         60.0
     """
 
-    def __init__(self, annotations: Sequence[Mapping[str, Any]], **kwargs: Any) -> None:
+    def __init__(self, annotations: Sequence[Mapping[str, Any]], **kwargs: Unpack[MetricOptions]) -> None:
         for index, entry in enumerate(annotations):
             _check_annotation(entry, f"annotation {index}")
         super().__init__([entry["question_id"] for entry in annotations], "question", **kwargs)
@@ -81,12 +89,12 @@ class VQAAccuracy(PerSampleMetric):
         self.question_types = {entry["question_id"]: entry["question_type"] for entry in annotations}
         self.answer_types = {entry["question_id"]: entry["answer_type"] for entry in annotations}
 
-    def update(self, ids: Tensor | Sequence[Id], answers: Sequence[str]) -> None:
+    def update(self, answers: Sequence[str], *, ids: Tensor | Sequence[Id]) -> None:
         """Add answers.
 
         Args:
-            ids: [B] question ids.
             answers: [B] texts, not normalized.
+            ids: [B] question ids.
 
         Raises:
             ValueError: An unknown question, numbers that disagree, an answer that is no text, or an answer of another
@@ -95,25 +103,25 @@ class VQAAccuracy(PerSampleMetric):
         listed = self.known(ids, answers=answers)
         for question, answer in zip(listed, answers, strict=True):
             if not isinstance(answer, str):
-                raise ValueError(f"the answer to question {question!r} must be text, but is {answer!r}.")
+                raise ValueError(f"the answer to question {question!r} must be text, but is {answer!r}")
         pairs = zip(listed, answers, strict=True)
         self.record(listed, [_agreement(answer, self.people[question]) for question, answer in pairs])
 
-    def result(self) -> dict[str, Any]:
-        """The official `accuracy` dictionary, of the answers of this process.
+    def compute(self) -> VQAResult:
+        """The official `accuracy` dictionary, over all processes.
 
         Returns:
             Percent (0..100), rounded to two decimals: `overall`, and the dictionaries `perQuestionType` and
-            `perAnswerType`.
+            `perAnswerType`; scalars in float64 on the CPU.
 
         Raises:
             ValueError: A question has no answer.
         """
         scores = self._scores(self.seen())
         return {
-            "overall": _percent(list(scores.values())),
-            "perQuestionType": _percent_of_groups(scores, self.question_types),
-            "perAnswerType": _percent_of_groups(scores, self.answer_types),
+            "overall": as_tensors({"overall": _percent(list(scores.values()))})["overall"],
+            "perQuestionType": as_tensors(_percent_of_groups(scores, self.question_types)),
+            "perAnswerType": as_tensors(_percent_of_groups(scores, self.answer_types)),
         }
 
     def per_question(self) -> dict[Id, float]:
@@ -124,19 +132,20 @@ class VQAAccuracy(PerSampleMetric):
         return {question: outcome / (3 * len(self.people[question])) for question, outcome in outcomes.items()}
 
 
-def vqa_accuracy(answers: Mapping[Any, str], annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """VQA accuracy of answers by question id; annotations as of `VQAAccuracy`, result as of `VQAAccuracy.result`.
+def vqa_accuracy(answers: Mapping[Any, str], annotations: Sequence[Mapping[str, Any]]) -> VQAResult:
+    """VQA accuracy of answers by question id; annotations and result as of `VQAAccuracy`.
 
     Example:
         >>> from fiber_eval.question_answering import vqa_accuracy
         >>> people = [{"answer": text} for text in ["two"] * 2 + ["3"] * 8]
         >>> kind = {"question_type": "how many", "answer_type": "number"}
-        >>> vqa_accuracy({1: "2"}, [{"question_id": 1, "answers": people, **kind}])
-        {'overall': 60.0, 'perQuestionType': {'how many': 60.0}, 'perAnswerType': {'number': 60.0}}
+        >>> result = vqa_accuracy({1: "2"}, [{"question_id": 1, "answers": people, **kind}])
+        >>> result["overall"].item(), result["perQuestionType"]["how many"].item()
+        (60.0, 60.0)
     """
-    metric = VQAAccuracy(annotations)
-    metric.update(list(answers), list(answers.values()))
-    return metric.result()
+    metric = VQAAccuracy(annotations, sync_on_compute=False)
+    metric.update(list(answers.values()), ids=list(answers))
+    return metric.compute()
 
 
 def score_files(annotations: Path, results: Path, *, per_question: bool = False) -> dict[str, Any]:
@@ -149,7 +158,7 @@ def score_files(annotations: Path, results: Path, *, per_question: bool = False)
         per_question: Whether `perQuestion`, the percent by question id, is wanted too.
 
     Returns:
-        As `VQAAccuracy.result`.
+        As `vqa_accuracy`, in Python's numbers.
 
     Raises:
         ValueError: A malformed file, an unknown or repeated question, or one without an answer; names the file.
@@ -171,13 +180,13 @@ def score_files(annotations: Path, results: Path, *, per_question: bool = False)
     content = read_json(annotations)
     with naming(annotations):
         if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-            raise ValueError("expected a JSON object with a list 'annotations'.")
-        metric = VQAAccuracy(content["annotations"])
+            raise ValueError("expected a JSON object with a list 'annotations'")
+        metric = VQAAccuracy(content["annotations"], sync_on_compute=False)
     entries = read_json(results)
     with naming(results):
         answers = _answers(entries)
-        metric.update(list(answers), list(answers.values()))
-        result = metric.result()
+        metric.update(list(answers.values()), ids=list(answers))
+        result = as_numbers(metric.compute())
     return {**result, "perQuestion": metric.per_question()} if per_question else result
 
 
@@ -228,26 +237,26 @@ def _percent_of_groups(scores: Mapping[Id, float], groups: Mapping[Id, str]) -> 
     return {group: _percent(of_group) for group, of_group in members.items()}
 
 
-def _check_annotation(entry: Any, name: str) -> None:
+def _check_annotation(annotation: object, name: str) -> None:
     keys = ("question_id", "question_type", "answer_type", "answers")
-    check_entry(entry, keys, name)
+    entry = check_entry(annotation, keys, name)
     for kind in ("question_type", "answer_type"):
         if not isinstance(entry[kind], str):
-            raise ValueError(f"{name}, question {entry['question_id']!r}: {kind} must be text, but is {entry[kind]!r}.")
+            raise ValueError(f"{name}, question {entry['question_id']!r}: {kind} must be text, but is {entry[kind]!r}")
     answers = entry["answers"]
     if not isinstance(answers, Sequence) or not answers:
-        raise ValueError(f"{name}, question {entry['question_id']!r}, must have a list of at least one answer.")
+        raise ValueError(f"{name}, question {entry['question_id']!r}, must have a list of at least one answer")
     if not all(isinstance(each, Mapping) and isinstance(each.get("answer"), str) for each in answers):
-        raise ValueError(f"{name}, question {entry['question_id']!r}: each of its answers must hold a text 'answer'.")
+        raise ValueError(f"{name}, question {entry['question_id']!r}: each of its answers must hold a text 'answer'")
 
 
-def _answers(entries: Any) -> dict[Id, str]:
+def _answers(entries: object) -> dict[Id, str]:
     if not isinstance(entries, list):
-        raise ValueError(f"expected a JSON list of answers, but found {type(entries).__name__}.")
+        raise ValueError(f"expected a JSON list of answers, but found {type(entries).__name__}")
     answers: dict[Id, str] = {}
     for index, entry in enumerate(entries):
         check_entry(entry, ("question_id", "answer"), f"entry {index}")
         if entry["question_id"] in answers:
-            raise ValueError(f"entry {index}: question {entry['question_id']!r} came before; keep one answer of each.")
+            raise ValueError(f"entry {index}: question {entry['question_id']!r} came before; keep one answer of each")
         answers[entry["question_id"]] = entry["answer"]
     return answers

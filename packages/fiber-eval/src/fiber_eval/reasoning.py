@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 
 from fiber_eval.files import Id, check_entry, naming, read_text
-from fiber_eval.samples import PerSampleMetric
+from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 
 class NLVR2Accuracy(PerSampleMetric):
@@ -38,14 +38,18 @@ class NLVR2Accuracy(PerSampleMetric):
     Example:
         >>> from fiber_eval.reasoning import NLVR2Accuracy
         >>> metric = NLVR2Accuracy({"dev-1-0-0": True, "dev-1-1-0": False, "dev-1-0-1": True})
-        >>> metric.update(["dev-1-0-0", "dev-1-1-0"], [True, True])
-        >>> metric.update(["dev-1-0-1"], ["True"])
+        >>> metric.update([True, True], ids=["dev-1-0-0", "dev-1-1-0"])
+        >>> metric.update(["True"], ids=["dev-1-0-1"])
         >>> metric.compute()["consistency"].item()
         0.5
     """
 
     def __init__(
-        self, labels: Mapping[str, bool | str], subsets: Mapping[str, Collection[str]] | None = None, **kwargs: Any
+        self,
+        labels: Mapping[str, bool | str],
+        *,
+        subsets: Mapping[str, Collection[str]] | None = None,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         super().__init__(list(labels), "example", **kwargs)
         self.labels = {name: _truth(label, f"the label of {name!r}") for name, label in labels.items()}
@@ -55,14 +59,14 @@ class NLVR2Accuracy(PerSampleMetric):
             with naming(f"subset {name!r}"):
                 self.subsets[name] = self.known(sorted(set(part)))
                 if not part:
-                    raise ValueError("it is empty; give the identifiers of at least one example.")
+                    raise ValueError("it is empty; give the identifiers of at least one example")
 
-    def update(self, ids: Sequence[str], predictions: Tensor | Sequence[bool | str]) -> None:
+    def update(self, predictions: Tensor | Sequence[bool | str], *, ids: Sequence[str]) -> None:
         """Add predictions.
 
         Args:
-            ids: [B] identifiers, such as `dev-850-0-1`.
             predictions: [B], each a bool, 0 or 1, or "true" or "false" in any case.
+            ids: [B] identifiers, such as `dev-850-0-1`.
 
         Raises:
             ValueError: An unknown identifier, numbers that disagree, a prediction that is not true or false, or another
@@ -73,11 +77,12 @@ class NLVR2Accuracy(PerSampleMetric):
         truths = [_truth(value, f"the prediction of {name!r}") for name, value in zip(listed, values, strict=True)]
         self.record(listed, [int(truth == self.labels[str(name)]) for name, truth in zip(listed, truths, strict=True)])
 
-    def result(self) -> dict[str, float]:
-        """The official numbers, of the predictions of this process.
+    def compute(self) -> dict[str, Tensor]:
+        """The official numbers, over all processes.
 
         Returns:
-            `accuracy` (the official code prints it as "precision"), `consistency`, and `NAME_accuracy` for each subset.
+            `accuracy` (the official code prints it as "precision"), `consistency`, and `NAME_accuracy` for each subset;
+            scalars in float64 on the CPU.
 
         Raises:
             ValueError: An example has no prediction.
@@ -90,7 +95,7 @@ class NLVR2Accuracy(PerSampleMetric):
         result = {"accuracy": _share(list(right.values())), "consistency": _share(list(consistent.values()))}
         for name, part in self.subsets.items():
             result[f"{name}_accuracy"] = _share([right[member] for member in part if member in right])
-        return result
+        return as_tensors(result)
 
     def per_example(self) -> dict[Id, bool]:
         """Whether each example is right, over all processes; every process must call it."""
@@ -100,18 +105,20 @@ class NLVR2Accuracy(PerSampleMetric):
 def nlvr2_accuracy(
     predictions: Mapping[str, bool | str],
     labels: Mapping[str, bool | str],
+    *,
     subsets: Mapping[str, Collection[str]] | None = None,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Accuracy and consistency of predictions by identifier; arguments and result as of `NLVR2Accuracy`.
 
     Example:
         >>> from fiber_eval.reasoning import nlvr2_accuracy
-        >>> nlvr2_accuracy({"dev-1-0-0": "True", "dev-1-1-0": "True"}, {"dev-1-0-0": "True", "dev-1-1-0": "False"})
-        {'accuracy': 0.5, 'consistency': 0.0}
+        >>> labels = {"dev-1-0-0": "True", "dev-1-1-0": "False"}
+        >>> nlvr2_accuracy({"dev-1-0-0": "True", "dev-1-1-0": "True"}, labels)["accuracy"].item()
+        0.5
     """
-    metric = NLVR2Accuracy(labels, subsets)
-    metric.update(list(predictions), list(predictions.values()))
-    return metric.result()
+    metric = NLVR2Accuracy(labels, subsets=subsets, sync_on_compute=False)
+    metric.update(list(predictions.values()), ids=list(predictions))
+    return metric.compute()
 
 
 def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path] | None = None) -> dict[str, float]:
@@ -123,7 +130,7 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
         subsets: Files as `annotations` that hold a part of its examples, by name: `balanced_dev.json` for one.
 
     Returns:
-        As `NLVR2Accuracy.result`.
+        As `nlvr2_accuracy`, in Python's numbers.
 
     Raises:
         ValueError: A malformed line, an unknown or repeated identifier, or one without a prediction; names the file.
@@ -144,20 +151,20 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
     labels = _read_labels(Path(annotations))
     parts = {name: list(_read_labels(Path(path))) for name, path in (subsets or {}).items()}
     with naming(annotations):
-        metric = NLVR2Accuracy(labels, parts)
+        metric = NLVR2Accuracy(labels, subsets=parts, sync_on_compute=False)
     predictions: dict[str, str] = {}
     for number, line in enumerate(read_text(results).splitlines(), 1):
         if not line.strip():
             continue
         identifier, comma, prediction = line.strip().partition(",")
         if not comma:
-            raise ValueError(f"{results}, line {number}: expected 'identifier,prediction', but found {line.strip()!r}.")
+            raise ValueError(f"{results}, line {number}: expected 'identifier,prediction', but found {line.strip()!r}")
         if identifier in predictions:
-            raise ValueError(f"{results}, line {number}: {identifier!r} came before; keep one prediction of each.")
+            raise ValueError(f"{results}, line {number}: {identifier!r} came before; keep one prediction of each")
         predictions[identifier] = prediction
     with naming(results):
-        metric.update(list(predictions), list(predictions.values()))
-        return metric.result()
+        metric.update(list(predictions.values()), ids=list(predictions))
+        return as_numbers(metric.compute())
 
 
 def _read_labels(path: Path) -> dict[str, str]:
@@ -169,20 +176,18 @@ def _read_labels(path: Path) -> dict[str, str]:
             try:
                 example = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"expected a JSON object with identifier and label, but found {line!r:.80}."
-                ) from error
+                raise ValueError(f"expected a JSON object with identifier and label, but found {line!r:.80}") from error
             check_entry(example, ("identifier", "label"), "the example")
             if example["identifier"] in labels:
-                raise ValueError(f"{example['identifier']!r} came before; keep one line of each.")
+                raise ValueError(f"{example['identifier']!r} came before; keep one line of each")
         labels[example["identifier"]] = example["label"]
     return labels
 
 
-def _truth(value: Any, name: str) -> bool:
+def _truth(value: object, name: str) -> bool:
     truth = {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
     if truth not in (True, False):
-        raise ValueError(f"{name} must be true or false, but is {value!r}.")
+        raise ValueError(f"{name} must be true or false, but is {value!r}")
     return bool(truth)
 
 
@@ -190,7 +195,7 @@ def _sentence(identifier: str) -> str:
     """What the examples of one sentence share: the identifier without its third field, the image pair."""
     fields = str(identifier).split("-")
     if len(fields) < 4:
-        raise ValueError(f"an identifier must have the form split-set-pair-sentence, but one is {identifier!r}.")
+        raise ValueError(f"an identifier must have the form split-set-pair-sentence, but one is {identifier!r}")
     return "-".join([*fields[:2], *fields[3:]])
 
 

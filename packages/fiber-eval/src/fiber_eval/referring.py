@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
 
 from fiber_eval.files import Id, check_entry, naming, read_json, some
-from fiber_eval.samples import PerSampleMetric
+from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 Criterion = Literal["iou", "giou", "inclusive_iou"]
 Box = Tensor | Sequence[float]
@@ -53,8 +53,9 @@ class ReferringAccuracy(PerSampleMetric):
     Example:
         >>> import torch
         >>> from fiber_eval.referring import ReferringAccuracy
-        >>> metric = ReferringAccuracy({4: [0, 0, 10, 10]}, {4: "refcoco"}, ks=(1, 5))
-        >>> metric.update([4], [torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]])], [torch.tensor([0.3, 0.7])])
+        >>> metric = ReferringAccuracy({4: [0, 0, 10, 10]}, datasets={4: "refcoco"}, ks=(1, 5))
+        >>> boxes, scores = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]]), torch.tensor([0.3, 0.7])
+        >>> metric.update([boxes], [scores], ids=[4])
         >>> {name: value.item() for name, value in metric.compute()["refcoco"].items()}
         {'P@1': 0.0, 'P@5': 1.0}
     """
@@ -62,12 +63,12 @@ class ReferringAccuracy(PerSampleMetric):
     def __init__(
         self,
         targets: Mapping[Any, Box],
+        *,
         datasets: Mapping[Any, str] | None = None,
         ks: Sequence[int] = (1, 5, 10),
-        *,
         criterion: Criterion = "iou",
         threshold: float = 0.5,
-        **kwargs: Any,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         super().__init__(list(targets), "expression", **kwargs)
         _check_options(ks, criterion, threshold)
@@ -75,17 +76,17 @@ class ReferringAccuracy(PerSampleMetric):
         self.targets = {name: _target(box, name) for name, box in targets.items()}
         self.datasets = dict.fromkeys(targets, UNNAMED) if datasets is None else dict(datasets)
         if unnamed := [name for name in targets if name not in self.datasets]:
-            raise ValueError(f"expression {unnamed[0]!r} is of no data set; name one for each expression, or for none.")
+            raise ValueError(f"expression {unnamed[0]!r} is of no data set; name one for each expression, or for none")
 
     def update(
-        self, ids: Tensor | Sequence[Id], boxes: Sequence[Boxes], scores: Sequence[Tensor | Sequence[float]]
+        self, boxes: Sequence[Boxes], scores: Sequence[Tensor | Sequence[float]], *, ids: Tensor | Sequence[Id]
     ) -> None:
         """Add the boxes predicted for some expressions.
 
         Args:
-            ids: [B] ids of expressions.
             boxes: [B], each [N, 4] with x1, y1, x2, y2 in pixels, in any order; N may be 0 and may vary.
             scores: [B], each [N], the higher the better.
+            ids: [B] ids of expressions.
 
         Raises:
             ValueError: An unknown expression, numbers that disagree, a box that is not finite or of negative size, a
@@ -95,11 +96,11 @@ class ReferringAccuracy(PerSampleMetric):
         predictions = zip(listed, boxes, scores, strict=True)
         self.record(listed, [self._rank(name, found, confidence) for name, found, confidence in predictions])
 
-    def result(self) -> dict[str, dict[str, float]]:
-        """The official numbers, of the predictions of this process.
+    def compute(self) -> dict[str, dict[str, Tensor]]:
+        """The official numbers, over all processes.
 
         Returns:
-            For each data set `P@K` (0..1) for each K.
+            For each data set `P@K` (0..1) for each K; scalars in float64 on the CPU.
 
         Raises:
             ValueError: An expression was not predicted.
@@ -108,7 +109,9 @@ class ReferringAccuracy(PerSampleMetric):
         for name, rank in self.seen().items():
             ranks.setdefault(self.datasets[name], []).append(rank)
         return {
-            dataset: {f"P@{k}": sum(MISSED < rank <= k for rank in of_dataset) / len(of_dataset) for k in self.ks}
+            dataset: as_tensors(
+                {f"P@{k}": sum(MISSED < rank <= k for rank in of_dataset) / len(of_dataset) for k in self.ks}
+            )
             for dataset, of_dataset in ranks.items()
         }
 
@@ -122,7 +125,7 @@ class ReferringAccuracy(PerSampleMetric):
         if confidence.shape != (len(found),) or confidence.isnan().any():
             raise ValueError(
                 f"the scores of expression {name!r} must be {len(found)} numbers, one a box, without NaN, but are "
-                f"{confidence.tolist()}."
+                f"{confidence.tolist()}"
             )
         fits = (_overlap(found, self.targets[name], self.criterion) >= self.threshold).tolist()
         ranked = sorted(zip(confidence.tolist(), found.tolist(), fits, strict=True), reverse=True)
@@ -132,28 +135,38 @@ class ReferringAccuracy(PerSampleMetric):
 def referring_accuracy(
     predictions: Mapping[Any, Prediction],
     targets: Mapping[Any, Box],
+    *,
     datasets: Mapping[Any, str] | None = None,
-    **options: Any,
-) -> dict[str, dict[str, float]]:
+    ks: Sequence[int] = (1, 5, 10),
+    criterion: Criterion = "iou",
+    threshold: float = 0.5,
+) -> dict[str, dict[str, Tensor]]:
     """Precision at K of predictions by expression.
 
     Args:
         predictions: Boxes and scores of each expression, each as in `ReferringAccuracy.update`.
-        targets: As of `ReferringAccuracy`, like `datasets`.
+        targets: As of `ReferringAccuracy`, like all that follow.
         datasets: The data set of each expression.
-        **options: `ks`, `criterion` and `threshold` of `ReferringAccuracy`.
+        ks: The K of each precision.
+        criterion: How overlap is measured.
+        threshold: The least overlap of a box that is right.
 
     Returns:
-        As `ReferringAccuracy.result`.
+        As `ReferringAccuracy.compute`.
+
+    Raises:
+        ValueError: As `ReferringAccuracy`, its `update` and its `compute`.
 
     Example:
         >>> from fiber_eval.referring import referring_accuracy
-        >>> referring_accuracy({4: ([[0, 0, 9, 9]], [0.7])}, {4: [0, 0, 10, 10]}, ks=(1,))
-        {'all': {'P@1': 1.0}}
+        >>> referring_accuracy({4: ([[0, 0, 9, 9]], [0.7])}, {4: [0, 0, 10, 10]}, ks=(1,))["all"]["P@1"].item()
+        1.0
     """
-    metric = ReferringAccuracy(targets, datasets, **options)
+    metric = ReferringAccuracy(
+        targets, datasets=datasets, ks=ks, criterion=criterion, threshold=threshold, sync_on_compute=False
+    )
     _add(metric, predictions)
-    return metric.result()
+    return metric.compute()
 
 
 def score_files(
@@ -164,7 +177,7 @@ def score_files(
     criterion: Criterion = "iou",
     threshold: float = 0.5,
 ) -> dict[str, dict[str, float]]:
-    """Score a result file.
+    """Score a result file: boxes and scores of each expression.
 
     Annotations are as MDETR writes them; expressions without `dataset_name` are of the data set "all". Results are COCO
     detections, or an object by image id, which can tell that nothing was found.
@@ -177,7 +190,7 @@ def score_files(
         threshold: The least overlap of a box that is right.
 
     Returns:
-        As `ReferringAccuracy.result`.
+        As `referring_accuracy`, in Python's numbers.
 
     Raises:
         ValueError: A malformed file, an unknown expression, one without a prediction, a bad box or score; names the
@@ -200,17 +213,19 @@ def score_files(
     content = read_json(annotations)
     with naming(annotations):
         targets, datasets = _targets(content)
-        metric = ReferringAccuracy(targets, datasets, ks, criterion=criterion, threshold=threshold)
+        metric = ReferringAccuracy(
+            targets, datasets=datasets, ks=ks, criterion=criterion, threshold=threshold, sync_on_compute=False
+        )
     content = read_json(results)
     with naming(results):
         found = _detections(content) if isinstance(content, list) else _predictions(content, targets)
         _add(metric, found)
-        return metric.result()
+        return as_numbers(metric.compute())
 
 
 def _add(metric: ReferringAccuracy, predictions: Mapping[Id, Prediction]) -> None:
     found = predictions.values()
-    metric.update(list(predictions), [boxes for boxes, _ in found], [scores for _, scores in found])
+    metric.update([boxes for boxes, _ in found], [scores for _, scores in found], ids=list(predictions))
 
 
 def _overlap(boxes: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
@@ -230,18 +245,18 @@ def _overlap(boxes: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
 
 def _check_options(ks: Sequence[int], criterion: str, threshold: float) -> None:
     if not ks or any(int(k) != k or k < 1 for k in ks):
-        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}.")
+        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}")
     if criterion not in get_args(Criterion):
-        raise ValueError(f"criterion must be one of {', '.join(get_args(Criterion))}, but is {criterion!r}.")
+        raise ValueError(f"criterion must be one of {', '.join(get_args(Criterion))}, but is {criterion!r}")
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be above 0 and at most 1, but is {threshold}.")
+        raise ValueError(f"threshold must be above 0 and at most 1, but is {threshold}")
 
 
 def _target(box: Box, expression: Id) -> Tensor:
     name = f"the target of expression {expression!r}"
     checked = _numbers(box, name)
     if checked.shape != (4,):
-        raise ValueError(f"{name} must be x1, y1, x2, y2, but has shape {tuple(checked.shape)}.")
+        raise ValueError(f"{name} must be x1, y1, x2, y2, but has shape {tuple(checked.shape)}")
     return _boxes(checked[None], name)[0]
 
 
@@ -251,58 +266,56 @@ def _boxes(boxes: Boxes, name: str) -> Tensor:
     if not checked.numel():
         return checked.reshape(0, 4)
     if checked.ndim != 2 or checked.shape[1] != 4:
-        raise ValueError(f"{name} must have shape [N, 4], but have {tuple(checked.shape)}.")
+        raise ValueError(f"{name} must have shape [N, 4], but have {tuple(checked.shape)}")
     bad = ~checked.isfinite().all(1) | (checked[:, 2:] < checked[:, :2]).any(1)
     if bad.any():
         raise ValueError(
             f"{name} must be finite and of no negative size, but one goes from x1, y1 to x2, y2 as "
-            f"{checked[bad][0].tolist()}; convert boxes of another format first."
+            f"{checked[bad][0].tolist()}; convert boxes of another format first"
         )
     return checked
 
 
-def _numbers(values: Any, name: str) -> Tensor:
+def _numbers(values: object, name: str) -> Tensor:
     try:
         return torch.as_tensor(values, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers in lists of equal length, but are {str(values)[:80]}.") from error
+        raise ValueError(f"{name} must be numbers in lists of equal length, but are {str(values)[:80]}") from error
 
 
-def _corners(entry: Any, keys: Sequence[str], name: str) -> list[float]:
+def _corners(entry: object, keys: Sequence[str], name: str) -> list[float]:
     """An entry's `bbox`, [x, y, width, height], as x1, y1, x2, y2, after checking that it has all `keys`."""
-    check_entry(entry, keys, name)
-    box = _numbers(entry["bbox"], f"{name}: bbox")
+    bbox = check_entry(entry, keys, name)["bbox"]
+    box = _numbers(bbox, f"{name}: bbox")
     if box.shape != (4,) or not box.isfinite().all() or (box[2:] < 0).any():
-        raise ValueError(
-            f"{name}: bbox must be finite [x, y, width, height], no size negative, but is {entry['bbox']}."
-        )
+        raise ValueError(f"{name}: bbox must be finite [x, y, width, height], no size negative, but is {bbox}")
     return [*box[:2].tolist(), *(box[:2] + box[2:]).tolist()]
 
 
-def _targets(content: Any) -> tuple[dict[Id, Box], dict[Id, str]]:
+def _targets(content: object) -> tuple[dict[Id, Box], dict[Id, str]]:
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ("images", "annotations")
     ):
-        raise ValueError("expected a JSON object with the lists 'images' and 'annotations'.")
+        raise ValueError("expected a JSON object with the lists 'images' and 'annotations'")
     datasets: dict[Id, str] = {}
     for index, image in enumerate(content["images"]):
         check_entry(image, ("id",), f"image {index}")
         dataset = image.get("dataset_name", UNNAMED)
         if image["id"] in datasets:
-            raise ValueError(f"image {index}: id {image['id']!r} came before; give each image its own.")
+            raise ValueError(f"image {index}: id {image['id']!r} came before; give each image its own")
         if not isinstance(dataset, str):
-            raise ValueError(f"image {index}: dataset_name must be text, but is {dataset!r}.")
+            raise ValueError(f"image {index}: dataset_name must be text, but is {dataset!r}")
         datasets[image["id"]] = dataset
     targets: dict[Id, Box] = {}
     for index, entry in enumerate(content["annotations"]):
         box = _corners(entry, ("image_id", "bbox"), f"annotation {index}")
         if entry["image_id"] in targets or entry["image_id"] not in datasets:
             raise ValueError(
-                f"annotation {index}: image {entry['image_id']!r} must be among the images and have one box only."
+                f"annotation {index}: image {entry['image_id']!r} must be among the images and have one box only"
             )
         targets[entry["image_id"]] = box
     if bare := [image for image in datasets if image not in targets]:
-        raise ValueError(f"{len(bare)} images have no annotation: {some(bare)}; give each expression its box.")
+        raise ValueError(f"{len(bare)} images have no annotation: {some(bare)}; give each expression its box")
     return targets, datasets
 
 
@@ -311,22 +324,22 @@ def _detections(entries: list[Any]) -> dict[Id, Prediction]:
     for index, entry in enumerate(entries):
         corners = _corners(entry, ("image_id", "bbox", "score"), f"entry {index}")
         if not isinstance(entry["score"], int | float) or math.isnan(entry["score"]):
-            raise ValueError(f"entry {index}: score must be a number, but is {entry['score']!r}.")
+            raise ValueError(f"entry {index}: score must be a number, but is {entry['score']!r}")
         boxes, scores = found.setdefault(entry["image_id"], ([], []))
         boxes.append(corners)
         scores.append(entry["score"])
     return dict(found)
 
 
-def _predictions(content: Any, targets: Mapping[Id, Box]) -> dict[Id, Prediction]:
+def _predictions(content: object, targets: Mapping[Id, Box]) -> dict[Id, Prediction]:
     if not isinstance(content, dict):
-        raise ValueError("expected a JSON list of detections, or an object from image id to boxes and scores.")
+        raise ValueError("expected a JSON list of detections, or an object from image id to boxes and scores")
     names: dict[str, Id] = {str(name): name for name in targets}  # keys of JSON objects are text
     found: dict[Id, Prediction] = {}
     key: str
     for key, entry in content.items():
         if not isinstance(entry, dict) or not {"boxes", "scores"} <= entry.keys():
-            raise ValueError(f"entry {key!r} must be an object with boxes and scores, but is {str(entry)[:80]}.")
+            raise ValueError(f"entry {key!r} must be an object with boxes and scores, but is {str(entry)[:80]}")
         name = names.get(key, key)
         found[name] = (entry["boxes"], entry["scores"])
     return found

@@ -8,12 +8,15 @@ cannot pass 0.2 at K = 1.) What differs from those evaluators: ties are defined;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from fiber_eval.samples import MetricOptions
 
 Ties = Literal["pessimistic", "optimistic"]
 
@@ -24,8 +27,8 @@ SAME_FEATURE_TOLERANCE = 0.05
 def retrieval_recall(
     scores: Tensor,
     text_image_index: Tensor | Sequence[int],
-    ks: Sequence[int] = (1, 5, 10),
     *,
+    ks: Sequence[int] = (1, 5, 10),
     ties: Ties = "pessimistic",
     chunk_size: int = 64,
 ) -> dict[str, Tensor]:
@@ -58,13 +61,13 @@ def retrieval_recall(
     """
     _check_options(ks, ties, chunk_size)
     if scores.ndim != 2 or scores.numel() == 0:
-        raise ValueError(f"scores must be a filled matrix [images, texts], but its shape is {tuple(scores.shape)}.")
+        raise ValueError(f"scores must be a filled matrix [images, texts], but its shape is {tuple(scores.shape)}")
     num_images, num_texts = scores.shape
     owner = _as_ids(text_image_index, "text_image_index", num_texts).to(scores.device)
     if owner.min() < 0 or owner.max() >= num_images:
         raise ValueError(
             f"text_image_index must lie in 0..{num_images - 1}, the rows of scores, but goes from {owner.min().item()} "
-            f"to {owner.max().item()}; number the images by their row."
+            f"to {owner.max().item()}; number the images by their row"
         )
     if not scores.is_floating_point():
         scores = scores.double()
@@ -117,7 +120,12 @@ class RetrievalRecall(Metric):
     text_image_ids: list[Tensor]
 
     def __init__(
-        self, ks: Sequence[int] = (1, 5, 10), *, ties: Ties = "pessimistic", chunk_size: int = 64, **kwargs: Any
+        self,
+        *,
+        ks: Sequence[int] = (1, 5, 10),
+        ties: Ties = "pessimistic",
+        chunk_size: int = 64,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         super().__init__(**kwargs)
         _check_options(ks, ties, chunk_size)
@@ -150,15 +158,15 @@ class RetrievalRecall(Metric):
         texts = {"text_features": text_features, "text_ids": text_ids, "text_image_ids": text_image_ids}
         groups = [group for group in (images, texts) if any(value is not None for value in group.values())]
         if not groups:
-            raise ValueError("update got nothing; give image_features with image_ids, or text_features with their ids.")
+            raise ValueError("update got nothing; give image_features with image_ids, or text_features with their ids")
         checked: dict[str, Tensor] = {}
         for group in groups:  # all is checked before anything is kept
             if absent := [name for name, value in group.items() if value is None]:
-                raise ValueError(f"update needs {', '.join(group)} together, but {', '.join(absent)} did not come.")
+                raise ValueError(f"update needs {', '.join(group)} together, but {', '.join(absent)} did not come")
             (feature_name, features), *ids = group.items()
             if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
                 came = f"{features.dtype} {tuple(features.shape)}" if isinstance(features, Tensor) else type(features)
-                raise ValueError(f"{feature_name} must be a floating-point tensor [samples, width], but is {came}.")
+                raise ValueError(f"{feature_name} must be a floating-point tensor [samples, width], but is {came}")
             checked[feature_name] = features.detach().float()
             for name, value in ids:
                 checked[name] = _as_ids(value, name, len(features))
@@ -186,7 +194,7 @@ class RetrievalRecall(Metric):
         if not len(images) or not len(texts):
             raise ValueError(
                 f"retrieval needs images and texts, but {len(images)} images and {len(texts)} texts came; "
-                "call update with both before compute."
+                "call update with both before compute"
             )
         first = _first_of_each(image_ids, images, "image")
         images, image_ids = images[first], image_ids[first]
@@ -202,7 +210,9 @@ class RetrievalRecall(Metric):
             score(images, texts), score(texts, images), owner, len(images), self.ks, self.ties, self.chunk_size
         )
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(
+        self, dist_sync_fn: Callable = gather_all_tensors, process_group: ProcessGroup | None = None
+    ) -> None:
         # torchmetrics gathers a list element by element, which hangs where processes hold different numbers of them.
         for name in self._defaults:
             setattr(self, name, [self._whole(name)])
@@ -221,28 +231,28 @@ class RetrievalRecall(Metric):
 def _check_widths(parts: list[Tensor]) -> None:
     widths = sorted({part.shape[1] for part in parts if len(part)})
     if len(widths) > 1:
-        raise ValueError(f"all image and text features must be equally wide, but widths {widths} came.")
+        raise ValueError(f"all image and text features must be equally wide, but widths {widths} came")
 
 
 def _check_options(ks: Sequence[int], ties: str, chunk_size: int) -> None:
     if not ks or any(int(k) != k or k < 1 for k in ks):
-        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}.")
+        raise ValueError(f"ks must be whole numbers from 1 on, but is {tuple(ks)}")
     if ties not in get_args(Ties):
-        raise ValueError(f"ties must be one of {', '.join(get_args(Ties))}, but is {ties!r}.")
+        raise ValueError(f"ties must be one of {', '.join(get_args(Ties))}, but is {ties!r}")
     if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, but is {chunk_size}.")
+        raise ValueError(f"chunk_size must be at least 1, but is {chunk_size}")
 
 
-def _as_ids(ids: Any, name: str, count: int) -> Tensor:
+def _as_ids(ids: object, name: str, count: int) -> Tensor:
     """`ids` as int64 of shape [count]."""
     try:
         tensor = torch.as_tensor(ids)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be integers; number your names, for instance by their row.") from error
+        raise ValueError(f"{name} must be integers; number your names, for instance by their row") from error
     if tensor.shape != (count,):
-        raise ValueError(f"{name} must have shape ({count},), one for each sample, but has {tuple(tensor.shape)}.")
+        raise ValueError(f"{name} must have shape ({count},), one for each sample, but has {tuple(tensor.shape)}")
     if count and (tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex()):
-        raise ValueError(f"{name} must be integers, but is {tensor.dtype}.")
+        raise ValueError(f"{name} must be integers, but is {tensor.dtype}")
     return tensor.to(torch.int64)
 
 
@@ -259,13 +269,13 @@ def _first_of_each(ids: Tensor, features: Tensor, kind: str, image_ids: Tensor |
     if differs.any():
         raise ValueError(
             f"{kind} id {ids[again[differs][0]].item()} came with two different features; give each {kind} an id of "
-            "its own over the whole data set (not its index in the batch), and encode in eval mode."
+            "its own over the whole data set (not its index in the batch), and encode in eval mode"
         )
     if image_ids is not None and (moved := image_ids[again] != image_ids[kept]).any():
         later, earlier = again[moved][0], kept[moved][0]
         raise ValueError(
             f"text id {ids[later].item()} came with the image ids {image_ids[earlier].item()} and "
-            f"{image_ids[later].item()}; give each text an id of its own and one image."
+            f"{image_ids[later].item()}; give each text an id of its own and one image"
         )
     return first
 
@@ -278,7 +288,7 @@ def _find(text_image_ids: Tensor, image_ids: Tensor, text_ids: Tensor) -> Tensor
         raise ValueError(
             f"{int(absent.sum())} of {len(text_ids)} texts belong to an image that never came, the first being text id "
             f"{text_ids[absent][0].item()} of image id {text_image_ids[absent][0].item()}; "
-            "update with every image, or leave these texts out."
+            "update with every image, or leave these texts out"
         )
     return owner
 
@@ -323,7 +333,7 @@ def _ranks(
         scores = rows(chunk)
         if scores.isnan().any():
             raise ValueError(
-                "the scores hold NaN, which has no rank; look for NaN in the features or the model's output."
+                "the scores hold NaN, which has no rank; look for NaN in the features or the model's output"
             )
         right = query_image[chunk, None] == candidate_image
         best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Files of retrieval scores: a matrix [images, texts], and whose text is whose."""
+"""Files of retrieval scores: a matrix [images, texts], and the image of each text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 
 from fiber_eval.files import read_json
 from fiber_eval.retrieval import Ties, retrieval_recall
+from fiber_eval.samples import as_numbers
 
 
 def score_files(
     annotations: Path, results: Path, *, ks: Sequence[int] = (1, 5, 10), ties: Ties = "pessimistic"
 ) -> dict[str, float]:
-    """Scores a file of retrieval scores. Both files may be one that holds both arrays.
+    """Score a file of retrieval scores. Both files may be one that holds both arrays.
 
     Args:
         annotations: npz or JSON object with text_image_index: for each text the row of its image (may be the result
@@ -27,7 +28,7 @@ def score_files(
         ties: Where a right answer stands among wrong ones of the same score: "pessimistic" or "optimistic".
 
     Returns:
-        As `retrieval_recall`, as floats.
+        As `retrieval_recall`, in Python's numbers.
 
     Raises:
         ValueError: A malformed file; the sentence names it and the entry.
@@ -49,12 +50,12 @@ def score_files(
     wrong = np.argwhere(np.isnan(scores))
     if len(wrong):
         index = ", ".join(map(str, wrong[0]))
-        raise ValueError(f"{results}: scores[{index}] is NaN, which has no rank; look for NaN in the model's output.")
+        raise ValueError(f"{results}: scores[{index}] is NaN, which has no rank; look for NaN in the model's output")
     try:
-        recalls = retrieval_recall(torch.from_numpy(scores), torch.from_numpy(owner), ks, ties=ties)
+        recalls = retrieval_recall(torch.from_numpy(scores), torch.from_numpy(owner), ks=ks, ties=ties)
     except ValueError as error:
         raise ValueError(f"{results} with {annotations}: {error}") from error
-    return {name: value.item() for name, value in recalls.items()}
+    return as_numbers(recalls)
 
 
 def _read_array(path: Path, key: str) -> Any:
@@ -62,14 +63,14 @@ def _read_array(path: Path, key: str) -> Any:
     try:
         contents = np.load(path) if path.suffix == ".npz" else None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not npz; write it anew with numpy.savez(path, {key}=...).") from error
+        raise ValueError(f"{path} is not npz; write it anew with numpy.savez(path, {key}=...)") from error
     contents = read_json(path) if contents is None else contents
     if not (isinstance(contents, dict) or hasattr(contents, "files")) or key not in contents:
-        raise ValueError(f"{path} must hold {key!r}; write an object with that key, or numpy.savez(path, {key}=...).")
+        raise ValueError(f"{path} must hold {key!r}; write an object with that key, or numpy.savez(path, {key}=...)")
     try:
         array = np.asarray(contents[key])
     except ValueError as error:
-        raise ValueError(f"{path}: the rows of {key!r} must be equally long: {error}.") from error
+        raise ValueError(f"{path}: the rows of {key!r} must be equally long: {error}") from error
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: {key!r} must hold numbers, but holds {array.dtype}.")
+        raise ValueError(f"{path}: {key!r} must hold numbers, but holds {array.dtype}")
     return array

@@ -1,12 +1,13 @@
-"""What metrics over samples whose annotations are known from the start have in common."""
+"""Base classes of metrics that count each sample once, over any number of processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -15,8 +16,20 @@ from fiber_eval.files import Id, some
 UNSEEN = -1
 
 
+class MetricOptions(TypedDict, total=False):
+    """Options of `torchmetrics.Metric`, which every metric here takes."""
+
+    compute_on_cpu: bool
+    dist_sync_on_step: bool
+    process_group: ProcessGroup | None
+    dist_sync_fn: Callable[..., list[Tensor]] | None
+    distributed_available_fn: Callable[[], bool] | None
+    sync_on_compute: bool
+    compute_with_cache: bool
+
+
 class AnnotatedMetric(Metric):
-    """A metric whose `compute` wants all samples, but whose `forward` (calling it) scores the batch by itself."""
+    """A metric whose `compute` needs all samples, but whose `forward` (calling it) scores the batch by itself."""
 
     is_differentiable = False
     higher_is_better = True
@@ -38,7 +51,7 @@ class RecordMetric(AnnotatedMetric):
 
     records: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[MetricOptions]) -> None:
         super().__init__(**kwargs)
         self.add_state("records", default=[], dist_reduce_fx=None)
 
@@ -52,7 +65,9 @@ class RecordMetric(AnnotatedMetric):
         parts = self.records if self._is_synced else [self._whole()]
         return [part.cpu().numpy().tobytes() for part in parts]
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(
+        self, dist_sync_fn: Callable = gather_all_tensors, process_group: ProcessGroup | None = None
+    ) -> None:
         # torchmetrics gathers a list element by element, which hangs where processes hold different numbers of them.
         self.records = [self._whole()]
         super()._sync_dist(dist_sync_fn, process_group)
@@ -62,7 +77,7 @@ class RecordMetric(AnnotatedMetric):
 
 
 class PerSampleMetric(AnnotatedMetric):
-    """One whole number, the outcome, for each sample of a data set whose annotations are known from the start.
+    """A metric that keeps one whole number, the outcome, for each sample of an annotated data set.
 
     The state has an entry for every annotated sample, so batches, order and the number of processes are free: a process
     may hold any number of samples, none included. A sample seen again counts once (the first is kept; over processes,
@@ -82,36 +97,28 @@ class PerSampleMetric(AnnotatedMetric):
 
     outcomes: Tensor
 
-    def __init__(self, ids: Sequence[Id], noun: str, **kwargs: Any) -> None:
+    def __init__(self, ids: Sequence[Id], noun: str, **kwargs: Unpack[MetricOptions]) -> None:
         super().__init__(**kwargs)
         self.noun = noun
         self.rows = {sample: row for row, sample in enumerate(ids)}
         if not ids:
-            raise ValueError(f"there is nothing to score: the annotations hold no {noun}.")
+            raise ValueError(f"there is nothing to score: the annotations hold no {noun}")
         if len(self.rows) < len(ids):
             repeated = next(sample for row, sample in enumerate(ids) if self.rows[sample] != row)
-            raise ValueError(f"{noun} {repeated!r} is annotated twice; give each {noun} one annotation.")
+            raise ValueError(f"{noun} {repeated!r} is annotated twice; give each {noun} one annotation")
         empty = torch.full((len(ids),), UNSEEN, dtype=torch.int32)
         self.add_state("outcomes", default=empty, dist_reduce_fx=_first_seen)
 
-    def result(self) -> dict[str, Any]:
-        """The official numbers of the samples of this process, as floats."""
-        raise NotImplementedError
-
-    def compute(self) -> dict[str, Any]:
-        """`result` over all processes, in float64 scalars on the CPU; the same on every process."""
-        return _as_tensors(self.result())
-
-    def known(self, ids: Tensor | Sequence[Id], **values: Any) -> list[Id]:
+    def known(self, ids: Tensor | Sequence[Id], **values: Sized) -> list[Id]:
         """`ids` as a list, after checking that all are annotated and that there are as many of each of `values`."""
         listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         for name, value in values.items():
             if len(value) != len(listed):
-                raise ValueError(f"{name} must be one for each of the {len(listed)} ids, but {len(value)} came.")
+                raise ValueError(f"{name} must be one for each of the {len(listed)} ids, but {len(value)} came")
         if unknown := [sample for sample in listed if sample not in self.rows]:
             raise ValueError(
                 f"{some(unknown)}: no {self.noun} of the {len(self.rows)} annotated ones has such an id; "
-                "give ids and annotations of the same data set."
+                "give ids and annotations of the same data set"
             )
         return listed
 
@@ -123,7 +130,7 @@ class PerSampleMetric(AnnotatedMetric):
             if kept[row] not in (UNSEEN, outcome):
                 raise ValueError(
                     f"{self.noun} {sample!r} came twice with different predictions; give each {self.noun} the id of "
-                    "its annotation, and reset the metric between evaluations."
+                    "its annotation, and reset the metric between evaluations"
                 )
             kept[row] = outcome
         if kept:
@@ -140,7 +147,7 @@ class PerSampleMetric(AnnotatedMetric):
         if absent and not self._batch_only:
             raise ValueError(
                 f"{len(absent)} of {len(outcomes)} {self.noun}s have no prediction: {some(absent)}; predict each one, "
-                "or leave its annotation out."
+                "or leave its annotation out"
             )
         for sample in absent:
             del outcomes[sample]
@@ -152,9 +159,15 @@ class PerSampleMetric(AnnotatedMetric):
             return self.seen()
 
 
-def _as_tensors(result: dict[str, Any]) -> dict[str, Any]:
+def as_tensors(numbers: Mapping[str, float]) -> dict[str, Tensor]:
+    """Numbers as every metric and function gives them: scalars in float64 on the CPU."""
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+
+
+def as_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a metric, groups included, as the numbers of Python, which JSON takes."""
     return {
-        name: _as_tensors(value) if isinstance(value, dict) else torch.tensor(value, dtype=torch.float64)
+        name: as_numbers(value) if isinstance(value, Mapping) else value.item() if isinstance(value, Tensor) else value
         for name, value in result.items()
     }
 

@@ -132,13 +132,13 @@ def check_texts(candidates: Sequence[Any], references: Sequence[Sequence[Any]]) 
     if isinstance(candidates, str) or any(isinstance(texts, str) for texts in references):
         raise ValueError(
             "candidates must be a list of captions and references a list of lists of captions, but a string came in "
-            "place of a list; put it into brackets."
+            "place of a list; put it into brackets"
         )
     if len(candidates) != len(references) or not len(candidates):
         raise ValueError(
             f"captions need one candidate and one list of references for each image, but {len(candidates)} candidates "
-            f"and {len(references)} lists of references came."
+            f"and {len(references)} lists of references came"
         )
     for image, texts in enumerate(references):
         if not len(texts):
-            raise ValueError(f"image {image} has no reference; give each image at least one, or leave the image out.")
+            raise ValueError(f"image {image} has no reference; give each image at least one, or leave the image out")

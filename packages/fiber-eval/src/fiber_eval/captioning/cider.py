@@ -73,7 +73,7 @@ def cider_of(captions: CaptionSet, *, clipped: bool) -> tuple[float, Floats]:
 
 
 class DocumentFrequencies:
-    """In how many images of a corpus each n-gram stands: what weighs the n-grams of a CIDEr-D reward.
+    """The number of images of a corpus in which each n-gram stands: the weights of a CIDEr-D reward.
 
     Make them once of the tokenized references of the training split with `count`, save them, load them for training.
 
@@ -94,9 +94,9 @@ class DocumentFrequencies:
     def __init__(self, counts: Mapping[tuple[str, ...], float], num_images: float) -> None:
         for gram in counts:
             if not isinstance(gram, tuple) or not 1 <= len(gram) <= MAX_ORDER:
-                raise ValueError(f"an n-gram must be a tuple of 1 to {MAX_ORDER} words, but {gram!r} came.")
+                raise ValueError(f"an n-gram must be a tuple of 1 to {MAX_ORDER} words, but {gram!r} came")
         if not num_images > 0:
-            raise ValueError(f"num_images must be a positive number, but is {num_images}.")
+            raise ValueError(f"num_images must be a positive number, but is {num_images}")
         # Each beginning of an n-gram is an n-gram too: it gets an index, with no image if it has no count.
         grams = {gram[:length] for gram in counts for length in range(1, len(gram) + 1)}
         words = sorted({word for gram in grams for word in gram})
@@ -114,7 +114,7 @@ class DocumentFrequencies:
 
     def _set(self, words: list[str], keys: list[Ints], values: list[Floats], num_images: float) -> None:
         self.words, self.keys, self.values, self.num_images = words, keys, values, float(num_images)
-        self._place = {word: number for number, word in enumerate(words)}
+        self._index = {word: number for number, word in enumerate(words)}
 
     @classmethod
     def count(cls, references: Sequence[Sequence[str]]) -> DocumentFrequencies:
@@ -169,7 +169,7 @@ class DocumentFrequencies:
                 self._set(words, keys, values, float(file["num_images"]))
         except (KeyError, ValueError, EOFError) as error:
             raise ValueError(
-                f"{path} holds no document frequencies ({error}); write it with DocumentFrequencies.save."
+                f"{path} holds no document frequencies ({error}); write it with DocumentFrequencies.save"
             ) from error
         return self
 
@@ -183,7 +183,7 @@ class DocumentFrequencies:
             For each order, [G] the frequency of each of its n-grams; 0 for one that is not in the corpus.
         """
         words = captions.word_indices[0]
-        word = np.array([self._place.get(text, -1) for text in words], dtype=np.int64)
+        word = np.array([self._index.get(text, -1) for text in words], dtype=np.int64)
         index = word
         found = [_take(self.values[0], index)]
         for order, keys, values in zip(captions.orders[1:], self.keys[1:], self.values[1:], strict=True):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import torch
 from torch import Tensor
 
 from fiber_eval.captioning._ngrams import CaptionSet, Floats
@@ -22,11 +21,19 @@ from fiber_eval.captioning.rouge import rouge_l
 from fiber_eval.captioning.spice.metric import NativeSpice, OfficialSpice
 from fiber_eval.captioning.tokenization import ptb_tokenize
 from fiber_eval.files import Id, check_entry, naming, read_json, some
-from fiber_eval.samples import RecordMetric
+from fiber_eval.samples import MetricOptions, RecordMetric, as_numbers, as_tensors
 
 # Of tokenized candidates and references: the value of the corpus, and [images] the value of each.
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], tuple[float, Floats]]
 DEFAULT_METRICS = ("bleu", "rouge_l", "cider_d")
+
+
+class _Options(TypedDict, total=False):
+    """Those of `score_captions` that a `CaptionScores` keeps."""
+
+    metrics: Sequence[str]
+    extra: Mapping[str, Scorer] | None
+    tokenize: bool
 
 
 def score_captions(
@@ -51,7 +58,8 @@ def score_captions(
 
     Returns:
         `Bleu_1` to `Bleu_4`, `ROUGE_L` (0..1), `CIDEr` (CIDEr-D, 0..10), and as asked for `CIDEr_plain` (0..10),
-        `METEOR`, `SPICE_native`, `SPICE` (0..1) and the extras; with `per_image` also `perImage`, the same by image id.
+        `METEOR`, `SPICE_native`, `SPICE` (0..1) and the extras, in scalars in float64 on the CPU; with `per_image` also
+        `perImage`, the same by image id in Python's numbers.
 
     Raises:
         ValueError: An id is missing from either side, an image has no reference, or a metric is unknown.
@@ -61,7 +69,7 @@ def score_captions(
     Example:
         >>> references = {1: ["A dog runs.", "The dog"], 2: ["A blue car."]}
         >>> result = score_captions({1: "a dog runs", 2: "A red car!"}, references)
-        >>> {name: round(value, 4) for name, value in result.items()}
+        >>> {name: round(value.item(), 4) for name, value in result.items()}
         {'Bleu_1': 0.8333, 'Bleu_2': 0.6455, 'Bleu_3': 0.5928, 'Bleu_4': 0.0214, 'ROUGE_L': 0.8333, 'CIDEr': 2.8082}
     """
     check_metrics(metrics)
@@ -73,7 +81,7 @@ def score_captions(
     )
     columns = {key: value for name in metrics for key, value in _SUITE[name](texts).items()}
     columns |= {name: scorer(texts.candidates, texts.references) for name, scorer in (extra or {}).items()}
-    result: dict[str, Any] = {name: float(value) for name, (value, _) in columns.items()}
+    result: dict[str, Any] = {**as_tensors({name: value for name, (value, _) in columns.items()})}
     if per_image:
         values = {name: each.tolist() for name, (_, each) in columns.items()}
         result["perImage"] = {image: {name: values[name][row] for name in values} for row, image in enumerate(ids)}
@@ -103,7 +111,7 @@ class CaptionScores(RecordMetric):
     Example:
         >>> from fiber_eval.captioning import CaptionScores
         >>> metric = CaptionScores({1: ["A dog runs.", "The dog"], 2: ["A blue car."]}, metrics=["cider_d"])
-        >>> metric.update([2, 1], ["A red car!", "a dog runs"])
+        >>> metric.update(["A red car!", "a dog runs"], ids=[2, 1])
         >>> round(metric.compute()["CIDEr"].item(), 4)
         2.8082
     """
@@ -115,21 +123,21 @@ class CaptionScores(RecordMetric):
         metrics: Sequence[str] = DEFAULT_METRICS,
         extra: Mapping[str, Scorer] | None = None,
         tokenize: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[MetricOptions],
     ) -> None:
         super().__init__(**kwargs)
         check_metrics(metrics)
         if not references:
-            raise ValueError("there is nothing to score: no image has a reference.")
+            raise ValueError("there is nothing to score: no image has a reference")
         self.references = dict(references)
-        self.options: dict[str, Any] = {"metrics": tuple(metrics), "extra": dict(extra or {}), "tokenize": tokenize}
+        self.options: _Options = {"metrics": tuple(metrics), "extra": dict(extra or {}), "tokenize": tokenize}
 
-    def update(self, ids: Tensor | Sequence[Id], captions: Sequence[str]) -> None:
+    def update(self, captions: Sequence[str], *, ids: Tensor | Sequence[Id]) -> None:
         """Add captions.
 
         Args:
-            ids: [B] image ids.
             captions: [B] texts, as generated.
+            ids: [B] image ids.
 
         Raises:
             ValueError: Numbers that disagree, an image without references, or a caption that is no text.
@@ -137,36 +145,36 @@ class CaptionScores(RecordMetric):
         images = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         if isinstance(captions, str) or len(captions) != len(images):
             came = "one string" if isinstance(captions, str) else len(captions)
-            raise ValueError(f"captions must be a list, one for each of the {len(images)} ids, but {came} came.")
+            raise ValueError(f"captions must be a list, one for each of the {len(images)} ids, but {came} came")
         if unknown := [image for image in images if image not in self.references]:
-            raise ValueError(f"{some(unknown)}: no image of such an id has references; give both of the same data set.")
+            raise ValueError(f"{some(unknown)}: no image of such an id has references; give both of the same data set")
         for image, caption in zip(images, captions, strict=True):
             if not isinstance(caption, str):
-                raise ValueError(f"the caption of image {image!r} must be text, but is {caption!r}.")
+                raise ValueError(f"the caption of image {image!r} must be text, but is {caption!r}")
         self.keep("".join(f"{json.dumps(pair)}\n" for pair in zip(images, captions, strict=True)).encode())
 
     def compute(self) -> dict[str, Tensor]:
         """Score all captions that came, over all processes.
 
         Returns:
-            As `score_captions`, in float64 scalars on the CPU; the same on every process.
+            As `score_captions`; the same on every process.
 
         Raises:
             ValueError: An image has no caption, or came twice in a process with different ones.
         """
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._score().items()}
+        return self._score()
 
     def per_image(self) -> dict[Id, dict[str, float]]:
         """The values of each image by its id; every process must call it."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
             return self._score(per_image=True)["perImage"]
 
-    def _score(self, **options: Any) -> dict[str, Any]:
+    def _score(self, *, per_image: bool = False) -> dict[str, Any]:
         captions = self._captions()
         references = self.references
         if self._batch_only:
             references = {image: references[image] for image in captions}
-        return score_captions(captions, references, **self.options, **options)
+        return score_captions(captions, references, **self.options, per_image=per_image)
 
     def _captions(self) -> dict[Id, str]:
         captions: dict[Id, str] = {}
@@ -177,7 +185,7 @@ class CaptionScores(RecordMetric):
                 if own.setdefault(image, caption) != caption:
                     raise ValueError(
                         f"image {image!r} came twice with different captions; give each caption the id of its image "
-                        "(not its index in the batch), and reset the metric between evaluations."
+                        "(not its index in the batch), and reset the metric between evaluations"
                     )
             captions = own | captions  # the lowest rank's stays
         return captions
@@ -204,7 +212,7 @@ def score_files(
         per_image: Whether the values of each image are wanted too.
 
     Returns:
-        As `score_captions`.
+        As `score_captions`, in Python's numbers.
 
     Raises:
         ValueError: A malformed file, an unknown or repeated image, or one without a caption; names the file.
@@ -234,45 +242,45 @@ def score_files(
         if subset:
             references = {image: texts for image, texts in references.items() if image in captions}
         _check_ids(captions, references)
-    return score_captions(captions, references, metrics=metrics, extra=extra, per_image=per_image)
+    return as_numbers(score_captions(captions, references, metrics=metrics, extra=extra, per_image=per_image))
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
     """ValueError unless `metrics` are names of metrics, before a long run rather than after it."""
     if isinstance(metrics, str) or (unknown := [name for name in metrics if name not in _SUITE]):
         came = repr(metrics) if isinstance(metrics, str) else ", ".join(map(repr, unknown))
-        raise ValueError(f"metrics must be a list of names out of {', '.join(_SUITE)}, but has {came}.")
+        raise ValueError(f"metrics must be a list of names out of {', '.join(_SUITE)}, but has {came}")
 
 
 def _check_ids(captions: Mapping[Id, Any], references: Mapping[Id, Any]) -> None:
     if unknown := [image for image in captions if image not in references]:
         raise ValueError(
             f"{len(unknown)} of {len(captions)} captions belong to images without references: {some(unknown)}; give "
-            "captions and references of the same data set."
+            "captions and references of the same data set"
         )
     if absent := [image for image in references if image not in captions]:
         raise ValueError(
             f"{len(absent)} of {len(references)} images have no caption: {some(absent)}; caption each one, or leave "
-            "its references out."
+            "its references out"
         )
 
 
-def _references(content: Any) -> dict[Id, list[str]]:
+def _references(content: object) -> dict[Id, list[str]]:
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise ValueError("expected a JSON object with a list 'annotations'.")
+        raise ValueError("expected a JSON object with a list 'annotations'")
     references: dict[Id, list[str]] = {}
     for image, caption in _pairs(content["annotations"], "annotation"):
         references.setdefault(image, []).append(caption)
     return references
 
 
-def _captions(content: Any) -> dict[Id, str]:
+def _captions(content: object) -> dict[Id, str]:
     if not isinstance(content, list):
-        raise ValueError(f"expected a JSON list of captions, but found {type(content).__name__}.")
+        raise ValueError(f"expected a JSON list of captions, but found {type(content).__name__}")
     captions: dict[Id, str] = {}
     for index, (image, caption) in enumerate(_pairs(content, "entry")):
         if image in captions:
-            raise ValueError(f"entry {index}: image {image!r} came before; keep one caption of each.")
+            raise ValueError(f"entry {index}: image {image!r} came before; keep one caption of each")
         captions[image] = caption
     return captions
 
@@ -282,7 +290,7 @@ def _pairs(entries: Sequence[Any], kind: str) -> list[tuple[Id, str]]:
         check_entry(entry, ("image_id", "caption"), f"{kind} {index}")
         if not isinstance(entry["caption"], str):
             raise ValueError(
-                f"{kind} {index}, image {entry['image_id']!r}: caption must be text, but is {entry['caption']!r}."
+                f"{kind} {index}, image {entry['image_id']!r}: caption must be text, but is {entry['caption']!r}"
             )
     return [(entry["image_id"], entry["caption"]) for entry in entries]
 

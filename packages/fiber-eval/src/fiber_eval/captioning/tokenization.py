@@ -123,7 +123,7 @@ def ptb_tokenize(caption: str) -> str:
         "a man ca n't ride -lrb- the -rrb- dog 's bike on main st."
     """
     if not isinstance(caption, str):
-        raise TypeError(f"a caption must be a string, but {caption!r} is {type(caption).__name__}.")
+        raise TypeError(f"a caption must be a string, but {caption!r} is {type(caption).__name__}")
     if plain := _PLAIN.fullmatch(caption):
         words = caption.lower().rstrip(" .").replace(",", " ").split()
         last = plain[1].lower()

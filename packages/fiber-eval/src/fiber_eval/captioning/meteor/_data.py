@@ -43,7 +43,7 @@ class MeteorData:
             with ZipFile(jar) as archive:
                 tables = [archive.read(name).decode().splitlines() for name in names]
         except (BadZipFile, KeyError) as error:
-            raise ValueError(f"{jar}: no jar of METEOR 1.5 ({error}); take that of pycocoevalcap.") from error
+            raise ValueError(f"{jar}: no jar of METEOR 1.5 ({error}); take that of pycocoevalcap") from error
         words, prefixes, synsets, exceptions = tables
         irregular: dict[str, str] = {}
         for base, forms in zip(exceptions[::2], exceptions[1::2], strict=True):
@@ -88,7 +88,7 @@ def read_paraphrases(path: Path, phrases: Collection[bytes]) -> list[tuple[bytes
             found += [pair for pair in pairs if pair[1] in phrases]
             rest = b"\n".join(lines[end:])
     if not unzip.eof:
-        raise ValueError(f"{path}: the file ends too early; install pycocoevalcap again.")
+        raise ValueError(f"{path}: the file ends too early; install pycocoevalcap again")
     return found
 
 
@@ -117,6 +117,6 @@ def find_meteor(jar: Path | str | None = None) -> Path:
         if not path.is_file():
             raise FileNotFoundError(
                 f"METEOR needs {path.name}, but {path} is no file; looked in {looked}. It comes with "
-                f"`pip install pycocoevalcap`; or set {JAR_VARIABLE} to {JAR_NAME}, with its folder data beside it."
+                f"`pip install pycocoevalcap`; or set {JAR_VARIABLE} to {JAR_NAME}, with its folder data beside it"
             )
     return found.resolve()

@@ -68,7 +68,7 @@ def find_java() -> str:
     if java is None:
         raise FileNotFoundError(
             "METEOR needs Java, but no java is in JAVA_HOME or on the PATH; install a Java runtime (8 or later), "
-            "for instance with `apt-get install default-jre-headless`, or leave METEOR out."
+            "for instance with `apt-get install default-jre-headless`, or leave METEOR out"
         )
     return java
 
@@ -121,7 +121,7 @@ class _Program:
                 self.listener.join()
                 raise RuntimeError(
                     f"METEOR stopped after {number} of {num_answers} answers (exit code {self.process.returncode}): "
-                    f"{''.join(self.complaints).strip()[-500:] or 'it said nothing'}."
+                    f"{''.join(self.complaints).strip()[-500:] or 'it said nothing'}"
                 )
             answers.append(answer.strip())
         return answers

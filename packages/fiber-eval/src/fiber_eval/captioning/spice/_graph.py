@@ -131,7 +131,7 @@ class _Graph:
 
     def add(self, words: SceneTuple) -> None:
         if not 1 <= len(words) <= 3:
-            raise ValueError(f"a tuple must have 1, 2 or 3 parts, but {words!r} has {len(words)}.")
+            raise ValueError(f"a tuple must have 1, 2 or 3 parts, but {words!r} has {len(words)}")
         subject = self._object(words[0])
         if len(words) == 2:
             self._join(self.attributes.setdefault(subject, []), words[1])

@@ -53,7 +53,7 @@ def find_spice(home: Path | str | None = None) -> Path:
             f"official SPICE needs {', '.join(missing)}, but {folder} has no such file; looked in {looked}. Copy the "
             f"folder spice of the PyPI package pycocoevalcap, put {CORENLP}.jar and {CORENLP}-models.jar out of "
             f"Stanford's stanford-corenlp-full-2015-12-09.zip into its lib, and set {HOME_VARIABLE} to it; or use "
-            "NativeSpice, whose numbers are others."
+            "NativeSpice, whose numbers are others"
         )
     return folder.resolve()
 
@@ -75,7 +75,7 @@ def find_java(java: Path | str | None = None) -> str:
     home = asked or os.environ.get("JAVA_HOME")
     found = shutil.which(home) or shutil.which("java", path=str(Path(home, "bin"))) if home else None
     found = found or (None if asked else shutil.which("java"))
-    mend = f"install a Java from 8 to 14 and set {JAVA_VARIABLE} to its java, or use NativeSpice."
+    mend = f"install a Java from 8 to 14 and set {JAVA_VARIABLE} to its java, or use NativeSpice"
     if found is None:
         looked = f"{asked} is none" if asked else f"there is none in {JAVA_VARIABLE}, JAVA_HOME or on the PATH"
         raise FileNotFoundError(f"official SPICE needs Java, but {looked}; {mend}")
@@ -127,12 +127,12 @@ def run_spice(
         run = subprocess.run(command, cwd=name, capture_output=True, text=True, check=False)
         if run.returncode or not results.is_file():
             said = (run.stderr or run.stdout).strip()[-500:] or "it said nothing"
-            raise RuntimeError(f"official SPICE failed (exit code {run.returncode}): {said}.")
+            raise RuntimeError(f"official SPICE failed (exit code {run.returncode}): {said}")
         entries = json.loads(results.read_text(encoding="utf-8"))
     by_row = {entry["image_id"]: _as_score(entry) for entry in entries}
     if absent := [row for row in range(len(images)) if row not in by_row]:
         raise RuntimeError(
-            f"official SPICE gave no score for {len(absent)} of {len(images)} images, row {absent[0]} first."
+            f"official SPICE gave no score for {len(absent)} of {len(images)} images, row {absent[0]} first"
         )
     return [by_row[row] for row in range(len(images))]
 

