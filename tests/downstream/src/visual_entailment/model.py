@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_heads import ClassificationHead, TaskModel, TaskOutput, check_batch, initialize
+from fiber_heads import ClassificationHead, TaskModel, TaskOutput, initialize
+from torch import Tensor
 from torch.nn.functional import cross_entropy, dropout
 
 
@@ -44,24 +44,34 @@ class FiberForEntailment(TaskModel):
         self.entailment_head = ClassificationHead(width, width, len(self.config.labels))
         initialize(self.entailment_head)
 
-    def forward(self, batch: Mapping[str, Any]) -> TaskOutput:
+    def forward(
+        self,
+        *,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        entailment_labels: Tensor | None = None,
+        **_: Any,
+    ) -> TaskOutput:
         """Logits (B, labels) of hypotheses, and the mean cross-entropy where the batch has labels.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W); `input_ids` and `attention_mask` (B, L); optionally
-                `entailment_labels` (B,) int64.
+            pixel_values: (B, 3, H, W).
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            entailment_labels: (B,) int64.
+            **_: Other keys of the batch.
         """
-        check_batch(batch, ("pixel_values", "input_ids", "attention_mask"))
-        pooled = self.backbone(batch["pixel_values"], batch["input_ids"], batch["attention_mask"]).pooled
+        pooled = self.backbone(pixel_values, input_ids, attention_mask).pooled
         logits = self.entailment_head(dropout(pooled, self.config.dropout, self.training))
-        output = TaskOutput(logits.new_zeros(()), logits=logits)
-        if (labels := batch.get("entailment_labels")) is not None:
-            output.loss = output.losses["entailment"] = cross_entropy(logits, labels)
-            output.metrics["entailment_accuracy"] = (logits.detach().argmax(dim=1) == labels).float().mean()
-        return output
+        if entailment_labels is None:
+            return TaskOutput(logits.new_zeros(()), logits=logits)
+        loss = cross_entropy(logits, entailment_labels)
+        accuracy = (logits.detach().argmax(dim=1) == entailment_labels).float().mean()
+        return TaskOutput(loss, {"entailment": loss}, {"entailment_accuracy": accuracy}, logits)
 
     @torch.no_grad()
     def judge(self, image: Any, hypothesis: str) -> dict[str, float]:
         """The probability 0..1 of each label, for an image as the processor takes it."""
-        chances = self(self.prepare(image, hypothesis)).logits.softmax(dim=1)[0]
+        chances = self(**self.prepare(image, hypothesis)).logits.softmax(dim=1)[0]
         return dict(zip(self.config.labels, chances.tolist(), strict=True))

@@ -47,7 +47,7 @@ class Entailment(Task[EntailmentSettings]):
         """`accuracy` 0..1 beside the most frequent label's share, and the lines that `fiber-eval entailment` scores."""
         found: dict[str, str] = {}
         for batch in self.batches(model, samples, processor, fabric):
-            best = model(batch).logits.argmax(dim=1).tolist()
+            best = model(**batch).logits.argmax(dim=1).tolist()
             found |= zip(batch["ids"], (model.config.labels[row] for row in best), strict=True)
         found = gather_by_id(found)
         file = "".join(json.dumps({"id": name, "label": label}) + "\n" for name, label in found.items())
