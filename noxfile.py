@@ -83,6 +83,14 @@ def together(session: nox.Session) -> None:
     run_pytest(session, ROOT / "tests")
 
 
+@nox.session(reuse_venv=False)
+def clients(session: nox.Session) -> None:
+    """Trainers of other people's (transformers, accelerate, Lightning, peft) drive a task model, three steps each."""
+    project = PROJECTS["fiber-heads"]
+    install_wheels(session, closure("fiber-heads"), *nox.project.dependency_groups(project, "test", "clients"))
+    run_pytest(session, ROOT / "packages" / "fiber-heads" / "tests" / "clients")
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Wheel and sdist of each package in dist/, whole, with sound metadata and a section in the changelog."""
@@ -134,13 +142,14 @@ def install_wheels(session: nox.Session, packages: Iterable[str], *arguments: st
 
 
 def run_tests(session: nox.Session, package: str) -> None:
-    """Import the package by itself, then run its tests."""
+    """Import the package by itself, then run its tests and the blocks of its README."""
     session.run("python", "-I", "-c", f"import {package.replace('-', '_')}")
-    run_pytest(session, ROOT / "packages" / package / "tests")
+    readme = f"{ROOT / 'tests' / 'test_readme.py'}::test_snippets_run[packages/{package}]"
+    run_pytest(session, ROOT / "packages" / package / "tests", readme)
 
 
-def run_pytest(session: nox.Session, folder: Path) -> None:
-    """Run a folder's tests from an empty working folder, so that only what is installed can be imported."""
+def run_pytest(session: nox.Session, *tests: Path | str) -> None:
+    """Run folders of tests or single ones from an empty folder, so that only what is installed can be imported."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")  # many small models: more threads only wait for each other
     empty = Path(session.virtualenv.location, "empty")
     shutil.rmtree(empty, ignore_errors=True)
@@ -148,7 +157,7 @@ def run_pytest(session: nox.Session, folder: Path) -> None:
     settings = [f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={ROOT}", "--import-mode=importlib"]
     with session.chdir(empty):
         session.run(
-            "pytest", *settings, str(folder), *session.posargs, env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None}
+            "pytest", *settings, *map(str, tests), *session.posargs, env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None}
         )
 
 

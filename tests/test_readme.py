@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+# Those of a package run again in its own session, with nothing beside what it declares.
 FOLDERS = [".", *(f"packages/fiber-{name}" for name in ("backbone", "heads", "data", "eval", "train"))]
 
 
@@ -20,7 +21,9 @@ def test_snippets_run(folder: str, root: Path, tmp_path: Path, monkeypatch: pyte
     names: dict[str, object] = {"__name__": "readme"}
     for snippet in snippets:
         first_line = text.count("\n", 0, snippet.start(1))
-        exec(compile("\n" * first_line + snippet[1], readme, "exec", dont_inherit=True), names)  # a traceback names the README's line
+        exec(
+            compile("\n" * first_line + snippet[1], readme, "exec", dont_inherit=True), names
+        )  # a traceback names the README's line
 
 
 def test_the_readme_names_the_commands_that_exist(root: Path) -> None:
