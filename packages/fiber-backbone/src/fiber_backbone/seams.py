@@ -90,9 +90,13 @@ def name_of(part: Any, group: str) -> str:
 def docstring(entry: EntryPoint) -> str:
     """The docstring of what an entry point names, read from the source: neither module nor object is imported.
 
-    Packages around the module are. Empty if there is none, or no source.
+    Packages around the module are. Empty if there is none, or no source, or a package does not import: one broken
+    distribution must not keep the others from being listed.
     """
-    spec = find_spec(entry.module)
+    try:
+        spec = find_spec(entry.module)
+    except Exception:  # whatever a stranger's package raises
+        return ""
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return ""
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
