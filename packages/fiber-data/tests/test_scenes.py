@@ -135,7 +135,7 @@ def answer(scene: Scene, question: str) -> str:
         return item.size
     if question.startswith(("what colour", "what shape")):
         (item,) = [item for item in scene.objects if fits(item, words[4:])]
-        return getattr(item, words[1])
+        return item.color if words[1] == "colour" else item.shape
     one, other = (next(i for i in scene.objects if fits(i, names)) for names in (words[2:4], words[-2:]))
     link = " ".join(words[4:-3]).removeprefix("to the ")
     relation = {"over": "above", "under": "below"}.get(link, link)

@@ -14,6 +14,7 @@ import numpy as np
 from fiber_data.scenes.graph import COLORS, OPPOSITE, SHAPES, SIZES, Scene, SceneObject, relations
 from fiber_data.scenes.language import PLURALS, relation_words
 
+# What is written to files keeps its spelling ("colour"), so that a version of the data set stays what it was.
 _TOTAL = "how many things are there?"
 _SYNONYMS = {"circle": "disc", "cross": "plus sign", "large": "big", "small": "little"}
 _COUNT_FAMILIES = ("all", "color", "shape", "size")  # all things, or those of one color, shape or size
