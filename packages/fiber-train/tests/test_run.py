@@ -185,7 +185,8 @@ def test_published_weights_bring_their_tokenizer(small_run, tmp_path: Path) -> N
     parameters, tensors = dict(model.named_parameters()), {}
     backbone = [(f"backbone.{ours}", names) for ours, names in model.backbone.original_map().pairs]
     for ours, names in [*backbone, *model.original_head_map().pairs]:
-        tensors |= dict(zip(names, parameters[ours].detach().chunk(len(names)), strict=True))
+        value = parameters[ours].detach()
+        tensors |= dict(zip(names, value.chunk(len(names)) if len(names) > 1 else [value], strict=True))
     torch.save({"state_dict": tensors}, tmp_path / "original.ckpt")
     processor.tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
     overrides = [f"model.checkpoint={tmp_path / 'original.ckpt'}", f"data.tokenizer={tmp_path / 'tokenizer'}"]
