@@ -104,7 +104,7 @@ def mask_tokens(
     probability: float = 0.15,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Masks a whole batch for masked language modelling (Devlin et al., 2019, section 3.1).
+    """Masks a whole batch for masked language modeling (Devlin et al., 2019, section 3.1).
 
     Of the tokens that are not special, a share `probability` is to be predicted; of these 80 % become the
     mask token, 10 % a random token that is not special, and 10 % stay.

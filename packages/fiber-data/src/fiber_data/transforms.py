@@ -259,7 +259,7 @@ _OPERATIONS = _COLOR_OPERATIONS + _SHAPE_OPERATIONS
 class RandAugment(v2.Transform):
     """RandAugment (Cubuk et al., 2020) with the ten operations that leave colors nameable.
 
-    Identity, auto-contrast, equalise, brightness, sharpness, shear x/y, translate x/y, rotate: no hue,
+    Identity, auto-contrast, equalize, brightness, sharpness, shear x/y, translate x/y, rotate: no hue,
     solarise or posterise, which would contradict the words of a caption. Strengths follow ALBEF's variant,
     which the original FIBER uses: at magnitude m (0 to 10), factor 0.1 + 0.18 m for brightness and sharpness,
     shear 0.03 m, rotation 3 m degrees, and a translation of m pixels at 384 (here as a share of the side, so

@@ -100,7 +100,7 @@ def sample_scene(random: np.random.Generator) -> Scene:
 
 
 def _place(kinds: list[int], random: np.random.Generator) -> list[SceneObject] | None:
-    """Puts shapes at random places where they touch neither each other nor the border; None if that fails."""
+    """Puts shapes at random positions where they touch neither each other nor the border; None if that fails."""
     placed: list[SceneObject] = []
     for kind in kinds:
         color, rest = divmod(kind, len(SHAPES) * len(SIZES))
