@@ -107,7 +107,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """A small model from generated pictures to a report: `nox -s quickstart -- OPTIONS` passes options on."""
+    """A small model from generated images to a report: `nox -s quickstart -- OPTIONS` passes options on."""
     install_wheels(session, PROJECTS)
     session.run("fiber", "quickstart", "--out", "quickstart", *session.posargs)
 
