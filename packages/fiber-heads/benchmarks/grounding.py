@@ -137,7 +137,7 @@ def train(model: FiberForGrounding, batch: dict[str, Any], step: str) -> None:
     """A training step without the optimizer's part."""
     model.set_gradient_checkpointing(step == "checkpointed")
     model.train().zero_grad()
-    model(batch).loss.backward()
+    model(**batch).loss.backward()
     model.eval()
 
 

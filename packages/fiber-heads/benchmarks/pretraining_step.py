@@ -47,7 +47,7 @@ def make(preset: str, size: int, device: str) -> tuple[FiberForPretraining, dict
 
 def shared(model: FiberForPretraining, batch: dict[str, Tensor], negatives: Negatives) -> Tensor:
     """What the model does."""
-    return model(batch, negatives).loss
+    return model(**batch, negatives=negatives).loss
 
 
 def repeated(model: FiberForPretraining, batch: dict[str, Tensor], negatives: Negatives) -> Tensor:

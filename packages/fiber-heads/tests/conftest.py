@@ -16,6 +16,11 @@ from torch import Tensor
 REFERENCE = Path(os.environ.get("FIBER_REFERENCE", Path(__file__).resolve().parents[3].parent / "shared" / "reference"))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What drives the models by other libraries runs only if it is asked for, see `nox -s clients`."""
+    return True if collection_path.name == "clients" and not any("clients" in arg for arg in config.args) else None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "coarse_case" in metafunc.fixturenames:
         names = sorted(path.parent.name for path in REFERENCE.glob("coarse/*/inputs.safetensors"))

@@ -76,7 +76,7 @@ def test_logits_loss_and_gradients_equal_the_original(coarse_case: Path, dtype: 
     targets = torch.zeros(len(meta["vqa_labels"]), len(answers), dtype=dtype)
     for row, labels, scores in zip(targets, meta["vqa_labels"], meta["vqa_scores"], strict=True):
         row[labels] = torch.tensor(scores, dtype=dtype)
-    output = model(golden_batch(coarse_case, targets, dtype))
+    output = model(**golden_batch(coarse_case, targets, dtype))
     assert_equal(output.logits, expected["vqa.logits"], "logits", relative)
     assert_equal(output.loss, expected["vqa.loss"], "loss", relative)
     if dtype == torch.float64:
@@ -134,7 +134,7 @@ def test_answers_are_those_of_the_logits(model: FiberForQuestionAnswering) -> No
     pictures, questions = list(torch.randn(2, 3, 64, 64)), ["how many dogs are there", "is it red"]
     answers = model.answer(pictures, questions, top_k=3)
     with torch.no_grad():
-        logits = model(model.prepare(pictures, questions)).logits
+        logits = model(**model.prepare(pictures, questions)).logits
     for row, given in zip(logits.sigmoid(), answers, strict=True):
         order = row.argsort(descending=True)[:3]
         assert [answer.text for answer in given] == [ANSWERS[place] for place in order]
@@ -159,10 +159,10 @@ def test_a_picture_of_many_questions_is_begun_once(model: FiberForQuestionAnswer
 
 def test_accuracy_is_the_target_of_the_best_answer(model: FiberForQuestionAnswering) -> None:
     batch = model.prepare(list(torch.randn(2, 3, 64, 64)), ["is it red", "what is this"])
-    best = model(batch).logits.argmax(dim=1)
+    best = model(**batch).logits.argmax(dim=1)
     batch["answer_targets"] = torch.zeros(2, len(ANSWERS))
     batch["answer_targets"][[0, 1], best] = torch.tensor([0.3, 1.0])
-    metrics = model(batch).metrics
+    metrics = model(**batch).metrics
     assert metrics["answer_accuracy"].item() == pytest.approx(0.65)
     assert metrics["answer_count"].item() == 2
 
@@ -175,7 +175,7 @@ def test_no_value_leaves_the_device_in_a_step(model: FiberForQuestionAnswering) 
     with mode:
         ids = torch.ones(3, 7, dtype=torch.int64)
         batch = {"pixel_values": torch.empty(1, 3, 64, 64), "input_ids": ids, "attention_mask": ids}
-        fake({**batch, "answer_targets": torch.empty(3, len(ANSWERS))}).loss.backward()
+        fake(**batch, answer_targets=torch.empty(3, len(ANSWERS))).loss.backward()
 
 
 def test_messages(model: FiberForQuestionAnswering) -> None:
@@ -196,9 +196,9 @@ def test_messages(model: FiberForQuestionAnswering) -> None:
         model.answer(pictures[0], "is it red", top_k=0)
     batch = model.prepare(pictures[0], "is it red")
     with pytest.raises(ValueError, match=r"answer_targets must have the shape \(questions, answers\) = \(1, 5\), got"):
-        model({**batch, "answer_targets": torch.zeros(1, 4)})
+        model(**batch, answer_targets=torch.zeros(1, 4))
     with pytest.raises(KeyError, match="the batch lacks pixel_values"):
-        model({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]})
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     model.processor = None
     with pytest.raises(ValueError, match="has no processor"):
         model.answer(pictures[0], "is it red")

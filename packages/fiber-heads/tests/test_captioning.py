@@ -60,7 +60,7 @@ def original_step(case: Path, objective: str, inputs: dict[str, Tensor], referen
         model.load_training_state({**frozen.training_state(), "batches": torch.tensor(1)})
     model.reward = lambda ids, references: reference["scst.rewards"]
     samples = reference["scst.forced_samples"] if objective == "cider" else None
-    return model, model(as_batch(inputs, "gold_text_ids" if objective == "gold" else "text_ids"), samples)
+    return model, model(**as_batch(inputs, "gold_text_ids" if objective == "gold" else "text_ids"), samples=samples)
 
 
 @pytest.mark.parametrize("objective", ["mle", "gold", "cider"])
@@ -71,10 +71,9 @@ def test_losses_in_single_precision(coarse_case: Path, inputs, reference, object
         model._frozen[0].float()
     batch = as_batch(inputs, "gold_text_ids" if objective == "gold" else "text_ids")
     with torch.no_grad():
-        loss = model(
-            {**batch, "pixel_values": batch["pixel_values"].float()},
-            reference["scst.forced_samples"] if objective == "cider" else None,
-        ).loss
+        batch["pixel_values"] = batch["pixel_values"].float()
+        samples = reference["scst.forced_samples"] if objective == "cider" else None
+        loss = model(**batch, samples=samples).loss
     assert_equal(loss.double(), reference[f"{'scst' if objective == 'cider' else objective}.loss"], objective, 1e-4)
 
 
@@ -83,7 +82,7 @@ def test_states_and_likelihood(coarse_case: Path, inputs, reference) -> None:
     with torch.no_grad():
         features = model.encode_images(inputs["image"])
         text = model.backbone.decode_text(inputs["text_ids"], features, inputs["text_masks"]).text_features
-        output = model(as_batch(inputs))
+        output = model(**as_batch(inputs))
     assert_equal(features, reference["caption.image_embeds"], "image")
     assert_equal(text, reference["caption.text_feats"], "text")
     assert_equal(output.logits, reference["mle.logits"], "logits")
@@ -95,9 +94,11 @@ def test_states_and_likelihood(coarse_case: Path, inputs, reference) -> None:
 def test_gold(coarse_case: Path, inputs, reference) -> None:
     with torch.no_grad():
         model, output = original_step(coarse_case, "gold", inputs, reference)
-        weights = model._gold_weights(as_batch(inputs, "gold_text_ids"), next_tokens(inputs["gold_text_ids"], 1))
+        given = as_batch(inputs, "gold_text_ids")
+        given = (given["pixel_values"], given["input_ids"], given["attention_mask"])
+        weights = model._gold_weights(*given, next_tokens(inputs["gold_text_ids"], 1))
         model.eval()
-        plain = model(as_batch(inputs)).loss
+        plain = model(**as_batch(inputs)).loss
     assert_equal(output.loss, reference["gold.loss"], "loss")
     assert_equal(weights, reference["gold.weights"], "weights")
     assert_equal(plain, reference["gold_eval.loss"], "in eval mode")
@@ -108,7 +109,7 @@ def test_reward(coarse_case: Path, inputs, reference) -> None:
     model.reward = lambda ids, references: seen.append((ids, references)) or reference["scst.rewards"]
     seen: list = []
     with torch.no_grad():
-        output = model(as_batch(inputs), reference["scst.forced_samples"])
+        output = model(**as_batch(inputs), samples=reference["scst.forced_samples"])
     ((ids, references),) = seen
     assert torch.equal(ids, reference["scst.sampled_text_ids"])
     assert references == as_batch(inputs)["references"]
@@ -211,7 +212,7 @@ def test_padding_changes_no_loss(batch: dict[str, Tensor], objective: str) -> No
         "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 5), value=1),
         "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 5)),
     }
-    torch.testing.assert_close(model(longer).loss, model(batch).loss)
+    torch.testing.assert_close(model(**longer).loss, model(**batch).loss)
 
 
 def test_gold_weighs_by_a_copy_of_earlier_weights(batch: dict[str, Tensor], tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_gold_weighs_by_a_copy_of_earlier_weights(batch: dict[str, Tensor], tmp_
     seen = []
     for _ in range(4):
         before = model.word_head.decoder.weight.detach().clone()
-        model(batch).loss.backward()
+        model(**batch).loss.backward()
         seen.append((before, frozen()))
         optimizer.step()
         optimizer.zero_grad()
@@ -241,7 +242,7 @@ def test_a_resumed_gold_run_equals_an_uninterrupted_one(batch: dict[str, Tensor]
     def steps(model: FiberForCaptioning, count: int) -> list[float]:
         losses = []
         for _ in range(count):
-            loss = model(batch).loss
+            loss = model(**batch).loss
             loss.backward()
             losses.append(loss.item())
             with torch.no_grad():
@@ -283,7 +284,7 @@ def test_the_reward_moves_probability_to_what_it_likes(batch: dict[str, Tensor])
     before = model.word_head.decoder.bias.detach().clone()
     rewards = []
     for _ in range(12):
-        output = model(captions_of(batch))
+        output = model(**captions_of(batch))
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -299,7 +300,7 @@ def test_samples_are_drawn_without_dropout_and_modes_come_back(batch: dict[str, 
     during: list[bool] = []
     model.word_head.dense.register_forward_hook(lambda module, inputs, output: during.append(module.training))
     model.reward = lambda ids, references: torch.ones(len(ids))
-    model(captions_of(batch))
+    model(**captions_of(batch))
     assert during[0]  # the given captions
     assert not any(during[1:-1])  # each step of the samples
     assert during[-1]  # their likelihood
@@ -309,7 +310,7 @@ def test_samples_are_drawn_without_dropout_and_modes_come_back(batch: dict[str, 
 def test_an_equal_reward_for_all_samples_teaches_nothing_against_each_other(batch: dict[str, Tensor]) -> None:
     model = make("cider", baseline="samples").train()
     model.reward = lambda ids, references: torch.full((len(ids),), 0.3)
-    assert model(captions_of(batch)).losses["cider"].abs() < 1e-4
+    assert model(**captions_of(batch)).losses["cider"].abs() < 1e-4
 
 
 class Words:
@@ -360,8 +361,8 @@ def test_bad_input_gets_a_sentence(batch: dict[str, Tensor]) -> None:
         (lambda: CaptioningConfig("ciderd"), ValueError, "must be one of mle, gold, cider, is 'ciderd'"),
         (lambda: CaptioningConfig(baseline="greedy"), ValueError, "'constant' or 'samples', is 'greedy'"),
         (lambda: CaptioningConfig(baseline="samples", num_samples=1), ValueError, "num_samples must be at least 2"),
-        (lambda: rewarded(batch), KeyError, "the batch lacks references"),
-        (lambda: rewarded(captions_of(batch)), ValueError, "needs a reward; set model.reward"),
+        (lambda: rewarded(**batch), KeyError, "the batch lacks references"),
+        (lambda: rewarded(**captions_of(batch)), ValueError, "needs a reward; set model.reward"),
         (lambda: make().caption(["picture.jpg"]), ValueError, "no processor to prepare images"),
         (
             lambda: make().generate(batch["pixel_values"], GenerationConfig(max_length=65)),
@@ -379,4 +380,4 @@ def test_bad_input_gets_a_sentence(batch: dict[str, Tensor]) -> None:
             call()
     rewarded.reward = lambda ids, references: torch.ones(4)
     with pytest.raises(ValueError, match=r"each of the 20 samples, shape \(20,\); it gave \(4,\)"):
-        rewarded(captions_of(batch))
+        rewarded(**captions_of(batch))

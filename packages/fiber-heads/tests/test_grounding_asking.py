@@ -95,13 +95,13 @@ def test_detect_reads_many_categories_and_each_picture_once(asked: FiberForGroun
 def test_ground_answers_with_the_phrases_of_each_sentence(asked: FiberForGrounding) -> None:
     pictures, captions = torch.randn(2, 3, 128, 192).unbind(), ["a man on a red horse", "big dog"]
     spans = [[(0, 5), (9, 20)], [(0, 7)]]
-    found = asked.ground(pictures, captions, spans, threshold=0.0, settings=FIVE_EACH)
+    found = asked.ground(pictures, captions, spans=spans, threshold=0.0, settings=FIVE_EACH)
     assert set(found[0]["text_labels"]) <= {"a man", "a red horse"}
     assert set(found[1]["text_labels"]) == {"big dog"}
     for each, names in zip(found, (["a man", "a red horse"], ["big dog"]), strict=True):
         assert each["text_labels"] == [names[label] for label in each["labels"]]
         assert {name: len(value) for name, value in each.items()} == dict.fromkeys(each, 5)
-    (alone,) = asked.ground([pictures[1]], "big dog", spans[1:], threshold=0.0, settings=FIVE_EACH)
+    (alone,) = asked.ground([pictures[1]], "big dog", spans=spans[1:], threshold=0.0, settings=FIVE_EACH)
     torch.testing.assert_close(alone["boxes"], found[1]["boxes"], rtol=1e-4, atol=1e-3)  # the longer text pads nothing
     with pytest.raises(ValueError, match="2 images and 1 sentences came; give one each"):
         asked.ground(pictures, "big dog")

@@ -88,7 +88,7 @@ def test_losses(case: Path, model: FiberForGrounding, inputs: dict[str, Tensor],
     boxes, maps, _ = read_targets(case, name)
     targets = [{"boxes": own.float(), "positive_map": rows.bool()} for own, rows in zip(boxes, maps, strict=True)]
     with torch.no_grad():
-        output = model({**inputs, "targets": targets})
+        output = model(**inputs, targets=targets)
     expected = json.loads((case / "loss.json").read_text())[name]
     for ours, original in (("box", "loss_reg"), ("centerness", "loss_centerness"), ("token", "loss_dot_product_token")):
         assert output.losses[ours].item() == pytest.approx(expected[original], rel=2e-5), ours
@@ -100,7 +100,7 @@ def test_gradients(case: Path, model: FiberForGrounding, inputs: dict[str, Tenso
     boxes, maps, _ = read_targets(case, "train")
     targets = [{"boxes": own.float(), "positive_map": rows.bool()} for own, rows in zip(boxes, maps, strict=True)]
     model.zero_grad()
-    model({**inputs, "targets": targets}).loss.backward()
+    model(**inputs, targets=targets).loss.backward()
     expected = json.loads((case / "grad_norms.json").read_text())
     total = json.loads((case / "loss.json").read_text())["train"]["global_grad_norm"]
     parameters = dict(model.named_parameters())
@@ -212,7 +212,7 @@ def test_a_picture_does_not_see_how_far_its_batch_was_padded(small: FiberForGrou
     assert len(ours["scores"]) > 5
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5)
-    one, two = small(together), small(alone)
+    one, two = small(**together), small(**alone)
     own = one.predictions.valid[0]
     torch.testing.assert_close(one.predictions.token_logits[0][own], two.predictions.token_logits[0], rtol=1e-9, atol=1e-9)  # fmt: skip
     assert torch.equal(one.matched[0][own], two.matched[0])
@@ -254,7 +254,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(small: FiberF
 
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            output = model(batch)
+            output = model(**batch)
         gradients = torch.autograd.grad(output.loss, list(model.parameters()), allow_unused=True)
         found.append((sum(kept.values()), output.losses, gradients))
     (plain, losses, gradients), (less, again, others) = found
@@ -277,7 +277,7 @@ def test_it_learns_two_boxes_by_their_words(small: FiberForGrounding) -> None:
     optimizer = torch.optim.Adam([{"params": slow, "lr": 1e-4}, {"params": fast}], lr=3e-3)
     for _ in range(100):
         optimizer.zero_grad()
-        model.train()(batch).loss.backward()
+        model.train()(**batch).loss.backward()
         optimizer.step()
     phrases_of = {"phrase_maps": [torch.eye(2, 6).bool()], "phrase_labels": [torch.tensor([7, 8])]}
     found = model.eval().find({**batch, **phrases_of})[0]
@@ -292,7 +292,7 @@ def test_a_saved_model_is_the_same(small: FiberForGrounding, tmp_path: Path) -> 
     assert again.to_config() == small.to_config()
     batch = make_batch([(64, 64)])
     batch["pixel_values"] = batch["pixel_values"].float()
-    assert torch.equal(again(batch).loss, small(batch).loss)
+    assert torch.equal(again(**batch).loss, small(**batch).loss)
     small.double()
 
 
@@ -306,4 +306,4 @@ def test_messages(small: FiberForGrounding) -> None:
     with pytest.raises(ValueError, match=r"fiber_data.GroundingProcessor.from_pretrained"):
         small.detect(["photo.jpg"], ["dog"])
     with pytest.raises(KeyError, match="the batch lacks image_sizes"):
-        small({"pixel_values": torch.zeros(1)})
+        small(pixel_values=torch.zeros(1))

@@ -23,7 +23,7 @@ def negatives(text: list[int], image: list[int]) -> Negatives:
 def test_a_shared_step_equals_its_objectives_one_by_one(batch: dict[str, Tensor]) -> None:
     model = make_model()
     drawn = negatives([2, 3, 0, 1], [3, 2, 1, 0])
-    output = model(batch, drawn)
+    output = model(**batch, negatives=drawn)
     pixels, ids, mask = batch["pixel_values"], batch["input_ids"], batch["attention_mask"]
 
     words = model.word_head(model.backbone(pixels, batch["mlm_input_ids"], mask).text_features)
@@ -54,13 +54,13 @@ def test_each_picture_and_text_is_begun_once(batch: dict[str, Tensor]) -> None:
         module.register_forward_hook(lambda _m, inputs, _o: counted.__setitem__(name, counted[name] + len(inputs[0])))
 
     count("image"), count("text")
-    model(batch)
+    model(**batch)
     assert counted == {"image": 4, "text": 8}  # the texts, and the texts with masked words
 
 
 def test_every_parameter_learns_once_the_gates_are_open(batch: dict[str, Tensor]) -> None:
     model = make_model().train()
-    model(batch).loss.backward()
+    model(**batch).loss.backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert idle == []
 
@@ -82,7 +82,7 @@ def test_hard_negatives_never_share_the_picture(batch: dict[str, Tensor]) -> Non
 
 def test_a_batch_of_one_has_nothing_to_mismatch(batch: dict[str, Tensor]) -> None:
     model = make_model()
-    output = model({key: value[:1] for key, value in batch.items()})
+    output = model(**{key: value[:1] for key, value in batch.items()})
     assert output.itm_labels.tolist() == [1, -100, -100]
     assert torch.isfinite(output.loss)
 
@@ -90,7 +90,7 @@ def test_a_batch_of_one_has_nothing_to_mismatch(batch: dict[str, Tensor]) -> Non
 @pytest.mark.parametrize("objectives", [("itc",), ("itm",), ("mlm",), ("itc", "itm"), ("itm", "mlm")])
 def test_any_objectives_train(batch: dict[str, Tensor], objectives: tuple[str, ...]) -> None:
     model = make_model(objectives=objectives).train()
-    output = model(batch)
+    output = model(**batch)
     assert set(output.losses) == set(objectives)
     output.loss.backward()
     assert all(head is None or name in objectives for name, head in (("itc", model.contrastive_head), ("itm", model.matching_head), ("mlm", model.word_head)))  # fmt: skip
@@ -100,11 +100,11 @@ def test_queued_pictures_are_negatives_too(batch: dict[str, Tensor]) -> None:
     """A negative from the queue counts as if its picture and text stood in the batch."""
     model = make_model(queue_size=6, queue_inputs="float32")
     model.training = True  # the queue fills; nothing else of the model is random
-    model(batch)
+    model(**batch)
     model.training = False
     assert model.queue.filled == 4
     other = {key: value[[3, 2]] for key, value in batch.items()}
-    from_queue = model(other, negatives([2 + 2, 2 + 0], [2 + 0, 2 + 2]))
+    from_queue = model(**other, negatives=negatives([2 + 2, 2 + 0], [2 + 0, 2 + 2]))
     joined = {key: torch.cat([value[[3, 2]], value]) for key, value in batch.items()}
     pixels, ids, mask = joined["pixel_values"], joined["input_ids"], joined["attention_mask"]
     backbone = model.backbone
@@ -129,9 +129,9 @@ def test_weights_and_settings_come_back(tmp_path: Path, batch: dict[str, Tensor]
 def test_training_in_bfloat16(batch: dict[str, Tensor]) -> None:
     model = make_model().train()
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(batch)
+        output = model(**batch)
     output.loss.backward()
-    assert output.loss.item() == pytest.approx(make_model()(batch, None).loss.item(), rel=0.2)
+    assert output.loss.item() == pytest.approx(make_model()(**batch).loss.item(), rel=0.2)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -145,7 +145,7 @@ def test_no_value_leaves_the_device_in_a_step() -> None:
         batch = dict.fromkeys(("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels"), ids)
         batch |= {"pixel_values": torch.empty(2, 3, 64, 64), "image_ids": torch.ones(2, dtype=torch.int64)}
         for _ in range(2):  # the second step has a queue to contrast with
-            output = model(batch)
+            output = model(**batch)
             output.loss.backward()
         with pytest.raises(DataDependentOutputException):
             output.loss.item()

@@ -53,7 +53,7 @@ def test_dual_encoder(original_model: FiberForPretraining, inputs, reference) ->
 
 def test_one_step(original_model: FiberForPretraining, inputs, reference) -> None:
     with torch.no_grad():
-        output = original_model(as_batch(inputs), drawn(reference, "itc_step1"))
+        output = original_model(**as_batch(inputs), negatives=drawn(reference, "itc_step1"))
     assert_equal(output.mlm_logits, reference["mlm.logits"], "mlm logits")
     assert_equal(output.losses["mlm"], reference["mlm.loss"], "mlm loss")
     assert_equal(output.losses["itc"], reference["itc_step1.loss"], "itc loss")
@@ -105,7 +105,7 @@ def test_sampling_weights_and_queue_over_two_steps(
             assert torch.equal(texts[reference[f"{step}.neg_text_idx"]], reference[f"{step}.text_neg"])
             # The root flag of the reference: the objective trains, dropout does not.
             model.training = True
-            model(batch, drawn(reference, step))
+            model(**batch, negatives=drawn(reference, step))
             model.training = False
             assert_equal(queue.image, reference[f"{step}.after.image_queue"].T, f"{step} image queue")
             assert_equal(queue.text, reference[f"{step}.after.text_queue"].T, f"{step} text queue")
@@ -119,7 +119,7 @@ def test_sampling_weights_and_queue_over_two_steps(
 
 
 def test_gradients(coarse_case: Path, original_model: FiberForPretraining, inputs, reference) -> None:
-    original_model(as_batch(inputs), drawn(reference, "itc_step1")).loss.backward()
+    original_model(**as_batch(inputs), negatives=drawn(reference, "itc_step1")).loss.backward()
     assert_gradients(original_model, coarse_case, "pretrain")
 
 

@@ -166,7 +166,7 @@ def test_fine_tuning_trains_its_objectives(model: FiberForRetrieval, pictures: l
     for objectives in (("itc",), ("itm",), ("itc", "itm")):
         one = FiberForRetrieval(fiber_tiny(), PretrainingConfig(objectives=objectives, queue_size=8)).double().train()
         assert one.start_from(model).fresh == []
-        output = one(batch)
+        output = one(**batch)
         output.loss.backward()
         assert set(output.losses) == set(objectives)
         assert all(torch.isfinite(value.grad).all() for value in one.parameters() if value.grad is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ class Stranger(TaskModel):
         super().__init__(backbone, config)
         self.own_head = ClassificationHead(2 * backbone.text_dim, 8, len(self.config.labels))
 
-    def forward(self, batch: Mapping[str, Any]) -> TaskOutput:
+    def forward(self, *, pixel_values: Tensor, **_: Any) -> TaskOutput:
         raise NotImplementedError
 
 
@@ -208,7 +207,7 @@ def test_what_does_not_decay_and_what_the_original_decays_all_the_same() -> None
 @pytest.mark.parametrize("parts", [PLAIN, PLAIN | {"fusion": "late"}, {"fusion": "merged"}])
 def test_heads_stand_on_any_streams_and_fusion(parts: dict[str, Any], batch: dict[str, Tensor], tmp_path: Path) -> None:
     model = FiberForPretraining(fiber_tiny(**parts), PretrainingConfig(queue_size=4)).train()
-    output = model({**batch, "input_ids": batch["input_ids"].clamp(max=511)})
+    output = model(**{**batch, "input_ids": batch["input_ids"].clamp(max=511)})
     output.loss.backward()
     assert torch.isfinite(output.loss)
     model.save_pretrained(tmp_path)

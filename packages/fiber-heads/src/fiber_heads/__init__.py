@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
     from fiber_heads.generation import Caption, GenerationConfig, generate
     from fiber_heads.grounding.config import GroundingConfig
+    from fiber_heads.grounding.detections import Detections
     from fiber_heads.grounding.model import FiberForGrounding, GroundingOutput
     from fiber_heads.grounding.postprocess import DetectionSettings
     from fiber_heads.initialization import initialize
     from fiber_heads.masked_lm import MaskedLMHead
     from fiber_heads.matching import MatchingHead
     from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
-    from fiber_heads.reasoning import FiberForVisualReasoning
+    from fiber_heads.processing import Processor, PromptProcessor
+    from fiber_heads.reasoning import FiberForVisualReasoning, Judgment
     from fiber_heads.retrieval import FiberForRetrieval
     from fiber_heads.search import SearchModel, search_scores
-    from fiber_heads.task import Processor, PromptProcessor, TaskModel, TaskOutput, check_batch
+    from fiber_heads.task import TaskModel, TaskOutput, check_batch
 
 _MODULES = {
     "answering": ("Answer", "AnsweringConfig", "FiberForQuestionAnswering"),
@@ -36,16 +38,18 @@ _MODULES = {
     "contrastive": ("Contrast", "ContrastiveHead", "FeatureQueue", "sample_negatives"),
     "generation": ("Caption", "GenerationConfig", "generate"),
     "grounding.config": ("GroundingConfig",),
+    "grounding.detections": ("Detections",),
     "grounding.model": ("FiberForGrounding", "GroundingOutput"),
     "grounding.postprocess": ("DetectionSettings",),
     "initialization": ("initialize",),
     "masked_lm": ("MaskedLMHead",),
     "matching": ("MatchingHead",),
     "pretraining": ("FiberForPretraining", "Negatives", "PretrainingConfig", "PretrainingOutput"),
-    "reasoning": ("FiberForVisualReasoning",),
+    "reasoning": ("FiberForVisualReasoning", "Judgment"),
     "retrieval": ("FiberForRetrieval",),
     "search": ("SearchModel", "search_scores"),
-    "task": ("Processor", "PromptProcessor", "TaskModel", "TaskOutput", "check_batch"),
+    "processing": ("Processor", "PromptProcessor"),
+    "task": ("TaskModel", "TaskOutput", "check_batch"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -59,6 +63,7 @@ __all__ = [
     "Contrast",
     "ContrastiveHead",
     "DetectionSettings",
+    "Detections",
     "FeatureQueue",
     "FiberForCaptioning",
     "FiberForGrounding",
@@ -69,6 +74,7 @@ __all__ = [
     "GenerationConfig",
     "GroundingConfig",
     "GroundingOutput",
+    "Judgment",
     "MaskedLMHead",
     "MatchingHead",
     "Negatives",

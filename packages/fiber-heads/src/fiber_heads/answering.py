@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from fiber_backbone import FiberBackbone
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
-from fiber_heads.task import TaskModel, TaskOutput, check_batch
+from fiber_heads.processing import Images, Texts, as_list
+from fiber_heads.task import TaskModel, TaskOutput
 
 
 class Answer(NamedTuple):
@@ -27,6 +28,13 @@ class Answer(NamedTuple):
 
     text: str
     probability: float
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.probability:.3f})"
+
+    def to_dict(self) -> dict[str, str | float]:
+        """Plain values, for JSON."""
+        return self._asdict()
 
 
 @dataclass
@@ -73,48 +81,55 @@ class FiberForQuestionAnswering(TaskModel):
         self.answer_head = ClassificationHead(width, width, len(config.answers))
         initialize(self.answer_head, backbone.config.initializer_range)
 
-    def forward(self, batch: Mapping[str, Any]) -> TaskOutput:
+    def forward(
+        self,
+        *,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        answer_targets: Tensor | None = None,
+        **_: Any,
+    ) -> TaskOutput:
         """Logits (B, A) of questions, and the loss where the batch has targets.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W), or (1, 3, H, W) for many questions about one image, which is then
-                begun once; `input_ids` and `attention_mask` (B, L); optionally `answer_targets` (B, A) in 0..1, how
-                right each answer is (VQAv2: 0.3 for each annotator who gave it, at most 1).
+            pixel_values: (B, 3, H, W), or (1, 3, H, W) for many questions about one image, which is then begun once.
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            answer_targets: (B, A) in 0..1, how right each answer is (VQAv2: 0.3 for each annotator who gave it, at
+                most 1).
+            **_: Other keys of the batch.
 
         Returns:
             The loss is the binary cross-entropy summed over the answers, mean over the questions. `answer_accuracy` is
             the mean target of the answers that the model holds best.
 
         Raises:
-            KeyError: If the batch lacks a key.
             ValueError: If images and questions do not pair up, or the targets do not fit the logits.
         """
-        check_batch(batch, ("pixel_values", "input_ids", "attention_mask"))
-        image = self.backbone.begin_image(batch["pixel_values"])
-        text = self.backbone.begin_text(batch["input_ids"], batch["attention_mask"])
+        image = self.backbone.begin_image(pixel_values)
+        text = self.backbone.begin_text(input_ids, attention_mask)
         if (rows := image_rows(len(image), len(text), 1, text.hidden_state.device)) is not None:
             image = image[rows]
         pooled = self.backbone.fuse(image, text).pooled
         assert pooled is not None
         logits = self.answer_head(pooled)
-        output = TaskOutput(logits.new_zeros(()), logits=logits)
-        if (targets := batch.get("answer_targets")) is None:
-            return output
-        if targets.shape != logits.shape:
+        if answer_targets is None:
+            return TaskOutput(logits.new_zeros(()), logits=logits)
+        if answer_targets.shape != logits.shape:
             raise ValueError(
                 f"answer_targets must have the shape (questions, answers) = {tuple(logits.shape)}, got "
-                f"{tuple(targets.shape)}; encode the targets with this model's config.answers"
+                f"{tuple(answer_targets.shape)}; encode the targets with this model's config.answers"
             )
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = binary_cross_entropy_with_logits(wide, targets.to(wide), reduction="none")
-        output.loss = output.losses["answer"] = losses.sum(dim=1).mean()
+        loss = binary_cross_entropy_with_logits(wide, answer_targets.to(wide), reduction="none").sum(dim=1).mean()
         best = logits.detach().argmax(dim=1, keepdim=True)
-        output.metrics["answer_accuracy"] = targets.gather(1, best).mean()
-        output.metrics["answer_count"] = torch.full_like(output.metrics["answer_accuracy"], len(logits))
-        return output
+        accuracy = answer_targets.gather(1, best).mean()
+        metrics = {"answer_accuracy": accuracy, "answer_count": torch.full_like(accuracy, len(logits))}
+        return TaskOutput(loss, {"answer": loss}, metrics, logits)
 
     @torch.no_grad()
-    def answer(self, images: Any, questions: str | Sequence[str], top_k: int = 1) -> list[list[Answer]]:
+    def answer(self, images: Images, questions: Texts, *, top_k: int = 1) -> list[list[Answer]]:
         """The best answers to questions about images.
 
         Args:
@@ -133,7 +148,7 @@ class FiberForQuestionAnswering(TaskModel):
             raise ValueError("there is no question; give a text or a list of texts")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, is {top_k}")
-        logits = self(self.prepare(images, questions)).logits
+        logits = self(**self.prepare(images, as_list(questions))).logits
         best = logits.topk(min(top_k, logits.shape[1]), dim=1)
         return [
             [Answer(self.config.answers[index], chance) for index, chance in zip(*row, strict=True)]

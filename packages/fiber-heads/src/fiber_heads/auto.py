@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from fiber_backbone import PretrainedModel, read_config
 from fiber_backbone.seams import resolve
+
+from fiber_heads.processing import HubOptions
 
 
 class AutoFiber:
@@ -15,9 +17,9 @@ class AutoFiber:
 
     @staticmethod
     def from_pretrained(
-        pretrained_model_name_or_path: str | Path, *, trusted: Collection[str] = (), **hub: Any
+        pretrained_model_name_or_path: str | Path, *, trusted: Collection[str] = (), **hub: Unpack[HubOptions]
     ) -> PretrainedModel:
-        """Loads a model that `save_pretrained` wrote, in eval mode.
+        """Loads a model that `save_pretrained` wrote, in eval mode; a task model with its processor.
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a repository on the hub.

@@ -23,7 +23,8 @@ from torch.nn.functional import cross_entropy
 
 from fiber_heads.generation import Caption, GenerationConfig, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
-from fiber_heads.task import TaskModel, TaskOutput, check_batch
+from fiber_heads.processing import Images
+from fiber_heads.task import TaskModel, TaskOutput
 
 Reward = Callable[[Tensor, Sequence[Sequence[str]]], Tensor]
 OBJECTIVES = ("mle", "gold", "cider")
@@ -119,7 +120,7 @@ class FiberForCaptioning(TaskModel):
     config: CaptioningConfig
 
     def __init__(
-        self, backbone: FiberBackbone, config: CaptioningConfig | None = None, reward: Reward | None = None
+        self, backbone: FiberBackbone, config: CaptioningConfig | None = None, *, reward: Reward | None = None
     ) -> None:
         super().__init__(backbone, config)
         if not (backbone.config.joint_projection and backbone.config.decoder_projections):
@@ -132,46 +133,62 @@ class FiberForCaptioning(TaskModel):
         self._frozen: tuple[nn.ModuleDict] | None = None
         self._batches = 0
 
-    def forward(self, batch: Mapping[str, Any], samples: Tensor | None = None) -> TaskOutput:
+    def needed_keys(self) -> tuple[str, ...]:
+        """Also the references, for a reward."""
+        return (*super().needed_keys(), *(["references"] if self._rewarded() else []))
+
+    def _rewarded(self) -> bool:
+        return self.config.objective == "cider" and self.training
+
+    def forward(
+        self,
+        *,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        references: Sequence[Sequence[str]] = (),
+        samples: Tensor | None = None,
+        **_: Any,
+    ) -> TaskOutput:
         """One step of the objective; in eval mode the likelihood of the given captions.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); for `"cider"` in training also
-                `references`, B lists of texts.
+            pixel_values: (B, 3, H, W).
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            references: B lists of texts, for `"cider"` in training.
             samples: (B num_samples, at least T) tokens to reward instead of drawn ones, without the begin token.
+            **_: Other keys of the batch.
 
         Returns:
             `logits` (B, L, V) of the tokens after each given one, and the losses `"mle"`, `"gold"` or `"cider"`.
 
         Raises:
-            KeyError: If the batch lacks a key that the objective needs.
             ValueError: If there is no reward, or it does not give one number a sample.
         """
-        rewarded = self.config.objective == "cider" and self.training
-        check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *(["references"] if rewarded else [])))
-        ids, features = batch["input_ids"], self.encode_images(batch["pixel_values"])
-        logits = _logits(self.backbone, self.word_head, features, ids, batch["attention_mask"])
-        labels = next_tokens(ids, self.backbone.pad_token_id)
-        output = TaskOutput(logits.new_zeros(()), logits=logits)
+        features = self.encode_images(pixel_values)
+        logits = _logits(self.backbone, self.word_head, features, input_ids, attention_mask)
+        labels = next_tokens(input_ids, self.backbone.pad_token_id)
         if self.config.objective == "gold" and self.training:
-            weights = self._gold_weights(batch, labels)
-            output.losses["gold"] = weighted_loss(logits, labels, weights, self.config.original)
-        elif self.config.objective == "gold" and self.config.original:
-            output.losses["gold"] = MaskedLMHead.loss(logits, labels) * (labels != -100).sum() / labels.numel()
-        else:
-            output.losses["mle"] = MaskedLMHead.loss(logits, labels)
-        output.loss = next(iter(output.losses.values()))
-        if rewarded:
-            output.losses["cider"], output.metrics["reward"] = self._reward_loss(features, batch["references"], samples)
-            weight = self.config.reward_weight
-            output.loss = (1 - weight) * output.losses["mle"] + weight * output.losses["cider"]
-        return output
+            weights = self._gold_weights(pixel_values, input_ids, attention_mask, labels)
+            loss = weighted_loss(logits, labels, weights, self.config.original)
+            return TaskOutput(loss, {"gold": loss}, logits=logits)
+        loss = MaskedLMHead.loss(logits, labels)
+        if self.config.objective == "gold" and self.config.original:
+            loss = loss * (labels != -100).sum() / labels.numel()
+            return TaskOutput(loss, {"gold": loss}, logits=logits)
+        if not self._rewarded():
+            return TaskOutput(loss, {"mle": loss}, logits=logits)
+        cider, reward = self._reward_loss(features, references, samples)
+        weight = self.config.reward_weight
+        total = (1 - weight) * loss + weight * cider
+        return TaskOutput(total, {"mle": loss, "cider": cider}, {"reward": reward}, logits)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """What texts read, (B, N, C), of images (B, 3, H, W)."""
         return _encode(self.backbone, pixel_values)
 
-    def generate(self, images: Any, config: GenerationConfig | None = None) -> list[list[Caption]]:
+    def generate(self, images: Images, config: GenerationConfig | None = None) -> list[list[Caption]]:
         """Captions of images, without dropout.
 
         Args:
@@ -190,7 +207,7 @@ class FiberForCaptioning(TaskModel):
             raise ValueError(f"max_length is {config.max_length}; this model has positions for {longest} tokens")
         if config.pad_token_id != padding:
             raise ValueError(f"pad_token_id is {config.pad_token_id}; this model's is {padding}")
-        pixel_values = images if isinstance(images, Tensor) else self.prepare(images)["pixel_values"]
+        pixel_values = self.prepare(images)["pixel_values"]
         with torch.no_grad(), _without_dropout(self):
             captions = generate(CachedDecoder(self.backbone, self.word_head, self.encode_images(pixel_values)), config)
         tokenizer: Any = getattr(self.processor, "tokenizer", None)
@@ -199,7 +216,7 @@ class FiberForCaptioning(TaskModel):
                 caption.text = tokenizer.decode(caption.token_ids, skip_special_tokens=True).strip()
         return captions
 
-    def caption(self, images: Any, num_captions: int = 1, **options: Any) -> list[list[Caption]]:
+    def caption(self, images: Images, *, num_captions: int = 1, **options: Any) -> list[list[Caption]]:
         """Captions of images as they are.
 
         Args:
@@ -213,12 +230,9 @@ class FiberForCaptioning(TaskModel):
         Raises:
             ValueError: If the model has no processor, or an option is out of range.
         """
-        pixel_values = self.prepare(images)["pixel_values"]
-        return self.generate(
-            pixel_values, replace(self.config.generation, num_return_sequences=num_captions, **options)
-        )
+        return self.generate(images, replace(self.config.generation, num_return_sequences=num_captions, **options))
 
-    def _gold_weights(self, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
+    def _gold_weights(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """How much each token counts, by the frozen copy, which is refreshed here."""
         if self._batches % self.config.refresh_every == 0 or self._frozen is None:
             self._refresh()
@@ -226,8 +240,8 @@ class FiberForCaptioning(TaskModel):
         assert self._frozen is not None
         backbone, word_head = self._frozen[0]["backbone"], self._frozen[0]["word_head"]
         with torch.no_grad():
-            features = _encode(backbone, batch["pixel_values"])
-            logits = _logits(backbone, word_head, features, batch["input_ids"], batch["attention_mask"])
+            features = _encode(backbone, pixel_values)
+            logits = _logits(backbone, word_head, features, input_ids, attention_mask)
             return gold_weights(logits, labels)
 
     def _refresh(self) -> None:

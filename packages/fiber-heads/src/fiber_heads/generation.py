@@ -15,7 +15,7 @@ Shapes: B images, K beams or samples of an image, R = B K rows of text, V tokens
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
@@ -120,6 +120,13 @@ class Caption:
     token_ids: list[int]
     score: float
     text: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.token_ids if self.text is None else self.text} ({self.score:.3f})"
+
+    def to_dict(self) -> dict[str, str | float | list[int] | None]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
 @torch.no_grad()

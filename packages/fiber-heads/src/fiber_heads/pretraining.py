@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from fiber_heads.initialization import initialize
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.matching import MatchingHead
 from fiber_heads.search import SearchModel
-from fiber_heads.task import TaskOutput, check_batch
+from fiber_heads.task import TaskOutput
 
 OBJECTIVES = ("itc", "itm", "mlm")
 
@@ -96,6 +96,17 @@ class Negatives:
     image_exists: Tensor
 
 
+@dataclass
+class _Fused:
+    """What the fused blocks give; see `PretrainingOutput`."""
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    mlm_logits: Tensor | None = None
+    itm_logits: Tensor | None = None
+    itm_labels: Tensor | None = None
+
+
 class FiberForPretraining(SearchModel):
     """The coarse stage: image-text contrast, matching with hard negatives, masked language modeling.
 
@@ -131,68 +142,87 @@ class FiberForPretraining(SearchModel):
             if head is not None:
                 initialize(head, backbone.config.initializer_range)
 
-    def forward(self, batch: Mapping[str, Any], negatives: Negatives | None = None) -> PretrainingOutput:
+    def needed_keys(self) -> tuple[str, ...]:
+        """Also the masked tokens, if they are an objective."""
+        tokens = () if self.word_head is None else ("mlm_input_ids", "mlm_labels")
+        return (*super().needed_keys(), *tokens)
+
+    def forward(
+        self,
+        *,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        mlm_input_ids: Tensor | None = None,
+        mlm_labels: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        negatives: Negatives | None = None,
+        **_: Any,
+    ) -> PretrainingOutput:
         """One step of all objectives; in training mode the queue takes in the batch afterwards.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W), `input_ids` and `attention_mask` (B, L); for masked tokens also
-                `mlm_input_ids` and `mlm_labels` (B, L); optionally `image_ids` (B,), equal for captions of one image.
+            pixel_values: (B, 3, H, W).
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            mlm_input_ids: (B, L), some of them masked; for `"mlm"`.
+            mlm_labels: (B, L), the tokens to predict, -100 elsewhere; for `"mlm"`.
+            image_ids: (B,), equal for captions of one image.
             negatives: Pairs to match instead of drawn ones.
-
-        Raises:
-            KeyError: If the batch lacks a key that an objective needs.
+            **_: Other keys of the batch.
         """
-        tokens = ("mlm_input_ids", "mlm_labels") if self.word_head is not None else ()
-        check_batch(batch, ("pixel_values", "input_ids", "attention_mask", *tokens))
-        text_inputs = [batch["input_ids"]] + ([batch["mlm_input_ids"]] if self.word_head is not None else [])
-        mask = batch["attention_mask"]
-        image = self.backbone.begin_image(batch["pixel_values"])
-        texts = self.backbone.begin_text(torch.cat(text_inputs), mask.repeat(len(text_inputs), 1))
+        text_inputs = [input_ids]
+        if self.word_head is not None and mlm_input_ids is not None:
+            text_inputs.append(mlm_input_ids)
+        image = self.backbone.begin_image(pixel_values)
+        texts = self.backbone.begin_text(torch.cat(text_inputs), attention_mask.repeat(len(text_inputs), 1))
         size = len(image)
         text, masked_text = texts[:size], texts[size:]
 
-        contrast, output = None, PretrainingOutput(mask.new_zeros(()), {})
+        contrast, losses = None, {}
         if self.contrastive_head is not None:
             image_features, text_features = self._encode_image_state(image), self._encode_text_state(text)
-            contrast = self.contrastive_head(image_features, text_features, self.queue, batch.get("image_ids"))
-            output.losses["itc"] = contrast.loss
+            contrast = self.contrastive_head(image_features, text_features, self.queue, image_ids)
+            losses["itc"] = contrast.loss
         pairs: list[tuple[ImageState, TextState]] = []
         if self.word_head is not None:
             pairs.append((image, masked_text))
         if self.matching_head is not None:
-            negatives = negatives or self._draw(contrast, size, batch.get("image_ids"), image.hidden_state.device)
-            pairs.append(self._pair(image, text, negatives, batch["pixel_values"]))
-        if pairs:
-            self._fused_objectives(pairs, batch, negatives, output)
+            negatives = negatives or self._draw(contrast, size, image_ids, image.hidden_state.device)
+            pairs.append(self._pair(image, text, negatives, pixel_values))
+        fused = self._fused_objectives(pairs, size, mlm_labels, negatives) if pairs else _Fused()
         if self.training and self.queue is not None:
-            inputs = (batch["pixel_values"], batch["input_ids"], mask) if self.config.queue_inputs != "none" else None
-            self.queue.push(image_features, text_features, batch.get("image_ids"), inputs)
-        output.loss = torch.stack(list(output.losses.values())).sum()
-        return output
+            inputs = (pixel_values, input_ids, attention_mask) if self.config.queue_inputs != "none" else None
+            self.queue.push(image_features, text_features, image_ids, inputs)
+        losses |= fused.losses
+        total = torch.stack(list(losses.values())).sum()
+        return PretrainingOutput(
+            total, losses, fused.metrics, None, fused.mlm_logits, fused.itm_logits, fused.itm_labels
+        )
 
     def _fused_objectives(
         self,
         pairs: list[tuple[ImageState, TextState]],
-        batch: Mapping[str, Any],
+        size: int,
+        mlm_labels: Tensor | None,
         negatives: Negatives | None,
-        output: PretrainingOutput,
-    ) -> None:
-        """Masked tokens (first B pairs) and matching (last 3 B) in one pass over the fused blocks."""
+    ) -> _Fused:
+        """Masked tokens (first B = `size` pairs) and matching (last 3 B) in one pass over the fused blocks."""
         image, text = ImageState.cat([pair[0] for pair in pairs]), TextState.cat([pair[1] for pair in pairs])
         fused = self.backbone.fuse(image, text)
         assert fused.text_features is not None and fused.pooled is not None
-        size = len(batch["pixel_values"])
-        if self.word_head is not None:
-            labels = batch["mlm_labels"]
-            output.mlm_logits = self.word_head(fused.text_features[:size, : labels.shape[1]])
-            output.losses["mlm"] = self.word_head.loss(output.mlm_logits, labels)
-            _note_accuracy(output.metrics, "mlm", output.mlm_logits, labels)
+        output = _Fused()
+        if self.word_head is not None and mlm_labels is not None:
+            output.mlm_logits = self.word_head(fused.text_features[:size, : mlm_labels.shape[1]])
+            output.losses["mlm"] = self.word_head.loss(output.mlm_logits, mlm_labels)
+            _note_accuracy(output.metrics, "mlm", output.mlm_logits, mlm_labels)
         if self.matching_head is not None and negatives is not None:
             exists = torch.cat([torch.ones_like(negatives.text_exists), negatives.text_exists, negatives.image_exists])
             labels = (torch.arange(3 * size, device=exists.device) < size).long().masked_fill(~exists, -100)
             output.itm_logits, output.itm_labels = self.matching_head(fused.pooled[-3 * size :]), labels
             output.losses["itm"] = self.matching_head.loss(output.itm_logits, labels)
             _note_accuracy(output.metrics, "itm", output.itm_logits, labels)
+        return output
 
     def _draw(self, contrast: Contrast | None, size: int, ids: Tensor | None, device: torch.device) -> Negatives:
         """Hard negatives by the contrast's weights, or any other pair of the batch without a contrast."""

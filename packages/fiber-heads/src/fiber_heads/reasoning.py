@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fiber_backbone import FiberBackbone
@@ -12,7 +11,27 @@ from torch.nn.functional import cross_entropy
 
 from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
-from fiber_heads.task import TaskModel, TaskOutput, check_batch
+from fiber_heads.processing import Images, Texts, as_list
+from fiber_heads.task import TaskModel, TaskOutput
+
+
+class Judgment(NamedTuple):
+    """What the model thinks of one statement.
+
+    Attributes:
+        statement: As it came.
+        probability: That it is true, 0..1.
+    """
+
+    statement: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.statement}: {'true' if self.probability > 0.5 else 'false'} ({self.probability:.3f})"
+
+    def to_dict(self) -> dict[str, str | float]:
+        """Plain values, for JSON."""
+        return self._asdict()
 
 
 class FiberForVisualReasoning(TaskModel):
@@ -32,43 +51,51 @@ class FiberForVisualReasoning(TaskModel):
         self.reasoning_head = ClassificationHead(4 * backbone.text_dim, 2 * backbone.text_dim, 2)
         initialize(self.reasoning_head, backbone.config.initializer_range)
 
-    def forward(self, batch: Mapping[str, Any]) -> TaskOutput:
+    def forward(
+        self,
+        *,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> TaskOutput:
         """Logits (B, 2), (false, true), of statements, and the loss where the batch has labels.
 
         Args:
-            batch: `pixel_values` (B, 2, 3, H, W), or (1, 2, 3, H, W) for many statements about one pair of images;
-                `input_ids` and `attention_mask` (B, L); optionally `labels` (B,) int64, 1 = true.
+            pixel_values: (B, 2, 3, H, W), or (1, 2, 3, H, W) for many statements about one pair of images.
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            labels: (B,) int64, 1 = true.
+            **_: Other keys of the batch.
 
         Returns:
             The loss is the mean cross-entropy.
 
         Raises:
-            KeyError: If the batch lacks a key.
             ValueError: If `pixel_values` holds no pairs, or pairs and statements do not fit.
         """
-        check_batch(batch, ("pixel_values", "input_ids", "attention_mask"))
-        pixels = batch["pixel_values"]
-        if pixels.ndim != 5 or pixels.shape[1] != 2:
+        if pixel_values.ndim != 5 or pixel_values.shape[1] != 2:
             raise ValueError(
-                f"pixel_values must have the shape (batch, 2, 3, height, width), got {tuple(pixels.shape)}; stack the "
-                "first and the second images along dimension 1"
+                f"pixel_values must have the shape (batch, 2, 3, height, width), got {tuple(pixel_values.shape)}; "
+                "stack the first and the second images along dimension 1"
             )
-        image = self.backbone.begin_image(pixels.flatten(0, 1))
-        text = self.backbone.begin_text(batch["input_ids"], batch["attention_mask"])
-        if (rows := image_rows(len(pixels), len(text), 2, text.hidden_state.device)) is not None:
+        image = self.backbone.begin_image(pixel_values.flatten(0, 1))
+        text = self.backbone.begin_text(input_ids, attention_mask)
+        if (rows := image_rows(len(pixel_values), len(text), 2, text.hidden_state.device)) is not None:
             image = image[rows]
         pooled = self.backbone.fuse(image, text.repeat_interleave(2)).pooled
         assert pooled is not None
         logits = self.reasoning_head(pooled.view(len(text), -1))  # rows 2 b and 2 b + 1 side by side
-        output = TaskOutput(logits.new_zeros(()), logits=logits)
-        if (labels := batch.get("labels")) is not None:
-            output.loss = output.losses["reasoning"] = cross_entropy(logits, labels)
-            output.metrics["reasoning_accuracy"] = (logits.detach().argmax(dim=1) == labels).float().mean()
-            output.metrics["reasoning_count"] = torch.full_like(output.metrics["reasoning_accuracy"], len(labels))
-        return output
+        if labels is None:
+            return TaskOutput(logits.new_zeros(()), logits=logits)
+        loss = cross_entropy(logits, labels)
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        metrics = {"reasoning_accuracy": accuracy, "reasoning_count": torch.full_like(accuracy, len(labels))}
+        return TaskOutput(loss, {"reasoning": loss}, metrics, logits)
 
     @torch.no_grad()
-    def judge(self, first: Any, second: Any, statements: str | Sequence[str]) -> Tensor:
+    def judge(self, first: Images, second: Images, statements: Texts) -> list[Judgment]:
         """How likely statements about two images are true.
 
         Args:
@@ -77,13 +104,14 @@ class FiberForVisualReasoning(TaskModel):
             statements: One statement or several (B).
 
         Returns:
-            (B,) probabilities, 0..1.
+            For each statement how likely it is true.
 
         Raises:
             ValueError: If the model has no processor, a statement is empty, or images and statements do not fit.
         """
         if not statements:
             raise ValueError("there is no statement; give a text or a list of texts")
+        statements = as_list(statements)
         batch = self.prepare(first, statements)
         others = self.prepare(second)["pixel_values"]
         if len(others) != len(batch["pixel_values"]):
@@ -91,4 +119,5 @@ class FiberForVisualReasoning(TaskModel):
                 f"there are {len(batch['pixel_values'])} first and {len(others)} second images; give as many of both"
             )
         batch["pixel_values"] = torch.stack([batch["pixel_values"], others], dim=1)
-        return self(batch).logits.softmax(dim=1)[:, 1]
+        likely = self(**batch).logits.softmax(dim=1)[:, 1]
+        return [Judgment(*each) for each in zip(statements, likely.tolist(), strict=True)]

@@ -3,6 +3,8 @@
     images, texts = model.begin_images(files), model.begin_texts(captions)   # bottom halves, once each
     scores = model.search(images, texts, top_k=16)   # N + M top halves, then the best pairs
 
+`model.search(files, captions)` does all of it; begin yourself what is searched more than once.
+
 A matrix of scores has a row for each image and a column for each text; higher is better.
 
 Shapes: N images, M texts, P pairs of them, D channels of the contrast.
@@ -10,16 +12,18 @@ Shapes: N images, M texts, P pairs of them, D channels of the contrast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from fiber_backbone import ImageState, TextState
 from torch import Tensor
 
+from fiber_heads.classification import image_rows
 from fiber_heads.contrastive import ContrastiveHead
 from fiber_heads.matching import MatchingHead
+from fiber_heads.processing import Images, Texts, as_list, is_prepared
 from fiber_heads.task import TaskModel
 
 State = TypeVar("State", ImageState, TextState)
@@ -98,7 +102,9 @@ class SearchModel(TaskModel):
     matching_head: MatchingHead | None
 
     @torch.no_grad()
-    def begin_images(self, images: Any, batch_size: int = 16, keep_on: str | torch.device | None = None) -> ImageState:
+    def begin_images(
+        self, images: Images, *, batch_size: int = 16, keep_on: str | torch.device | None = None
+    ) -> ImageState:
         """Images up to the cut, once for all texts that they will be compared with.
 
         Args:
@@ -113,43 +119,36 @@ class SearchModel(TaskModel):
         Raises:
             ValueError: If there is no image, or they are not prepared and the model has no processor.
         """
-        return ImageState.cat(_in_batches(images, batch_size, keep_on or self.device, "image", self._begin_image_batch))
+        states = map(self._begin_image_batch, _batches(images, batch_size, "image"))
+        return ImageState.cat([_moved(state, keep_on or self.device) for state in states])
 
     @torch.no_grad()
     def begin_texts(
-        self, texts: str | Sequence[str], batch_size: int = 64, keep_on: str | torch.device | None = None
+        self, texts: Texts, *, batch_size: int = 64, keep_on: str | torch.device | None = None
     ) -> TextState:
         """Texts up to the cut; see `begin_images`. For token ids there is `backbone.begin_text`.
 
         Raises:
             ValueError: If there is no text, one is empty, or the model has no processor.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        return TextState.cat(
-            _in_batches(
-                texts,
-                batch_size,
-                keep_on or self.device,
-                "text",
-                lambda some: self.backbone.begin_text(**self.prepare(text=some)),
-            )
-        )
+        states = map(self._begin_text_batch, _batches(as_list(texts), batch_size, "text"))
+        return TextState.cat([_moved(state, keep_on or self.device) for state in states])
 
     @torch.no_grad()
-    def image_features(self, images: ImageState, batch_size: int = 16) -> Tensor:
+    def image_features(self, images: ImageState, *, batch_size: int = 16) -> Tensor:
         """Unit vectors (N, D) of begun images, on the model's device."""
         chunks = torch.arange(len(images)).split(batch_size)
         return torch.cat([self._encode_image_state(_rows(images, rows, self.device)) for rows in chunks])
 
     @torch.no_grad()
-    def text_features(self, texts: TextState, batch_size: int = 64) -> Tensor:
+    def text_features(self, texts: TextState, *, batch_size: int = 64) -> Tensor:
         """Unit vectors (M, D) of begun texts, on the model's device."""
         chunks = torch.arange(len(texts)).split(batch_size)
         return torch.cat([self._encode_text_state(_rows(texts, rows, self.device)) for rows in chunks])
 
     @torch.no_grad()
     def score_pairs(
-        self, images: ImageState, texts: TextState, pairs: Tensor | None = None, chunk_size: int = 16
+        self, images: ImageState, texts: TextState, pairs: Tensor | None = None, *, chunk_size: int = 16
     ) -> Tensor:
         """How well images and texts match, both streams reading each other.
 
@@ -181,6 +180,7 @@ class SearchModel(TaskModel):
         images: ImageState,
         texts: TextState,
         scores: Tensor,
+        *,
         top_k: int = 16,
         queries: Queries = "both",
         chunk_size: int = 16,
@@ -208,39 +208,77 @@ class SearchModel(TaskModel):
         score = partial(self.score_pairs, images, texts, chunk_size=chunk_size)
         return search_scores(scores, score, top_k=top_k, queries=queries)
 
-    def search(self, images: ImageState, texts: TextState, *, top_k: int = 16, queries: Queries = "both") -> Tensor:
+    def search(
+        self, images: ImageState | Images, texts: TextState | Texts, *, top_k: int = 16, queries: Queries = "both"
+    ) -> Tensor:
         """Scores (N, M) by all that the model has: cosines, matches of all pairs, or with both heads two steps.
 
         Args:
-            images: N begun images.
-            texts: M begun texts.
+            images: N images as they come, or begun.
+            texts: M texts, or begun ones.
             top_k: As of `search_scores`.
             queries: As of `search_scores`.
 
         Raises:
             ValueError: The model has neither head, `top_k` is negative or `queries` unknown.
         """
+        images, texts = self._begun(images, texts)
         contrast, matching = self.contrastive_head is not None, self.matching_head is not None
         cosines = self.image_features(images) @ self.text_features(texts).T if contrast else None
         score = partial(self.score_pairs, images, texts) if matching else None
         return search_scores(cosines, score, shape=(len(images), len(texts)), top_k=top_k, queries=queries)
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Unit vectors (B, D) of images (B, 3, H, W); their products with those of texts are cosines."""
-        return self._encode_image_state(self.backbone.begin_image(pixel_values))
+    def encode_images(self, images: Images, *, batch_size: int = 16) -> Tensor:
+        """Unit vectors (B, D) of images; their products with those of texts are cosines.
 
-    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Unit vectors (B, D) of texts (B, L)."""
-        return self._encode_text_state(self.backbone.begin_text(input_ids, attention_mask))
-
-    def match(self, image: ImageState, text: TextState) -> Tensor:
-        """Logits (B, 2), (no match, match), of begun images and texts, pair by pair; column 1 ranks.
+        Args:
+            images: As they come, which are computed without gradient; or prepared, a float tensor (B, 3, H, W), which
+                is computed at once, and with gradient where that is enabled.
+            batch_size: Images that are not prepared to compute at a time.
 
         Raises:
-            ValueError: If the model was built without the 'itm' objective.
+            ValueError: If the model was built without the 'itc' objective, or has no processor to prepare images.
+        """
+        if not is_prepared(images):
+            with torch.no_grad():
+                states = map(self._begin_image_batch, _batches(images, batch_size, "image"))
+                return torch.cat([self._encode_image_state(state) for state in states])
+        return self._encode_image_state(self.backbone.begin_image(cast(Tensor, images)))
+
+    def encode_texts(
+        self, texts: Texts | Tensor, attention_mask: Tensor | None = None, *, batch_size: int = 64
+    ) -> Tensor:
+        """Unit vectors (B, D) of texts.
+
+        Args:
+            texts: Texts, which are computed without gradient, or `input_ids` (B, L); see `encode_images`.
+            attention_mask: (B, L), of `input_ids`.
+            batch_size: Texts that are not prepared to compute at a time.
+
+        Raises:
+            ValueError: If the model was built without the 'itc' objective, or has no processor to prepare texts.
+        """
+        if not isinstance(texts, Tensor):
+            with torch.no_grad():
+                states = map(self._begin_text_batch, _batches(as_list(texts), batch_size, "text"))
+                return torch.cat([self._encode_text_state(state) for state in states])
+        return self._encode_text_state(self.backbone.begin_text(texts, attention_mask))
+
+    def match(self, images: ImageState | Images, texts: TextState | Texts) -> Tensor:
+        """Logits (B, 2), (no match, match), of images and texts, pair by pair; column 1 ranks.
+
+        Args:
+            images: One for each text, or one for all of them; as they come or begun.
+            texts: B texts, as they come or begun.
+
+        Raises:
+            ValueError: If the model was built without the 'itm' objective, or images and texts do not pair up.
         """
         if self.matching_head is None:
             raise ValueError("this model was built without the 'itm' objective; it can only compare features")
+        image, text = self._begun(images, texts)
+        if (rows := image_rows(len(image), len(text), 1, text.hidden_state.device)) is not None:
+            image = image[rows]
         pooled = self.backbone.fuse(image, text).pooled
         assert pooled is not None
         return self.matching_head(pooled)
@@ -266,24 +304,31 @@ class SearchModel(TaskModel):
             raise ValueError("this model was built without the 'itc' objective; it can only match")
         return self.contrastive_head.encode_texts(self.backbone.finish_text(text).hidden_state)
 
-    def _begin_image_batch(self, images: Any) -> ImageState:
-        prepared = isinstance(images, Tensor) and images.is_floating_point()
-        return self.backbone.begin_image(images.to(self.device) if prepared else self.prepare(images)["pixel_values"])
+    def _begun(self, images: ImageState | Images, texts: TextState | Texts) -> tuple[ImageState, TextState]:
+        return (
+            images if isinstance(images, ImageState) else self.begin_images(images),
+            texts if isinstance(texts, TextState) else self.begin_texts(texts),
+        )
+
+    def _begin_image_batch(self, images: Images) -> ImageState:
+        return self.backbone.begin_image(self.prepare(images)["pixel_values"])
+
+    def _begin_text_batch(self, texts: Sequence[str]) -> TextState:
+        return self.backbone.begin_text(**self.prepare(text=texts))
 
 
-def _in_batches(
-    items: Any, size: int, keep_on: str | torch.device, kind: str, begin: Callable[[Any], State]
-) -> list[State]:
-    """States of all items, computed in batches, kept on a device."""
+def _batches(items: Any, size: int, kind: str) -> Iterator[Any]:
+    """All items, so many at a time."""
     several = isinstance(items, Sequence) and not isinstance(items, str | bytes)
     if not several and getattr(items, "ndim", 3) != 4:  # neither a list nor an array or tensor of images
         items = [items]
     if not len(items):
         raise ValueError(f"there is no {kind}; give at least one")
-    return [
-        begin(items[start : start + size]).map(lambda tensor: tensor.to(keep_on))
-        for start in range(0, len(items), size)
-    ]
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _moved(state: State, device: str | torch.device) -> State:
+    return state.map(lambda tensor: tensor.to(device))
 
 
 def _rows(state: State, rows: Tensor, device: torch.device) -> State:

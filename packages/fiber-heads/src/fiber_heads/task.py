@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import torch
 from fiber_backbone import FiberBackbone, KeyMap, LoadReport, PretrainedModel, convert, read_original_state_dict
 from torch import Tensor
+from transformers.utils.generic import ModelOutput
 
 from fiber_heads.checkpoints import BACKBONE, join_key_maps, original_parts_map
+from fiber_heads.processing import HubOptions, Images, Processor, Texts, as_list, is_prepared, load_processor
 
-
-class Processor(Protocol):
-    """Images and texts to tensors, as `fiber_data`'s and transformers' processors do."""
-
-    def __call__(self, images: Any = None, text: Any = None) -> Mapping[str, Tensor]:
-        """`pixel_values` (B, 3, H, W) of images, `input_ids` and `attention_mask` (T, L) of texts.
-
-        Where images keep their shapes, also `image_sizes` and `original_sizes` (B, 2), heights and widths before they
-        were padded and as they came.
-        """
-
-
-@runtime_checkable
-class PromptProcessor(Processor, Protocol):
-    """A processor that also writes prompts to ask for boxes by, as `fiber_data.GroundingProcessor`."""
-
-    def category_prompts(self, categories: Sequence[str], chunk_size: int | None = None) -> Mapping[str, Any]:
-        """N prompts that name all categories.
-
-        `input_ids` and `attention_mask` (N, L), and for each prompt `phrase_maps` (P, L) bool, the tokens of each of
-        its categories, and `phrase_labels` (P,) int64, their indices.
-        """
-
-    def phrase_prompts(
-        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None
-    ) -> Mapping[str, Any]:
-        """The same of sentences and the phrases at `spans` of their characters, by default their noun phrases.
-
-        Beside them `phrase_texts`, for each sentence the phrases.
-        """
+NONE: Any = None  # the default that transformers wants of fields which are never None once an output is made
 
 
 @dataclass
-class TaskOutput:
-    """One step or one look of a task model.
+class TaskOutput(ModelOutput):
+    """One step or one look of a task model: dictionary, tuple (`output[0]` is the loss) and attributes at once.
 
     Attributes:
         loss: Scalar; 0 where the batch holds nothing to learn from.
@@ -59,13 +33,30 @@ class TaskOutput:
     """
 
     loss: Tensor
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = NONE
+    metrics: dict[str, Tensor] = NONE
     logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("losses", "metrics"):
+            if getattr(self, name) is None:
+                self[name] = {}
+        for each in fields(self):  # as a tuple, in the order of the fields
+            if each.name in self:
+                self.move_to_end(each.name)
+
+
+@dataclass
+class NoSettings:
+    """The `config` of a model that has nothing to set: libraries such as peft read one."""
 
 
 class TaskModel(PretrainedModel):
-    """A backbone with the heads of a task. A subclass adds its heads, `forward(batch) -> TaskOutput` and its methods.
+    """A backbone with the heads of a task. A subclass adds its heads, `forward(*, ...) -> TaskOutput` and its methods.
+
+    A batch is given by its keys, `model(**batch)`. `forward` names those that it reads, keyword-only and without a
+    default if it cannot do without, and swallows the others by `**_`.
 
     Args:
         backbone: Both streams.
@@ -73,21 +64,47 @@ class TaskModel(PretrainedModel):
 
     Attributes:
         config_class: A dataclass, or None for a model that has nothing to set.
-        processor: What prepares images and texts that come as they are; set it to use methods such as `answer`:
-            `model.processor = fiber_data.load_processor(folder)`. Saved beside the model if it can save itself.
+        processor: What prepares images and texts that come as they are, for methods such as `answer`. It is saved with
+            the model and comes with it; set it where there is none.
+        accepts_loss_kwargs: False: `loss` is a mean over the batch, which transformers' Trainer divides by the number
+            of accumulated batches itself.
     """
 
     config_class: ClassVar[type[Any] | None] = None
+    accepts_loss_kwargs: ClassVar[bool] = False
     processor: Processor | None = None
+    config: Any
+    _needed: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, backbone: FiberBackbone, config: Any = None) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        parameters = inspect.signature(cls.forward).parameters.values()
+        cls._needed = tuple(
+            each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty
+        )
+
+    def __init__(self, backbone: FiberBackbone, config: object = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.config = self.config_class() if config is None and self.config_class is not None else config
+        self.config = (self.config_class or NoSettings)() if config is None else config
+
+    def __call__(self, *args: Any, **batch: Any) -> Any:
+        """`forward`, as of any module.
+
+        Raises:
+            KeyError: The batch lacks a key; the message names it.
+        """
+        if not args:
+            check_batch(batch, self.needed_keys())
+        return super().__call__(*args, **batch)
+
+    def needed_keys(self) -> tuple[str, ...]:
+        """Keys that every batch must have: the arguments of `forward` without a default."""
+        return self._needed
 
     def to_config(self) -> dict[str, Any]:
         """The backbone's description, and the settings of the heads."""
-        head = {} if self.config is None else {"head": asdict(self.config)}
+        head = {} if self.config_class is None else {"head": asdict(self.config)}
         return {"backbone": self.backbone.to_config(), **head}
 
     @classmethod
@@ -101,16 +118,55 @@ class TaskModel(PretrainedModel):
         backbone = FiberBackbone.from_config(config["backbone"], trusted=trusted)
         return cls(backbone) if cls.config_class is None else cls(backbone, cls.config_class(**config["head"]))
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        trusted: Collection[str] = (),
+        dtype: torch.dtype | None = None,
+        **hub: Unpack[HubOptions],
+    ) -> Self:
+        """Loads a model that `save_pretrained` wrote, in eval mode, and the processor saved with it.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
+            trusted: Import paths (`package.module:Name`) that the folder may name beside entry points.
+            dtype: Of the weights; by default, as in transformers 5, the one that they were saved in.
+            **hub: As of `PretrainedModel.from_pretrained`: `revision`, `token`, ...
+
+        Raises:
+            FileNotFoundError: If the folder or one of its two files does not exist.
+            ValueError: If the folder holds another model, or weights that do not fit its configuration.
+        """
+        model = super().from_pretrained(pretrained_model_name_or_path, trusted=trusted, **hub)
+        model.processor = load_processor(pretrained_model_name_or_path, trusted=trusted, hub=hub)
+        return model if dtype is None else model.to(dtype)
+
+    def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        """Every weight keeps the type that it was saved in, and a type that computes otherwise is told."""
+        usual = torch.get_default_dtype()
+        for name, value in self.named_parameters():
+            if name in tensors and tensors[name].dtype != value.dtype:
+                value.data = value.data.to(tensors[name].dtype)
+        if others := {value.dtype for value in tensors.values() if value.is_floating_point()} - {usual}:
+            found = ", ".join(sorted(map(str, others)))
+            warnings.warn(
+                f"{origin} holds weights in {found}, which stay so; give dtype={usual} to compute in that", stacklevel=4
+            )
+        super()._load_strictly(tensors, origin)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
         if (save := getattr(self.processor, "save_pretrained", None)) is not None:
             save(save_directory)
 
-    def prepare(self, images: Any = None, text: str | Sequence[str] | None = None) -> dict[str, Tensor]:
-        """What `processor` makes of images and texts, on the model's device.
+    def prepare(self, images: Images | None = None, text: Texts | None = None) -> dict[str, Tensor]:
+        """What `processor` makes of images and texts, on the model's device and, if floats, of its type.
 
         Args:
-            images: One image or several, as the processor takes them: paths, PIL images, arrays.
+            images: One image or several, as the processor takes them: paths, PIL images, arrays, ...; or prepared, a
+                float tensor (B, 3, H, W).
             text: One text or several.
 
         Returns:
@@ -119,25 +175,35 @@ class TaskModel(PretrainedModel):
         Raises:
             ValueError: The model has no processor, or a text is empty.
         """
-        if self.processor is None:
+        texts = [] if text is None else as_list(text)
+        if self.processor is None and (texts or not is_prepared(images)):
             raise ValueError(
                 "this model has no processor to prepare images and texts with; set model.processor, for instance to "
                 "fiber_data.FiberProcessor.from_pretrained(folder), or give tensors to forward"
             )
-        texts = [] if text is None else [text] if isinstance(text, str) else list(text)
         if empty := [index for index, one in enumerate(texts) if not one.strip()]:
             raise ValueError(f"text {empty[0]} of {len(texts)} is empty; every text needs at least one word")
         parts: dict[str, Tensor] = {}
-        if images is not None:
+        if is_prepared(images):
+            parts["pixel_values"] = cast(Tensor, images)
+        elif images is not None and self.processor is not None:
             parts |= self.processor(images=images)
-        if texts:
+        if texts and self.processor is not None:
             parts |= self.processor(text=texts)
-        return {name: value.to(self.device) for name, value in parts.items()}
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for name, value in parts.items()
+        }
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
 
     def set_gradient_checkpointing(self, enable: bool = True) -> None:
         """Recompute in the backward pass instead of keeping activations: slower training in less memory."""
@@ -216,7 +282,9 @@ class TaskModel(PretrainedModel):
         """
         return original_parts_map(name for name in self._shapes() if not name.startswith(BACKBONE))
 
-    def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor], partial: bool = False) -> LoadReport:
+    def load_original_checkpoint(
+        self, source: str | Path | Mapping[str, Tensor], *, partial: bool = False
+    ) -> LoadReport:
         """Loads a checkpoint of the original's model of this task, or, if `partial`, what another task's has in common.
 
         Args:
@@ -258,7 +326,7 @@ class TaskModel(PretrainedModel):
                 parameters[name].copy_(value)
 
 
-def check_batch(batch: Mapping[str, Any], needed: Sequence[str]) -> None:
+def check_batch(batch: Iterable[str], needed: Sequence[str]) -> None:
     """KeyError that names what a batch lacks."""
     if missing := [key for key in needed if key not in batch]:
         raise KeyError(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch)}")

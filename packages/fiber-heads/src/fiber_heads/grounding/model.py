@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone, ImageState, KeyMap, LoadReport, TextState
 from torch import Tensor
 
+from fiber_heads.grounding.asking import category_names, named_results, settings_above, tell_unasked
 from fiber_heads.grounding.assignment import assign_anchors
 from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
 from fiber_heads.grounding.config import GroundingConfig
+from fiber_heads.grounding.detections import Detections
 from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
 from fiber_heads.grounding.losses import GroundingLoss
 from fiber_heads.grounding.postprocess import DetectionSettings, detect_boxes, merge_chunks
-from fiber_heads.task import PromptProcessor, TaskModel, TaskOutput, check_batch, is_bias
+from fiber_heads.processing import Images, PromptProcessor, Texts, as_list
+from fiber_heads.task import TaskModel, TaskOutput, check_batch, is_bias
 
 REFERRING = DetectionSettings(score_threshold=0.0, candidates_per_level=3000)  # the original's for RefCOCO
-Detections = dict[str, Any]
 
 
 @dataclass
@@ -69,48 +71,57 @@ class FiberForGrounding(TaskModel):
         super().set_gradient_checkpointing(enable)
         self.grounding_head.tower.gradient_checkpointing = enable
 
-    def forward(self, batch: Mapping[str, Any]) -> GroundingOutput:
+    def forward(
+        self,
+        *,
+        pixel_values: Tensor,
+        image_sizes: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+        **_: Any,
+    ) -> GroundingOutput:
         """Predictions, and with targets their losses.
 
         Args:
-            batch: `pixel_values` (B, 3, H, W), `image_sizes` (B, 2) true height and width, `input_ids` and
-                `attention_mask` (B, L); for losses `targets`, for each image `boxes` (n, 4) xyxy in pixels and
-                `positive_map` (n, L) bool, the tokens that speak of each box.
+            pixel_values: (B, 3, H, W).
+            image_sizes: (B, 2), true height and width.
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            targets: For losses, for each image `boxes` (n, 4) xyxy in pixels and `positive_map` (n, L) bool, the tokens
+                that speak of each box.
+            **_: Other keys of the batch.
 
         Raises:
-            KeyError: If the batch lacks a key.
             ValueError: If a positive map does not fit.
         """
-        check_batch(batch, ("pixel_values", "image_sizes", "input_ids", "attention_mask"))
-        mask, image_sizes = batch["attention_mask"], batch["image_sizes"]
-        image = self._begin(batch["pixel_values"], image_sizes)
-        predictions = self._predict(image, self.backbone.begin_text(batch["input_ids"], mask), image_sizes)
-        output = GroundingOutput(mask.new_zeros(()), predictions=predictions, logits=predictions.token_logits)
-        if "targets" in batch:
-            boxes = [target["boxes"] for target in batch["targets"]]
-            output.matched = assign_anchors(
-                predictions.anchors, predictions.anchors_per_level, boxes, predictions.valid, self.config.top_k
-            )
-            output.losses = self.loss(
-                predictions.token_logits,
-                predictions.deltas,
-                predictions.centerness,
-                anchors=predictions.anchors,
-                matched=output.matched,
-                boxes=boxes,
-                positive_maps=[target["positive_map"] for target in batch["targets"]],
-                text_mask=mask,
-                valid=predictions.valid,
-            )
-            output.loss = torch.stack(list(output.losses.values())).sum()
-        return output
+        image = self._begin(pixel_values, image_sizes)
+        found = self._predict(image, self.backbone.begin_text(input_ids, attention_mask), image_sizes)
+        if targets is None:
+            nothing = attention_mask.new_zeros(())
+            return GroundingOutput(nothing, logits=found.token_logits, predictions=found)
+        boxes = [target["boxes"] for target in targets]
+        matched = assign_anchors(found.anchors, found.anchors_per_level, boxes, found.valid, self.config.top_k)
+        losses = self.loss(
+            found.token_logits,
+            found.deltas,
+            found.centerness,
+            anchors=found.anchors,
+            matched=matched,
+            boxes=boxes,
+            positive_maps=[target["positive_map"] for target in targets],
+            text_mask=attention_mask,
+            valid=found.valid,
+        )
+        total = torch.stack(list(losses.values())).sum()
+        return GroundingOutput(total, losses, {}, found.token_logits, found, matched)
 
     def detect(
         self,
-        images: Any,
-        categories: Sequence[str],
+        images: Images,
+        categories: Texts,
         *,
-        threshold: float = 0.05,
+        threshold: float = 0.2,
         chunk_size: int | None = None,
         settings: DetectionSettings | None = None,
     ) -> list[Detections]:
@@ -120,8 +131,9 @@ class FiberForGrounding(TaskModel):
 
         Args:
             images: One image or several, as the processor takes them.
-            categories: Their names.
-            threshold: A category must be more probable than this.
+            categories: Their names; a lone text is one category.
+            threshold: The returned scores lie above this; a score is the root of the category's probability times the
+                centerness.
             chunk_size: Categories of a prompt; as many as fit by default.
             settings: Further settings; `threshold` goes before theirs.
 
@@ -130,22 +142,21 @@ class FiberForGrounding(TaskModel):
             `categories`, and `text_labels`, their names.
 
         Raises:
-            ValueError: If there is no category, one is empty or does not fit a prompt, or the model has no processor.
+            ValueError: If there is no category, one is empty or does not fit a prompt, several stand in one text, or
+                the model has no processor.
         """
-        settings = replace(settings or DetectionSettings(), score_threshold=threshold)
-        if not categories or any(not name.strip() for name in categories):
-            raise ValueError(f"categories must be names, at least one and none empty; they are {list(categories)}")
-        prompts = self._prompts().category_prompts(list(categories), chunk_size)
-        found = self.find_categories(self.prepare(images), prompts, settings)
-        return [{**each, "text_labels": [categories[label] for label in each["labels"].tolist()]} for each in found]
+        names = category_names(categories)
+        prompts = self._prompts().category_prompts(names, chunk_size)
+        found = self.find_categories(self.prepare(images), prompts, settings_above(threshold, settings))
+        return named_results(images, found, [names] * len(found), threshold)
 
     def ground(
         self,
-        images: Any,
-        captions: str | Sequence[str],
-        spans: Sequence[Sequence[tuple[int, int]]] | None = None,
+        images: Images,
+        captions: Texts,
         *,
-        threshold: float = 0.05,
+        spans: Sequence[Sequence[tuple[int, int]]] | None = None,
+        threshold: float = 0.2,
         settings: DetectionSettings | None = None,
     ) -> list[Detections]:
         """What the phrases of a sentence speak of (phrase grounding).
@@ -154,28 +165,34 @@ class FiberForGrounding(TaskModel):
             images: One image or several.
             captions: A sentence for each.
             spans: For each sentence the [start, end) characters of its phrases; by default its noun phrases.
-            threshold: A phrase must be more probable than this.
+            threshold: As of `detect`.
             settings: Further settings; `threshold` goes before theirs.
 
         Returns:
             As `detect`; `labels` are indices into the sentence's phrases, `text_labels` the phrases.
 
         Raises:
-            ValueError: If there are not as many sentences as images, or one is empty.
+            ValueError: If there are not as many sentences as images, one is empty, or none has a phrase. A sentence
+                without a phrase among others, and a phrase that was cut off, is warned of.
         """
-        settings = replace(settings or DetectionSettings(), score_threshold=threshold)
-        texts = [captions] if isinstance(captions, str) else list(captions)
+        return self._ground(images, as_list(captions), spans, threshold, settings_above(threshold, settings))
+
+    def _ground(
+        self,
+        images: Images,
+        texts: list[str],
+        spans: Sequence[Sequence[tuple[int, int]]] | None,
+        threshold: float,
+        settings: DetectionSettings,
+    ) -> list[Detections]:
         inputs = self.prepare(images, texts)
         if len(inputs["pixel_values"]) != len(texts):
             raise ValueError(f"{len(inputs['pixel_values'])} images and {len(texts)} sentences came; give one each")
         prompts = self._prompts().phrase_prompts(texts, spans)
-        found = self.find({**inputs, **prompts}, settings)
-        return [
-            {**each, "text_labels": [names[label] for label in each["labels"].tolist()]}
-            for each, names in zip(found, prompts["phrase_texts"], strict=True)
-        ]
+        tell_unasked(texts, prompts)
+        return named_results(images, self.find({**inputs, **prompts}, settings), prompts["phrase_texts"], threshold)
 
-    def refer(self, images: Any, expressions: str | Sequence[str]) -> list[Detections]:
+    def refer(self, images: Images, expressions: Texts) -> list[Detections]:
         """The one thing that an expression describes (referring expressions).
 
         Args:
@@ -185,10 +202,9 @@ class FiberForGrounding(TaskModel):
         Returns:
             As `ground`, with the best box of each image.
         """
-        texts = [expressions] if isinstance(expressions, str) else list(expressions)
+        texts = as_list(expressions)
         whole = [[(0, len(text))] for text in texts]
-        found = self.ground(images, texts, whole, threshold=0.0, settings=REFERRING)
-        return [{name: value[:1] for name, value in each.items()} for each in found]
+        return [each.best(1) for each in self._ground(images, texts, whole, 0.0, REFERRING)]
 
     @torch.no_grad()
     def find(self, batch: Mapping[str, Any], settings: DetectionSettings | None = None) -> list[dict[str, Tensor]]:

@@ -1,0 +1,99 @@
+"""Images and texts as they come: what may be given, what prepares them, and where a folder's processor is found."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from fiber_backbone.seams import resolve
+from huggingface_hub import snapshot_download
+from PIL import Image as PILImage
+from torch import Tensor
+
+Image = str | Path | bytes | BinaryIO | PILImage.Image | np.ndarray | Tensor
+Images = Image | Sequence[Image]
+Texts = str | Sequence[str]
+
+PROCESSOR_FILE = "preprocessor_config.json"
+# What a processor may have written, beside weights and whatever else a repository holds.
+PROCESSOR_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+
+
+class HubOptions(TypedDict, total=False):
+    """How a model comes from the hub; see `fiber_backbone.PretrainedModel.from_pretrained`."""
+
+    revision: str | None
+    cache_dir: str | Path | None
+    token: str | bool | None
+    local_files_only: bool
+    force_download: bool
+
+
+class Processor(Protocol):
+    """Images and texts to tensors, as `fiber_data`'s and transformers' processors do."""
+
+    def __call__(self, images: Any = None, text: Any = None) -> Mapping[str, Tensor]:
+        """`pixel_values` (B, 3, H, W) of images, `input_ids` and `attention_mask` (T, L) of texts.
+
+        Where images keep their shapes, also `image_sizes` and `original_sizes` (B, 2), heights and widths before they
+        were padded and as they came.
+        """
+
+
+@runtime_checkable
+class PromptProcessor(Processor, Protocol):
+    """A processor that also writes prompts to ask for boxes by, as `fiber_data.GroundingProcessor`."""
+
+    def category_prompts(self, categories: Sequence[str], chunk_size: int | None = None) -> Mapping[str, Any]:
+        """N prompts that name all categories.
+
+        `input_ids` and `attention_mask` (N, L), and for each prompt `phrase_maps` (P, L) bool, the tokens of each of
+        its categories, and `phrase_labels` (P,) int64, their indices.
+        """
+
+    def phrase_prompts(
+        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None
+    ) -> Mapping[str, Any]:
+        """The same of sentences and the phrases at `spans` of their characters, by default their noun phrases.
+
+        Beside them `phrase_texts`, for each sentence the phrases.
+        """
+
+
+def as_list(texts: Texts) -> list[str]:
+    """One text or several as a list."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def is_prepared(images: object) -> bool:
+    """Whether images are `pixel_values` already: a float tensor (B, 3, H, W)."""
+    return isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4
+
+
+def load_processor(name: str | Path, *, trusted: Collection[str] = (), hub: HubOptions | None = None) -> Any:
+    """The processor that was saved beside a model, of the class that its file names in `fiber.processors`.
+
+    Args:
+        name: A folder, or the name of a repository on the hub.
+        trusted: Import paths that the file may name beside entry points.
+        hub: How it comes from the hub.
+
+    Returns:
+        The processor; None where there is none, and, with a warning, where its class is not installed or not trusted.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(str(name), allow_patterns=PROCESSOR_FILES, **(hub or {})))
+    if not (folder / PROCESSOR_FILE).is_file():
+        return None
+    kind = json.loads((folder / PROCESSOR_FILE).read_text(encoding="utf-8")).get("processor_class")
+    try:
+        found = resolve(str(kind), "fiber.processors", trusted=trusted)
+    except ValueError as error:
+        warnings.warn(f"{name} is loaded without its processor: {error}", stacklevel=4)
+        return None
+    return found.from_pretrained(folder)
