@@ -277,6 +277,7 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     metric, idle = PhraseGroundingRecall(sentences()), PhraseGroundingRecall(sentences())
     if rank == 0:
+        phrase_grounding_recall(predictions(), sentences())  # waits for no other process
         metric.update([predictions()["8", 0]], ids=[("8", 0)])
         idle.update(list(predictions().values()), ids=list(predictions()))
     else:

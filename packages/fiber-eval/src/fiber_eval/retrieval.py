@@ -8,15 +8,17 @@ cannot pass 0.2 at K = 1.) What differs from those evaluators: ties are defined;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fiber_eval.samples import MetricOptions
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Ties = Literal["pessimistic", "optimistic"]
 

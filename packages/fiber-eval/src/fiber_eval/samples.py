@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fiber_eval.files import Id, some
+
+if TYPE_CHECKING:  # absent from builds of PyTorch without distribution
+    from torch.distributed import ProcessGroup
 
 UNSEEN = -1
 
