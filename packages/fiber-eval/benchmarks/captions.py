@@ -83,7 +83,8 @@ def contests(candidates: Texts, references: Texts) -> list[tuple[str, Callable[[
 
     def suite() -> list[float]:
         by_image = {image: texts[0] for image, texts in candidates.items()}
-        return list(score_captions(by_image, references, metrics=[*DEFAULT_METRICS, "meteor"]).values())
+        scores = score_captions(by_image, references, metrics=[*DEFAULT_METRICS, "meteor"])
+        return [value.item() for value in scores.values()]
 
     def official_suite() -> list[float]:
         truth, found = tokenize_both()

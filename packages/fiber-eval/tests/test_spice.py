@@ -264,12 +264,12 @@ def test_missing_parser_is_named(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(
         ModuleNotFoundError, match=r"spaCy, which is not installed; run `pip install fiber-eval\[spice\]"
     ):
-        NativeSpice("no_such_pipeline")(*TEXTS)
+        NativeSpice(model="no_such_pipeline")(*TEXTS)
 
 
 def test_unknown_parser_is_named(native: NativeSpice):
     with pytest.raises(ModuleNotFoundError, match="the spaCy pipeline 'en_none', which is not installed"):
-        NativeSpice("en_none")(*TEXTS)
+        NativeSpice(model="en_none")(*TEXTS)
 
 
 @pytest.mark.parametrize("scorer", [NativeSpice(), OfficialSpice()])
