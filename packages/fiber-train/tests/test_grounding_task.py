@@ -44,7 +44,7 @@ def write(path: Path, content: Any) -> None:
 
 @pytest.fixture(scope="module")
 def as_lvis(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pictures in LVIS's form, circles being rare."""
+    """The same images in LVIS's form, circles being rare."""
     root = tmp_path_factory.mktemp("lvis")
     for split, name in (("train", "train"), ("val", "val")):
         content = read(scenes / "annotations" / f"instances_{split}.json")
@@ -60,20 +60,20 @@ def as_lvis(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def as_roboflow(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pictures as a data set of ODinW, with the category 0 that stands for the data set."""
+    """The same images as a data set of ODinW, with the category 0 that stands for the data set."""
     root = tmp_path_factory.mktemp("odinw")
     for split, name in (("train", "train"), ("val", "valid")):
         content = read(scenes / "annotations" / f"instances_{split}.json")
         content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
         write(root / name / "_annotations.coco.json", content)
-        for picture in (scenes / "images" / split).iterdir():
-            os.link(picture, root / name / picture.name)
+        for image in (scenes / "images" / split).iterdir():
+            os.link(image, root / name / image.name)
     return root
 
 
 @pytest.fixture(scope="module")
 def entities(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The captions of the held-out pictures as Flickr30k Entities writes them."""
+    """The captions of the held-out images as Flickr30k Entities writes them."""
     root = tmp_path_factory.mktemp("entities")
     (root / "Annotations").mkdir()
     (root / "Sentences").mkdir()
@@ -177,11 +177,11 @@ def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: 
     assert len(make_task(load_config(few / "config.yaml")).samples("train", training=True).detection.samples) <= 8
     assert "AP" in read(few / "best" / "evaluation.json")
 
-    given = [*root, "out=o", "task.wording={cross: 'two {crossed bars} of a colour'}"]
+    given = [*root, "out=o", "task.wording={cross: 'two {crossed bars} of a color'}"]
     task = make_task(load_config("odinw", given))
     data = task.read_training().detection
     categories = worded_categories(data, task.settings.wording)
-    assert (categories[1], categories[4]) == ("circle", ("crossed bars", "two ", " of a colour"))
+    assert (categories[1], categories[4]) == ("circle", ("crossed bars", "two ", " of a color"))
     for wrong, message in (("{dog: 'a {dog}'}", "'dog' is no category"), ("{cross: 'bars'}", "one name in braces")):
         other = make_task(load_config("odinw", [*root, "out=o", f"task.wording={wrong}"]))
         with pytest.raises(ValueError, match=message):
@@ -208,7 +208,7 @@ def test_the_file_of_expressions_scores_what_the_run_says(finetune, scenes: Path
 
 
 def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path) -> None:
-    """With dropped blocks and paths, an average of the weights, prompts drawn anew and pictures of several sizes."""
+    """With dropped blocks and paths, an average of the weights, prompts drawn anew and images of several sizes."""
     given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.max_steps=4"]
     given += ["task.train.captions=[scenes]", "task.shorter=[48,64,80]", "task.model.drop_block=0.3"]
     given += ["model.overrides.drop_path_rate=0.2", "optim.ema_decay=0.9", "trainer.eval_every=0"]
@@ -221,7 +221,7 @@ def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path
 
 
 def test_two_processes_equal_one(scenes: Path, coarse: Path, tmp_path: Path) -> None:
-    """The losses are over the boxes of all processes, the evaluation over all their pictures."""
+    """The losses are over the boxes of all processes, the evaluation over all their images."""
     given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.eval_every=0"]
     given += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0", "trainer.accelerator=cpu"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -268,7 +268,7 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
             assert 0 <= y1 <= y2 <= height
         assert Image.open(out).size == (width, height)
     captioner = str(finetune("coco"))
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     for words, message in (
         ([str(photo), "--categories", " , "], "categories must be names, at least one and none empty"),
         ([str(tmp_path / "broken.jpg"), "--categories", "dog"], "cannot be read as a"),
@@ -278,24 +278,24 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
 
 
 def test_a_coarse_model_finds_no_boxes(coarse: Path, scenes: Path, capsys) -> None:
-    picture = str(next((scenes / "images" / "val").glob("*.png")))
-    assert main(["detect", picture, "--categories", "circle", "--checkpoint", str(coarse)]) == 1
+    image = str(next((scenes / "images" / "val").glob("*.png")))
+    assert main(["detect", image, "--categories", "circle", "--checkpoint", str(coarse)]) == 1
     assert "holds a FiberForPretraining, but a FiberForGrounding is needed" in capsys.readouterr().err
 
 
 def test_detections_are_drawn_where_they_are(scenes: Path) -> None:
-    picture = load_image(next((scenes / "images" / "val").glob("*.png")))
+    image = load_image(next((scenes / "images" / "val").glob("*.png")))
     boxes = torch.tensor([[10.0, 20.0, 40.0, 50.0]])
     found = {"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "text_labels": ["circle"]}
-    drawn = draw_detections(picture, found)
+    drawn = draw_detections(image, found)
     assert drawn.getpixel((40, 40)) == label_colors(2)[1]
-    assert drawn.getpixel((50, 60)) == tuple(picture[:, 60, 50].tolist())
+    assert drawn.getpixel((50, 60)) == tuple(image[:, 60, 50].tolist())
     nothing = {name: value[:0] for name, value in found.items()}
-    assert torch.equal(load_image(draw_detections(picture, nothing)), picture)
+    assert torch.equal(load_image(draw_detections(image, nothing)), image)
 
 
 def test_the_model_answers_as_its_evaluation_does(finetune, scenes: Path) -> None:
-    """`detect` on one picture gives the boxes of the file of detections."""
+    """`detect` on one image gives the boxes of the file of detections."""
     out = finetune("coco")
     model, _ = load_model(out)
     content = read(scenes / "annotations" / "instances_val.json")

@@ -21,7 +21,7 @@ def test_both_stages_and_a_page(tmp_path: Path) -> None:
     reached = quickstart(tmp_path, given, {"train": 40, "val": 20})
     assert reached is not None
     coarse, fine, scratch = reached.values()
-    assert "20 pictures, 100 captions" in coarse
+    assert "20 images, 100 captions" in coarse
     numbers = [read_evaluation(tmp_path / name) for name in ("fine", "fine_from_scratch")]
     for text, found in zip((fine, scratch), numbers, strict=True):
         assert f"AP50 {found['AP50']:.3f}" in text

@@ -143,11 +143,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_run) -> None:
         assert all(torch.isfinite(value).all() for value in load_file(path / "model.safetensors").values())
 
 
-def test_a_broken_picture_costs_one_sample(small_run, scenes: Path, tmp_path: Path) -> None:
+def test_a_broken_image_costs_one_sample(small_run, scenes: Path, tmp_path: Path) -> None:
     shutil.copytree(scenes, tmp_path / "data")
-    (tmp_path / "data" / "images" / "train" / "000007.png").write_bytes(b"no picture")
+    (tmp_path / "data" / "images" / "train" / "000007.png").write_bytes(b"no image")
     config = small_run("run", f"data.root={tmp_path / 'data'}", "trainer.max_steps=7")  # one epoch: it is met
-    with pytest.warns(UserWarning, match=r"1 of 8 (pictures|images) of a batch left out: .*000007.png"):
+    with pytest.warns(UserWarning, match=r"1 of 8 images of a batch left out: .*000007.png"):
         assert train(config) is not None
 
 

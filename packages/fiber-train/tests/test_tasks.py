@@ -121,7 +121,7 @@ def test_a_resumed_run_keeps_the_best_of_before(finetune, scenes: Path) -> None:
     assert json.loads(path.read_text()) == unbeatable
 
 
-def test_pictures_may_grow_and_answers_come_from_a_file(finetune, scenes: Path, tmp_path: Path) -> None:
+def test_images_may_grow_and_answers_come_from_a_file(finetune, scenes: Path, tmp_path: Path) -> None:
     AnswerVocabulary(("yes", "no", "red", "2")).save(tmp_path / "answers.json")
     options = ("model.image_size=96", f"task.answers={tmp_path / 'answers.json'}")
     model, processor = load_model(finetune("vqa", *options, name="grown"))
@@ -137,7 +137,7 @@ def test_a_blind_run_sees_nothing(finetune, scenes: Path) -> None:
     by_question: dict[str, set[str]] = {}
     for entry in given:
         by_question.setdefault(questions[entry["question_id"]], set()).add(entry["answer"])
-    assert max(map(len, by_question.values())) == 1, "the same question has the same answer, whatever the picture"
+    assert max(map(len, by_question.values())) == 1, "the same question has the same answer, whatever the image"
 
 
 def test_the_reward_is_cider_d_of_what_was_written(coarse: Path) -> None:
@@ -153,23 +153,23 @@ def test_the_reward_is_cider_d_of_what_was_written(coarse: Path) -> None:
 
 
 def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
-    picture = str(next((scenes / "images" / "val").glob("*.png")))
-    assert main(["answer", picture, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--top", "2"]) == 0
+    image = str(next((scenes / "images" / "val").glob("*.png")))
+    assert main(["answer", image, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert float(lines[0].split()[0]) >= float(lines[1].split()[0])
-    assert main(["caption", picture, picture, "--checkpoint", str(finetune("caption_mle"))]) == 0
+    assert main(["caption", image, image, "--checkpoint", str(finetune("caption_mle"))]) == 0
     one, other = capsys.readouterr().out.splitlines()[-2:]
     assert one == other
-    assert one.startswith(picture)
+    assert one.startswith(image)
 
 
 def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
-    captioner, picture = finetune("caption_mle"), str(next((scenes / "images" / "val").glob("*.png")))
+    captioner, image = finetune("caption_mle"), str(next((scenes / "images" / "val").glob("*.png")))
     answerer = finetune("vqa")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     for words, message in (
-        (["answer", picture, "what?", "--checkpoint", str(captioner)], "holds a FiberForCaptioning, but a FiberForQ"),
-        (["answer", picture, "  ", "--checkpoint", str(answerer)], "is empty"),
+        (["answer", image, "what?", "--checkpoint", str(captioner)], "holds a FiberForCaptioning, but a FiberForQ"),
+        (["answer", image, "  ", "--checkpoint", str(answerer)], "is empty"),
         (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a"),
         (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "task.min_count=100000"], "100000"),
         (

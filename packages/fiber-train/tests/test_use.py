@@ -1,4 +1,4 @@
-"""Using a trained model from the shell: evaluate, retrieve, report, on generated pictures and on real photos."""
+"""Using a trained model from the shell: evaluate, retrieve, report, on generated images and on real photos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_evaluate_repeats_the_run_s_own_numbers(run: Path, scenes: Path, tmp_pat
     found, expected = Evaluation.from_json(json.loads(out.read_text())), read_evaluation(run)
     assert found.numbers() == pytest.approx(expected.numbers(), abs=1e-6)
     printed = capsys.readouterr().out
-    assert "30 pictures, 150 captions" in printed
+    assert "30 images, 150 captions" in printed
     assert f"(chance {10 / 30:.3f})" in printed
     assert "best constant guess 0.667" in printed
 
@@ -63,12 +63,12 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
     assert [line.split()[-1] for line in lines] == [str(match.path) for match in found[:3]]
 
 
-def test_a_folder_with_a_broken_picture_is_searched(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+def test_a_folder_with_a_broken_image_is_searched(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "deep").mkdir()
     shutil.copy(scenes / "images" / "val" / "000000.png", tmp_path / "deep" / "good.PNG")
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     words = ["retrieve", "--checkpoint", str(run), "--images", str(tmp_path), "--query", "a circle"]
-    with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as an? (picture|image) .*; left out"):
+    with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as an image .*; left out"):
         assert main(words) == 0
     assert capsys.readouterr().out.strip().endswith("good.PNG")
 
@@ -130,7 +130,7 @@ def test_real_photos_train_and_are_retrieved(real_photos: Path, tmp_path: Path, 
     (["train", "nothing"], "nothing: no such recipe or file"),
     (["train", "quickstart", "data.rot=x"], "did you mean 'data.root'?"),
     (["evaluate", "--checkpoint", "{tmp}", "--data", "{tmp}"], "holds no model; expected the folder of a run"),
-    (["retrieve", "--checkpoint", "{run}", "--images", "{tmp}", "--query", "x"], "holds no picture"),
+    (["retrieve", "--checkpoint", "{run}", "--images", "{tmp}", "--query", "x"], "holds no image"),
     (["retrieve", "--checkpoint", "{run}", "--images", "{scenes}", "--query", " "], "the query is empty"),
     (["evaluate", "--checkpoint", "{run}", "--data", "{scenes}", "--split", "tset"], "dataset_scenes.json: a Karpathy split is one of train, val, test, not 'tset'"),
 ])  # fmt: skip

@@ -55,7 +55,7 @@ def build_model(task: Task[Any], samples: Any, processor: Processor) -> tuple[Ta
         )
     if (image_size := getattr(processor, "image_size", sizes.image_size)) != sizes.image_size:
         raise ValueError(
-            f"pictures are prepared at {image_size} px but the model is one for {sizes.image_size} px; "
+            f"images are prepared at {image_size} px but the model is one for {sizes.image_size} px; "
             "set model.preset or model.overrides.image_size to agree with model.image_weights"
         )
     made.set_gradient_checkpointing(model.gradient_checkpointing)

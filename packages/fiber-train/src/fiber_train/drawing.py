@@ -1,4 +1,4 @@
-"""Boxes on pictures."""
+"""Boxes on images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.utils import draw_bounding_boxes
 
 
 def label_colors(count: int) -> list[tuple[int, int, int]]:
-    """So many RGB colours that differ well, each dark enough for white letters; the first ones are the same always."""
+    """So many RGB colors that differ well, each dark enough for white letters; the first ones are the same always."""
     hues = [(0.6 + place * 0.618034) % 1 for place in range(count)]  # steps of the golden ratio spread evenly
     # greens and yellows are bright to the eye
     channels = (colorsys.hsv_to_rgb(hue, 0.9, 0.6 if 0.1 < hue < 0.5 else 0.8) for hue in hues)
@@ -24,27 +24,27 @@ def label_colors(count: int) -> list[tuple[int, int, int]]:
 
 
 def draw_detections(image: Any, detections: Mapping[str, Any]) -> Image.Image:
-    """A picture with the boxes that a model found.
+    """An image with the boxes that a model found.
 
     Args:
-        image: The picture, as `fiber_data.load_image` takes it.
-        detections: As `fiber_heads.FiberForGrounding.detect` gives them: `boxes` (K, 4) xyxy in the picture's pixels,
+        image: The image, as `fiber_data.load_image` takes it.
+        detections: As `fiber_heads.FiberForGrounding.detect` gives them: `boxes` (K, 4) xyxy in the image's pixels,
             `scores` (K,), `labels` (K,) and `text_labels`.
 
     Returns:
-        A copy, each label in a colour of its own with its name and score.
+        A copy, each label in a color of its own with its name and score.
     """
-    picture = load_image(image).as_subclass(Tensor)
+    pixels = load_image(image).as_subclass(Tensor)
     labels: Sequence[int] = detections["labels"].tolist()
     if not labels:
-        return to_pil_image(picture)
+        return to_pil_image(pixels)
     palette = label_colors(max(labels) + 1)
     colors = [palette[label] for label in labels]
     scores = detections["scores"].tolist()
     names = [f"{name} {score:.2f}" for name, score in zip(detections["text_labels"], scores, strict=True)]
-    short = min(picture.shape[1:])
+    short = min(pixels.shape[1:])
     drawn = draw_bounding_boxes(
-        picture,
+        pixels,
         torch.as_tensor(detections["boxes"]).cpu(),
         labels=names,
         colors=colors,

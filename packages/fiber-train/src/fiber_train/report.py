@@ -24,7 +24,7 @@ from fiber_train.report_boxes import ground_examples
 from fiber_train.tasks.recall import DIRECTIONS, KS, recalls
 from fiber_train.tracking import read_metrics
 
-_LOSSES = {"itc": "contrast", "itm": "matching", "mlm": "masked words"}
+_LOSSES = {"itc": "contrast", "itm": "matching", "mlm": "masked tokens"}
 _BOX_LOSSES = {"token": "words of a place", "box": "its box", "centerness": "how central it is"}
 _COLORS = ("#2458c5", "#e07a2d", "#2f8f5b")
 _STYLE: Any = {
@@ -50,7 +50,7 @@ class Retrieved:
 class Example:
     """A held-out image and what was found for it."""
 
-    picture: str
+    image: str
     captions: list[str]
     found: list[Retrieved]
 
@@ -154,7 +154,7 @@ def _table(evaluations: list[Evaluation]) -> list[tuple[str, list[float | None]]
 
 
 def _recall_bars(found: Evaluation) -> str:
-    titles = ("picture to caption", "caption to picture")
+    titles = ("image to caption", "caption to image")
     with rc_context(_STYLE):
         figure = Figure(figsize=(9, 2.8), layout="constrained")
         for axes, direction, title in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS, titles, strict=True):
@@ -193,8 +193,8 @@ def _examples(run: Path, samples: list[CaptionSample], number: int) -> list[Exam
 
 
 def _data_uri(image: ImageSource) -> str:
-    picture = to_pil_image(load_image(image))
-    picture.thumbnail((2 * _SHOWN_SIDE, 2 * _SHOWN_SIDE))
+    thumbnail = to_pil_image(load_image(image))
+    thumbnail.thumbnail((2 * _SHOWN_SIDE, 2 * _SHOWN_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    thumbnail.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

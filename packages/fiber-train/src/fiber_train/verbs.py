@@ -82,7 +82,7 @@ def _evaluate(options: Namespace) -> int:
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Generate pictures, train both stages on them, report what was learned."""
+    """Generate images, train both stages on them, report what was learned."""
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
     parser.add_argument("overrides", nargs="*", help="settings of its runs to change")
     return _quickstart

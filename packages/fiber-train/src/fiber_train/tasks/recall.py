@@ -34,7 +34,7 @@ def recalls(found: Evaluation, direction: str) -> list[Measure]:
 
 def recall_lines(found: Evaluation) -> list[str]:
     """Lines with both directions' recalls beside chance."""
-    lines = [f"{found.counts['num_images']:,} pictures, {found.counts['num_texts']:,} captions"]
+    lines = [f"{found.counts['num_images']:,} images, {found.counts['num_texts']:,} captions"]
     for direction in DIRECTIONS:
         shown = [
             f"R@{k} {measure.value:.3f} (chance {measure.baseline:.3f})"

@@ -11,9 +11,9 @@ from fiber_train.options import add_checkpoint, load_checkpoint
 
 
 def answer(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Answer a question about a picture."""
+    """Answer a question about an image."""
     add_checkpoint(parser)
-    parser.add_argument("image", type=Path, help="the picture")
+    parser.add_argument("image", type=Path, help="the image")
     parser.add_argument("question", help="what to ask")
     parser.add_argument("--top", type=int, default=3, help="how many answers to print (%(default)s)")
     return _answer

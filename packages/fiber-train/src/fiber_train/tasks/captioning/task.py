@@ -93,7 +93,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
 
     def describe(self, found: Evaluation) -> str:
         """CIDEr-D beside that of the most frequent caption."""
-        lines, cider = [f"{found.counts['num_images']:,} pictures"], found.find("CIDEr")
+        lines, cider = [f"{found.counts['num_images']:,} images"], found.find("CIDEr")
         lines.append(f"CIDEr-D        {cider.value:.3f} ({cider.baseline_name} {cider.baseline:.3f})")
         lines.append(f"BLEU-4         {found['Bleu_4']:.3f}")
         lines.append(f"ROUGE-L        {found['ROUGE_L']:.3f}")

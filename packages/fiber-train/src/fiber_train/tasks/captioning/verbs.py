@@ -11,10 +11,10 @@ from fiber_train.options import add_checkpoint, load_checkpoint
 
 
 def caption(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Write captions for pictures."""
+    """Write captions for images."""
     add_checkpoint(parser)
-    parser.add_argument("images", type=Path, nargs="+", help="the pictures")
-    parser.add_argument("--top", type=int, default=1, help="captions of each picture (%(default)s)")
+    parser.add_argument("images", type=Path, nargs="+", help="the images")
+    parser.add_argument("--top", type=int, default=1, help="captions of each image (%(default)s)")
     return _caption
 
 

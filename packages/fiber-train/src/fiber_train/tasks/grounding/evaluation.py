@@ -236,7 +236,7 @@ def describe(found: Evaluation) -> str:
     lines = []
     if "AP" in found:
         shown = "   ".join(f"{name} {found[name]:.3f}" for name in _AP_NAMES if name in found)
-        lines.append(f"{found.counts['num_images']:,} pictures   {shown}")
+        lines.append(f"{found.counts['num_images']:,} images   {shown}")
     for name in dict.fromkeys(measure.group for measure in found.measures if measure.group):
         if (count := found.counts.get(_sentences(name))) is not None:
             shown = "   ".join(f"R@{k} {found[f'{name}/recall@{k}']:.3f}" for k in _KS)

@@ -13,7 +13,7 @@ from fiber_train.options import add_checkpoint, load_checkpoint
 
 def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Find objects by name, and draw boxes."""
-    _add_picture(parser)
+    _add_image(parser)
     parser.add_argument("--categories", required=True, help="what to find, such as 'person, dog'")
     _add_threshold(parser)
 
@@ -26,7 +26,7 @@ def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
 def ground(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Find what the phrases of a sentence speak of, and draw boxes."""
-    _add_picture(parser)
+    _add_image(parser)
     parser.add_argument("sentence", help="such as 'a man throws a ball to a dog'")
     _add_threshold(parser)
 
@@ -38,7 +38,7 @@ def ground(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
 def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Find the one thing that an expression describes, and draw boxes."""
-    _add_picture(parser)
+    _add_image(parser)
     parser.add_argument("expression", help="such as 'the man on the left'")
 
     def find(model: Any, options: Namespace) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
     return lambda options: _show(find, 0.0, options)
 
 
-def _add_picture(parser: ArgumentParser) -> None:
+def _add_image(parser: ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("image", type=Path, help="the picture")
-    parser.add_argument("--out", type=Path, help="picture to write; PHOTO.boxes.png by default")
+    parser.add_argument("image", type=Path, help="the image")
+    parser.add_argument("--out", type=Path, help="image to write; PHOTO.boxes.png by default")
 
 
 def _add_threshold(parser: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The coarse stage: retrieval, matching and masked words on held-out pairs, beside what a guess would reach."""
+"""The coarse stage: retrieval, matching and masked tokens on held-out pairs, beside what a guess would reach."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fiber_train.tasks.recall import KS, recall_lines, recall_measures
 
 _GUESS = "best constant guess"
 _TITLES = {
-    "itm": "does this caption belong to this picture? (against the hardest of its batch)",
+    "itm": "does this caption belong to this image? (against the hardest of its batch)",
     "mlm": "which word is masked?",
 }
 
 
 class Pretraining(CaptionTask[PretrainingSettings]):
-    """Contrast, matching and masked words together."""
+    """Contrast, matching and masked tokens together."""
 
     settings_class = PretrainingSettings
     model_class = FiberForPretraining
@@ -60,7 +60,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
     def evaluate(
         self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
-        """Retrieval over all images and captions; matching against hard negatives; masked words.
+        """Retrieval over all images and captions; matching against hard negatives; masked tokens.
 
         Measures are fractions in 0..1 and, where named so, ranks: `image_to_text_recall@1` and the like (see
         `fiber_eval`) beside the recall of a random order; `itm_accuracy` and `mlm_accuracy` beside what the best
@@ -117,7 +117,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
     def describe(self, found: Evaluation) -> str:
         """Recalls beside chance, accuracies beside the best constant guess."""
         lines = recall_lines(found)
-        for name, title in (("itm_accuracy", "matching"), ("mlm_accuracy", "masked words")):
+        for name, title in (("itm_accuracy", "matching"), ("mlm_accuracy", "masked tokens")):
             if name in found:
                 measure = found.find(name)
                 lines.append(

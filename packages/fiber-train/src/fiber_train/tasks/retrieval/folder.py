@@ -38,10 +38,10 @@ def find_images(folder: str | Path) -> list[Path]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder of pictures")
+        raise FileNotFoundError(f"{root}: no such folder of images")
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise FileNotFoundError(f"{root} holds no picture ({', '.join(IMAGE_SUFFIXES)})")
+        raise FileNotFoundError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return found
 
 
@@ -86,7 +86,7 @@ def retrieve(
             states += [begun.map(lambda tensor: tensor.cpu())] if rerank else []
             paths += good
     if not paths:
-        raise ValueError(f"none of the {len(images)} pictures could be read; the first is {images[0]}")
+        raise ValueError(f"none of the {len(images)} images could be read; the first is {images[0]}")
     cosines = torch.cat(features) @ model.text_features(text).T
     shown = cosines.squeeze(1).tolist()
 

@@ -11,9 +11,9 @@ from fiber_train.options import add_checkpoint, load_checkpoint
 
 
 def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Rank the pictures of a folder by a text."""
+    """Rank the images of a folder by a text."""
     add_checkpoint(parser)
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures, searched with its subfolders")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images, searched with its subfolders")
     parser.add_argument("--query", required=True, help="what to look for")
     parser.add_argument("--top", type=int, default=5, help="how many to print (%(default)s)")
     parser.add_argument("--rerank", type=int, default=0, help="look again at so many of the best, with the matcher")
