@@ -52,7 +52,7 @@ def test_a_filled_queue_is_contrasted_with() -> None:
 
 
 def test_a_caption_of_the_same_picture_is_no_negative_in_batch_or_queue() -> None:
-    queue = FeatureQueue(4, DIM, "float32")
+    queue = FeatureQueue(4, DIM, inputs="float32")
     texts = torch.ones(4, 3, dtype=torch.int64)
     queue.push(*features(4, seed=1), torch.tensor([9, 1, 8, 7]), (torch.rand(4, 3, 8, 8), texts, texts))
     image, text = features(3)
@@ -153,7 +153,7 @@ def test_pictures_come_back_from_uint8_exactly() -> None:
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     normalised = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     ids, mask = torch.tensor([[0, 5, 2], [0, 6, 2]]), torch.ones(2, 3, dtype=torch.int64)
-    queue = FeatureQueue(4, DIM, "uint8", mean, std)
+    queue = FeatureQueue(4, DIM, inputs="uint8", mean=mean, std=std)
     queue.push(*features(2), inputs=(normalised, ids, mask))
     assert queue.pixels.dtype == torch.uint8
     assert torch.equal(queue.pixels[:2], pixels)
@@ -164,9 +164,9 @@ def test_pictures_come_back_from_uint8_exactly() -> None:
 
 
 def test_a_queue_goes_on_where_it_was() -> None:
-    options = (6, DIM, "uint8", (0.5,) * 3, (0.5,) * 3)
+    sizes, options = (6, DIM), {"inputs": "uint8", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     inputs = (torch.rand(4, 3, 8, 8), torch.ones(4, 3, dtype=torch.int64), torch.ones(4, 3, dtype=torch.int64))
-    first, second = FeatureQueue(*options), FeatureQueue(*options)
+    first, second = FeatureQueue(*sizes, **options), FeatureQueue(*sizes, **options)
     first.push(*features(4), torch.arange(4), inputs)
     second.load_training_state(first.training_state())
     for queue in (first, second):
@@ -177,7 +177,7 @@ def test_a_queue_goes_on_where_it_was() -> None:
 
 
 def test_messages() -> None:
-    queue = FeatureQueue(4, DIM, "uint8", (0.5,) * 3, (0.5,) * 3)
+    queue = FeatureQueue(4, DIM, inputs="uint8", mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ValueError, match="push needs pixel_values, input_ids and attention_mask"):
         queue.push(*features(2))
     inputs = (torch.rand(2, 3, 8, 8), torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))

@@ -25,6 +25,7 @@ class Words:
         self.ids = {word: number for number, word in enumerate(words, 10)}
 
     def __call__(self, images: list[Tensor] | None = None, text: list[str] | None = None) -> dict[str, Tensor]:
+        images = [images] if isinstance(images, Tensor) else images
         if images is None:
             return {name: value for name, value in self.phrase_prompts(text or []).items() if name in INPUTS}
         sizes = torch.tensor([image.shape[1:] for image in images])
@@ -42,7 +43,13 @@ class Words:
         return {
             "input_ids": ids,
             "attention_mask": (ids != 1).long(),
-            "phrase_maps": [pad(torch.tensor(each), (0, length - len(each[0]))) for each in maps],
+            "phrase_maps": [
+                pad(
+                    torch.tensor(each, dtype=torch.bool).view(len(each), -1 if each else length),
+                    (0, length - len(each[0]) if each else 0),
+                )
+                for each in maps
+            ],
             "phrase_labels": [torch.arange(len(each)) for each in maps],
             "phrase_texts": phrases,
         }
@@ -114,3 +121,41 @@ def test_refer_gives_the_best_box(asked: FiberForGrounding) -> None:
     assert best["text_labels"] == ["a red car"]
     assert best["boxes"].shape == (1, 4)
     assert best["scores"][0] == every["scores"].max()
+
+
+def test_the_threshold_is_on_the_scale_of_the_scores(asked: FiberForGrounding) -> None:
+    image = torch.randn(3, 128, 192)
+    (every,) = asked.detect(image, ["dog", "cat"], threshold=0.0)
+    least = every.scores[len(every.scores) // 2].item()
+    (some,) = asked.detect([image], ["dog", "cat"], threshold=least)
+    assert len(every.scores) > len(some.scores) > 0
+    assert some.scores.min() > least
+    kept = every.scores > least
+    torch.testing.assert_close(some.boxes, every.boxes[kept])
+    assert every.image is image
+    assert some.draw().size == (192, 128)
+
+
+def test_a_lone_text_is_one_category(asked: FiberForGrounding) -> None:
+    image = [torch.randn(3, 128, 192)]
+    (alone,), (listed,) = (asked.detect(image, names, threshold=0.0) for names in ("dog", ["dog"]))
+    assert set(alone.text_labels) == {"dog"}
+    assert torch.equal(alone.boxes, listed.boxes)
+    for text in ("dog . cat", "dog; cat", "dog\ncat"):
+        with pytest.raises(ValueError, match=r"several categories; give a list of them, \['dog', 'cat'\]"):
+            asked.detect(image, text)
+
+
+def test_a_sentence_without_a_phrase_is_told(asked: FiberForGrounding) -> None:
+    images = list(torch.randn(2, 3, 128, 192))
+    with pytest.raises(ValueError, match="'big' names no phrase to look for; give spans, or use refer"):
+        asked.ground(images[:1], "big", spans=[[]])
+    with pytest.warns(UserWarning, match="'big' names no phrase to look for"):
+        found = asked.ground(images, ["a dog", "big"], spans=[[(0, 5)], []], threshold=0.0)
+    assert len(found[0].boxes)
+    assert not len(found[1].boxes)
+    prompts = asked.processor.phrase_prompts(["a dog"], [[(0, 5)]])
+    prompts["phrase_maps"][0][:] = False  # as of a phrase beyond the longest text
+    asked.processor.phrase_prompts = lambda texts, spans=None: prompts
+    with pytest.warns(UserWarning, match="'a dog' has no token in its text, which is cut at max_length"):
+        asked.ground(images[:1], "a dog")

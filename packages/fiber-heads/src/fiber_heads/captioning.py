@@ -171,7 +171,7 @@ class FiberForCaptioning(TaskModel):
         labels = next_tokens(input_ids, self.backbone.pad_token_id)
         if self.config.objective == "gold" and self.training:
             weights = self._gold_weights(pixel_values, input_ids, attention_mask, labels)
-            loss = weighted_loss(logits, labels, weights, self.config.original)
+            loss = weighted_loss(logits, labels, weights, original=self.config.original)
             return TaskOutput(loss, {"gold": loss}, logits=logits)
         loss = MaskedLMHead.loss(logits, labels)
         if self.config.objective == "gold" and self.config.original:
@@ -338,7 +338,7 @@ def gold_weights(logits: Tensor, labels: Tensor) -> Tensor:
     return (mean * probabilities).clamp(min=LEAST_WEIGHT)
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, original: bool = False) -> Tensor:
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, original: bool = False) -> Tensor:
     """Weighted cross-entropy, averaged over the tokens of the batch.
 
     Args:

@@ -49,7 +49,7 @@ class ContrastiveHead(nn.Module):
     """
 
     def __init__(
-        self, text_dim: int, image_dim: int, temperature: float = 0.07, pooler: bool = True, original: bool = False
+        self, text_dim: int, image_dim: int, *, temperature: float = 0.07, pooler: bool = True, original: bool = False
     ) -> None:
         super().__init__()
         self.original = original
@@ -155,7 +155,7 @@ class FeatureQueue(nn.Module):
     image_ids: Tensor
 
     def __init__(
-        self, size: int, dim: int, inputs: str = "none", mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
+        self, size: int, dim: int, *, inputs: str = "none", mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
     ) -> None:
         super().__init__()
         self.size, self.inputs = size, inputs
@@ -261,7 +261,7 @@ class FeatureQueue(nn.Module):
         self.filled, self.pointer = int(state["filled"]), int(state["pointer"])
 
 
-def sample_negatives(weights: Tensor, original: bool = False) -> tuple[Tensor, Tensor]:
+def sample_negatives(weights: Tensor, *, original: bool = False) -> tuple[Tensor, Tensor]:
     """Draws one negative for every anchor in one call, without waiting for the device.
 
     Args:

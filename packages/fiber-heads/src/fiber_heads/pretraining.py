@@ -130,11 +130,19 @@ class FiberForPretraining(SearchModel):
         self.queue = None
         if "itc" in config.objectives:
             self.contrastive_head = ContrastiveHead(
-                width, backbone.image_dim, config.temperature, config.itc_pooler, config.original
+                width,
+                backbone.image_dim,
+                temperature=config.temperature,
+                pooler=config.itc_pooler,
+                original=config.original,
             )
             if config.queue_size:
                 self.queue = FeatureQueue(
-                    config.queue_size, width, config.queue_inputs, config.image_mean, config.image_std
+                    config.queue_size,
+                    width,
+                    inputs=config.queue_inputs,
+                    mean=config.image_mean,
+                    std=config.image_std,
                 )
         self.matching_head = MatchingHead(width) if "itm" in config.objectives else None
         self.word_head = MaskedLMHead(width, backbone.vocab_size) if "mlm" in config.objectives else None
@@ -231,8 +239,8 @@ class FiberForPretraining(SearchModel):
         else:
             same = torch.eye(size, dtype=torch.bool, device=device)
             to_text = to_image = (~(same if ids is None else same | (ids[:, None] == ids))).float()
-        text, text_exists = sample_negatives(to_text, self.config.original)
-        image, image_exists = sample_negatives(to_image, self.config.original)
+        text, text_exists = sample_negatives(to_text, original=self.config.original)
+        image, image_exists = sample_negatives(to_image, original=self.config.original)
         return Negatives(text, image, text_exists, image_exists)
 
     def _pair(

@@ -141,19 +141,23 @@ class TaskModel(PretrainedModel):
         """
         model = super().from_pretrained(pretrained_model_name_or_path, trusted=trusted, **hub)
         model.processor = load_processor(pretrained_model_name_or_path, trusted=trusted, hub=hub)
-        return model if dtype is None else model.to(dtype)
+        if dtype is not None:
+            return model.to(dtype)
+        usual = torch.get_default_dtype()
+        if others := {value.dtype for value in model.parameters() if value.is_floating_point()} - {usual}:
+            found = ", ".join(sorted(map(str, others)))
+            warnings.warn(
+                f"{pretrained_model_name_or_path} holds weights in {found}, which stay so; give dtype={usual} to "
+                "compute in that",
+                stacklevel=2,
+            )
+        return model
 
     def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
-        """Every weight keeps the type that it was saved in, and a type that computes otherwise is told."""
-        usual = torch.get_default_dtype()
+        """Every weight keeps the type that it was saved in."""
         for name, value in self.named_parameters():
             if name in tensors and tensors[name].dtype != value.dtype:
                 value.data = value.data.to(tensors[name].dtype)
-        if others := {value.dtype for value in tensors.values() if value.is_floating_point()} - {usual}:
-            found = ", ".join(sorted(map(str, others)))
-            warnings.warn(
-                f"{origin} holds weights in {found}, which stay so; give dtype={usual} to compute in that", stacklevel=4
-            )
         super()._load_strictly(tensors, origin)
 
     def _save_pretrained(self, save_directory: Path) -> None:
