@@ -47,7 +47,7 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
     with torch.no_grad():
         features = model.encode_images(processor(images=paths)["pixel_values"])
         text = processor(text=query)
-        cosines = (features @ model.encode_texts(**text).T)[:, 0]
+        cosines = (features @ model.encode_texts(text["input_ids"], text["attention_mask"]).T)[:, 0]
         begun = model.backbone.begin_text(**text).repeat_interleave(len(paths))
         logits = model.match(model.backbone.begin_image(processor(images=paths)["pixel_values"]), begun)[:, 1]
     found = retrieve(model, processor, paths, query, top=5, batch_size=7)

@@ -80,8 +80,9 @@ def load_model(
     model = load_task_model(folder, trusted)
     if not isinstance(model, kind):
         raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
-    model.processor = processor = load_processor(folder, trusted=trusted)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    if model.processor is None:
+        model.processor = load_processor(folder, trusted=trusted)  # or says why there is none
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), model.processor
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -23,6 +23,6 @@ def _answer(options: Namespace) -> int:
     from fiber_heads import FiberForQuestionAnswering
 
     model, _ = load_checkpoint(options, FiberForQuestionAnswering)
-    for found in model.answer(options.image, options.question, options.top)[0]:
+    for found in model.answer(options.image, options.question, top_k=options.top)[0]:
         sys.stdout.write(f"{found.probability:6.3f}  {found.text}\n")
     return 0

@@ -23,6 +23,6 @@ def _caption(options: Namespace) -> int:
 
     model, _ = load_checkpoint(options, FiberForCaptioning)
     for path in options.images:
-        for found in model.caption(path, options.top)[0]:
+        for found in model.caption(path, num_captions=options.top)[0]:
             sys.stdout.write(f"{path}  {found.score:7.3f}  {found.text}\n")
     return 0

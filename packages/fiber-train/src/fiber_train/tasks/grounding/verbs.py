@@ -19,9 +19,9 @@ def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
     def find(model: Any, options: Namespace) -> dict[str, Any]:
         categories = [name.strip() for name in options.categories.split(",")]
-        return model.detect(options.image, categories, threshold=_before_centerness(options.threshold))[0]
+        return model.detect(options.image, categories, threshold=options.threshold)[0]
 
-    return lambda options: _show(find, options.threshold, options)
+    return lambda options: _show(find, options)
 
 
 def ground(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -31,9 +31,9 @@ def ground(parser: ArgumentParser) -> Callable[[Namespace], int]:
     _add_threshold(parser)
 
     def find(model: Any, options: Namespace) -> dict[str, Any]:
-        return model.ground(options.image, options.sentence, threshold=_before_centerness(options.threshold))[0]
+        return model.ground(options.image, options.sentence, threshold=options.threshold)[0]
 
-    return lambda options: _show(find, options.threshold, options)
+    return lambda options: _show(find, options)
 
 
 def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -44,7 +44,7 @@ def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
     def find(model: Any, options: Namespace) -> dict[str, Any]:
         return model.refer(options.image, options.expression)[0]
 
-    return lambda options: _show(find, 0.0, options)
+    return lambda options: _show(find, options)
 
 
 def _add_image(parser: ArgumentParser) -> None:
@@ -57,21 +57,14 @@ def _add_threshold(parser: ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, default=0.3, help="least score (%(default)s)")
 
 
-def _before_centerness(least: float) -> float:
-    """What a score of at least `least` had before: it is at most the root of that."""
-    return least**2
-
-
-def _show(find: Callable[[Any, Namespace], dict[str, Any]], least: float, options: Namespace) -> int:
-    """Prints and draws the boxes with at least this score."""
+def _show(find: Callable[[Any, Namespace], dict[str, Any]], options: Namespace) -> int:
+    """Prints and draws the boxes."""
     from fiber_heads import FiberForGrounding
 
     from fiber_train.drawing import draw_detections
 
     model, _ = load_checkpoint(options, FiberForGrounding)
     found = find(model, options)
-    kept = int((found["scores"] >= least).sum())  # they come best first
-    found = {name: value[:kept] for name, value in found.items()}
     rows = zip(found["scores"].tolist(), found["text_labels"], found["boxes"].tolist(), strict=True)
     for score, name, box in rows:
         sys.stdout.write(f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}\n")

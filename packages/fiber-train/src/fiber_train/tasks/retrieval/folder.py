@@ -81,8 +81,8 @@ def retrieve(
     for start in tqdm(range(0, len(images), batch_size), desc="encoding", unit="batch", disable=None):
         good, pixels = _read(processor, images[start : start + batch_size])
         if good:
-            begun = model.begin_images(pixels, batch_size)
-            features.append(model.image_features(begun, batch_size))
+            begun = model.begin_images(pixels, batch_size=batch_size)
+            features.append(model.image_features(begun, batch_size=batch_size))
             states += [begun.map(lambda tensor: tensor.cpu())] if rerank else []
             paths += good
     if not paths:
