@@ -156,6 +156,15 @@ def test_saving_and_loading(tmp_path: Path, tiny: FiberBackbone, batch: dict[str
     assert torch.equal(loaded(**batch).pooled, tiny(**batch).pooled)
 
 
+def test_weights_keep_the_type_they_were_saved_in(tmp_path: Path, tiny: FiberBackbone) -> None:
+    tiny.bfloat16().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"holds weights in torch.bfloat16, which stay so; give dtype=torch.float32"):
+        loaded = FiberBackbone.from_pretrained(tmp_path)
+    assert {value.dtype for value in loaded.parameters()} == {torch.bfloat16}
+    wide = FiberBackbone.from_pretrained(tmp_path, dtype=torch.float32)
+    assert all(torch.equal(value, own.float()) for value, own in zip(wide.parameters(), tiny.parameters(), strict=True))
+
+
 def test_tensors_of_a_plain_file(tmp_path: Path) -> None:
     torch.save({"model": {"module.a": torch.ones(2), "epoch": 3}, "optimizer": {"lr": 1}}, tmp_path / "fine.pth")
     assert list(read_original_state_dict(tmp_path / "fine.pth")) == ["a"]

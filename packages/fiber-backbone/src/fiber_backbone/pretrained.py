@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -44,6 +46,7 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         pretrained_model_name_or_path: str | Path,
         *,
         trusted: Collection[str] = (),
+        dtype: torch.dtype | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
@@ -56,6 +59,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
             trusted: Import paths (`package.module:Name`) that the model's configuration may name beside entry points:
                 to import them runs them.
+            dtype: Of the weights; by default, as in transformers, the one that they were saved in, and a warning says so
+                where that is not torch's default.
             revision: Branch, tag or commit on the hub.
             cache_dir: Where downloads are kept.
             token: Access token of the hub.
@@ -86,6 +91,13 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             ) from error
         model = cls.from_config(config, trusted=trusted)
         model._load_strictly(tensors, str(weights_path))
+        if dtype is not None:
+            return model.to(dtype).eval()
+        usual = torch.get_default_dtype()
+        if others := {value.dtype for value in model.parameters() if value.is_floating_point()} - {usual}:
+            found = ", ".join(sorted(map(str, others)))
+            sentence = f"{name} holds weights in {found}, which stay so; give dtype={usual} to compute in that"
+            warnings.warn(sentence, stacklevel=2)
         return model.eval()
 
     def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -110,6 +122,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             raise ValueError(
                 f"{origin} does not fit the {CONFIG_FILE} beside it: {', '.join(problems)}; save the model again"
             )
+        for name, value in self.named_parameters():
+            value.data = value.data.to(tensors[name].dtype)
         self.load_state_dict(dict(tensors))
 
     def _save_pretrained(self, save_directory: Path) -> None:

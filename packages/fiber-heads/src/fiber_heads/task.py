@@ -139,26 +139,9 @@ class TaskModel(PretrainedModel):
             FileNotFoundError: If the folder or one of its two files does not exist.
             ValueError: If the folder holds another model, or weights that do not fit its configuration.
         """
-        model = super().from_pretrained(pretrained_model_name_or_path, trusted=trusted, **hub)
+        model = super().from_pretrained(pretrained_model_name_or_path, trusted=trusted, dtype=dtype, **hub)
         model.processor = load_processor(pretrained_model_name_or_path, trusted=trusted, hub=hub)
-        if dtype is not None:
-            return model.to(dtype)
-        usual = torch.get_default_dtype()
-        if others := {value.dtype for value in model.parameters() if value.is_floating_point()} - {usual}:
-            found = ", ".join(sorted(map(str, others)))
-            warnings.warn(
-                f"{pretrained_model_name_or_path} holds weights in {found}, which stay so; give dtype={usual} to "
-                "compute in that",
-                stacklevel=2,
-            )
         return model
-
-    def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
-        """Every weight keeps the type that it was saved in."""
-        for name, value in self.named_parameters():
-            if name in tensors and tensors[name].dtype != value.dtype:
-                value.data = value.data.to(tensors[name].dtype)
-        super()._load_strictly(tensors, origin)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
