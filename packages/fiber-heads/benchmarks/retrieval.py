@@ -74,7 +74,8 @@ class Race:
         """Images begun and finished, then the best pairs fused."""
         images = self.model.begin_images(self.pixels)
         cosines = self.model.image_features(images) @ self.text_features.T
-        return self.model.rerank(images, self.texts, cosines, self.options.top_k, "images", self.options.chunk)
+        again = {"top_k": self.options.top_k, "queries": "images", "chunk_size": self.options.chunk}
+        return self.model.rerank(images, self.texts, cosines, **again)
 
     def measure(self, step: Callable[[], object]) -> tuple[float, float]:
         """Wall and CPU seconds of a step."""

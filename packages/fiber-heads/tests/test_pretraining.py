@@ -199,7 +199,7 @@ def test_messages(batch: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="joint_projection=True"):
         FiberForPretraining(fiber_tiny(joint_projection=False))
     with pytest.raises(KeyError, match="the batch lacks mlm_labels; it has"):
-        make_model()({key: value for key, value in batch.items() if key != "mlm_labels"})
+        make_model()(**{key: value for key, value in batch.items() if key != "mlm_labels"})
     matcher, contraster = make_model(objectives=("itm",)), make_model(objectives=("itc",))
     with pytest.raises(ValueError, match="without the 'itc' objective"):
         matcher.encode_images(batch["pixel_values"])
