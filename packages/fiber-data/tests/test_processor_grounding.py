@@ -45,6 +45,15 @@ def test_phrases_are_given_or_found(processor: GroundingProcessor) -> None:
     assert processor.tokenizer.decode(given["input_ids"][0][row]).strip() == "a red car"
 
 
+def test_of_a_phrase_longer_than_its_prompt_the_rest_is_asked(processor: GroundingProcessor) -> None:
+    text = "a dog " * 40
+    given = processor.phrase_prompts([text], [[(0, len(text)), (2, 5), (200, 205)]])
+    whole, first, beyond = given["phrase_maps"][0]
+    assert int(whole.sum()) == processor.max_length - 2  # all but the special tokens
+    assert processor.tokenizer.decode(given["input_ids"][0][first]).strip() == "dog"
+    assert not beyond.any()
+
+
 def test_saved_and_loaded(processor: GroundingProcessor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     again = GroundingProcessor.from_pretrained(tmp_path)

@@ -59,8 +59,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
             trusted: Import paths (`package.module:Name`) that the model's configuration may name beside entry points:
                 to import them runs them.
-            dtype: Of the weights; by default, as in transformers, the one that they were saved in, and a warning says so
-                where that is not torch's default.
+            dtype: Of the weights; by default, as in transformers, the one that they were saved in, and a warning says
+                so where that is not torch's default.
             revision: Branch, tag or commit on the hub.
             cache_dir: Where downloads are kept.
             token: Access token of the hub.
