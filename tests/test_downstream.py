@@ -134,7 +134,7 @@ def test_a_run_is_evaluated_and_its_predictions_scored(run: Path, data: Path, tm
     reached = capsys.readouterr().out
 
     files = ["--annotations", str(data / "entailment.jsonl"), "--results", str(results), "--out", str(scores)]
-    assert score(["entailment", *files, "--option", "split=dev"]) == 0
+    assert score(["entailment", *files, "split=dev"]) == 0
 
     assert f"{json.loads(scores.read_text())['accuracy']:.3f}" in reached
 

@@ -175,7 +175,7 @@ def test_files_that_are_not_there(missing: str, tmp_path: Path, capsys: pytest.C
 
 
 def test_options_reach_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert run("flickr30k", flickr30k(tmp_path), "--option", "ks=[2]", "--option", "protocol=merged") == 0
+    assert run("flickr30k", flickr30k(tmp_path), "ks=[2]", "protocol=merged") == 0
     shown = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert set(shown) == {"recall@2", "upper_bound", "animals_recall@2", "animals_upper_bound"}
 
@@ -183,14 +183,14 @@ def test_options_reach_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [
-        ("flickr30k", "splits=val", "--option splits is unknown; known are: split, ks, protocol, iou_threshold"),
-        ("flickr30k", "split", "--option must be NAME=VALUE, but is 'split'"),
-        ("flickr30k", "iou_threshold=high", "--option iou_threshold=high does not fit"),
-        ("coco", "speed=9", "--option speed is unknown; known are: iou_type, backend, per_category"),
+        ("flickr30k", "splits=val", "no setting is called 'splits'; known are: split, ks, protocol, iou_threshold"),
+        ("flickr30k", "split", "settings are written NAME=VALUE; got 'split'"),
+        ("flickr30k", "iou_threshold=high", "iou_threshold=high does not fit"),
+        ("coco", "speed=9", "no setting is called 'speed'; known are: iou_type, backend, per_category"),
     ],
 )
 def test_options_refused(name: str, option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert run(name, CASES[name][0](tmp_path), "--option", option) == 1
+    assert run(name, CASES[name][0](tmp_path), option) == 1
     assert message in one_sentence(capsys)
 
 
@@ -320,9 +320,9 @@ def test_a_stranger_brings_a_benchmark(stranger: Callable[..., subprocess.Comple
     write(tmp_path / "a.json", {"1": 2, "2": 2})
     write(tmp_path / "r.json", {"1": "a dog", "2": "a brown dog"})
     files = ["--annotations", "a.json", "--results", "r.json"]
-    assert stranger("lengths", *files, "--option", "unit=words").stdout == "fits     50.0000\n"
+    assert stranger("lengths", *files, "unit=words").stdout == "fits     50.0000\n"
     for name, message in {
-        "lengths": "--option unit=VALUE is needed",
+        "lengths": "unit=VALUE is needed",
         "misspelled": "benchmark misspelled cannot be loaded from strange_metric.lengths:score_file: ",
         "broken": "imported",
         "absent": "absent needs another_metric, which is not installed",
@@ -353,7 +353,7 @@ def test_odinw_names_the_data_set_that_is_absent(tmp_path: Path, capsys: pytest.
     assert f"{files[1]} must hold a file NAME.json for each data set, but has none for ['EgoHands']" in one_sentence(
         capsys
     )
-    assert run("odinw", files, "--option", 'datasets=["Aquarium", "pothole"]') == 0
+    assert run("odinw", files, 'datasets=["Aquarium", "pothole"]') == 0
     shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert shown == {"Aquarium": "0.7000", "pothole": "0.0000", "average": "0.3500"}
 
@@ -363,7 +363,7 @@ def test_odinw_names_the_data_set_that_is_absent(tmp_path: Path, capsys: pytest.
 
 def test_retrieval_from_one_file(tmp_path: Path, capsys: pytest.CaptureFixture):
     both = write(tmp_path / "both.json", {"scores": [[9, 8, 1], [2, 3, 1]], "text_image_index": [0, 0, 1]})
-    assert run("retrieval", (both, both), "--option", "ks=[1]", "--option", "ties=optimistic") == 0
+    assert run("retrieval", (both, both), "ks=[1]", "ties=optimistic") == 0
     shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(shown["text_to_image_recall@1"]) == 1
 

@@ -38,11 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--results", type=Path, required=True, help=_literal(benchmark.results))
         command.add_argument("--out", type=Path, help="JSON file to write the scores to, in full precision")
         command.add_argument(
-            "--option",
-            action="append",
-            default=[],
+            "settings",
+            nargs="*",
             metavar="NAME=VALUE",
-            help=f"an option of {benchmark.path}, the value in JSON or as it is; may be repeated",
+            help=f"settings of {benchmark.path}, values in JSON or as they are",
         )
     return parser
 
@@ -84,13 +83,13 @@ def _literal(text: str) -> str:
 
 
 def _epilog(options: Mapping[str, str]) -> str:
-    """What may follow `--option`, a paragraph each."""
+    """The settings of a benchmark, a paragraph each."""
     width = max(map(len, options), default=0) + 4
     paragraphs = [
         textwrap.fill(text, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
         for name, text in options.items()
     ]
-    return "\n".join(["names for --option:", *paragraphs]) if paragraphs else "It has no further options."
+    return "\n".join(["settings:", *paragraphs]) if paragraphs else "It has no settings."
 
 
 def _check_name(word: str, parser: argparse.ArgumentParser) -> None:
@@ -112,12 +111,12 @@ def _score(options: argparse.Namespace) -> str:
         raise ValueError(f"--out: the folder {options.out.parent} does not exist; make it first")
     try:
         score_files = benchmarks.load(entry)
-        chosen = _chosen(options.option, score_files)
+        chosen = _chosen(options.settings, score_files)
         scores = _plain(score_files(options.annotations, options.results, **chosen))
     except (AttributeError, TypeError) as error:
-        if not options.option:  # then it is our mistake
+        if not options.settings:  # then it is our mistake
             raise
-        raise ValueError(f"--option {' --option '.join(options.option)} does not fit: {error}") from error
+        raise ValueError(f"{' '.join(options.settings)} does not fit: {error}") from error
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("fiber_eval"):  # it says by itself what is wrong
             raise
@@ -132,23 +131,23 @@ def _score(options: argparse.Namespace) -> str:
 
 
 def _chosen(words: Sequence[str], score_files: Callable) -> dict[str, Any]:
-    """The options among `words`, each "name=value", that the benchmark must know."""
+    """The settings among `words`, each "name=value", that the benchmark must know."""
     parameters = list(inspect.signature(score_files).parameters.values())[2:]
     known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     chosen: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"--option must be NAME=VALUE, but is {word!r}")
+            raise ValueError(f"settings are written NAME=VALUE; got {word!r}")
         if name not in known and len(known) == len(parameters):
-            raise ValueError(f"--option {name} is unknown; known are: {', '.join(known) or 'none'}")
+            raise ValueError(f"no setting is called {name!r}; known are: {', '.join(known) or 'none'}")
         try:
             chosen[name] = json.loads(value)
         except json.JSONDecodeError:
             chosen[name] = value
     required = [each.name for each in parameters if each.default is each.empty and each.name in known]
     if absent := [name for name in required if name not in chosen]:
-        raise ValueError(f"--option {absent[0]}=VALUE is needed, but did not come")
+        raise ValueError(f"{absent[0]}=VALUE is needed, but did not come")
     return chosen
 
 
