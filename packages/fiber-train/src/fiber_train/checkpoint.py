@@ -45,7 +45,7 @@ def find_model(path: str | Path) -> Path:
 
 
 def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskModel:
-    """The model, of whatever task, in a folder that `find_model` finds; in eval mode, on the CPU.
+    """The model, of whatever task, in a folder that `find_model` finds; in eval mode, in float32, on the CPU.
 
     Args:
         path: The folder.
@@ -59,7 +59,7 @@ def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskMode
     model = AutoFiber.from_pretrained(folder, trusted=trusted)
     if not isinstance(model, TaskModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}, which is the model of no task; give that of a run")
-    return model
+    return model.float()  # as batches are, in whatever type a run computed
 
 
 def load_model(
