@@ -88,6 +88,7 @@ class FiberForQuestionAnswering(TaskModel):
         input_ids: Tensor,
         attention_mask: Tensor,
         answer_targets: Tensor | None = None,
+        return_loss: bool = True,
         **_: Any,
     ) -> TaskOutput:
         """Logits (B, A) of questions, and the loss where the batch has targets.
@@ -98,6 +99,7 @@ class FiberForQuestionAnswering(TaskModel):
             attention_mask: (B, L).
             answer_targets: (B, A) in 0..1, how right each answer is (VQAv2: 0.3 for each annotator who gave it, at
                 most 1).
+            return_loss: Whether to compute losses where the batch has what they need (transformers' Trainer looks for it).
             **_: Other keys of the batch.
 
         Returns:
@@ -114,7 +116,7 @@ class FiberForQuestionAnswering(TaskModel):
         pooled = self.backbone.fuse(image, text).pooled
         assert pooled is not None
         logits = self.answer_head(pooled)
-        if answer_targets is None:
+        if answer_targets is None or not return_loss:
             return TaskOutput(logits.new_zeros(()), logits=logits)
         if answer_targets.shape != logits.shape:
             raise ValueError(

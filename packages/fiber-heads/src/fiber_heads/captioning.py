@@ -148,6 +148,7 @@ class FiberForCaptioning(TaskModel):
         attention_mask: Tensor,
         references: Sequence[Sequence[str]] = (),
         samples: Tensor | None = None,
+        return_loss: bool = True,
         **_: Any,
     ) -> TaskOutput:
         """One step of the objective; in eval mode the likelihood of the given captions.
@@ -158,6 +159,7 @@ class FiberForCaptioning(TaskModel):
             attention_mask: (B, L).
             references: B lists of texts, for `"cider"` in training.
             samples: (B num_samples, at least T) tokens to reward instead of drawn ones, without the begin token.
+            return_loss: Whether to compute losses where the batch has what they need (transformers' Trainer looks for it).
             **_: Other keys of the batch.
 
         Returns:
@@ -168,6 +170,8 @@ class FiberForCaptioning(TaskModel):
         """
         features = self.encode_images(pixel_values)
         logits = _logits(self.backbone, self.word_head, features, input_ids, attention_mask)
+        if not return_loss:
+            return TaskOutput(logits.new_zeros(()), logits=logits)
         labels = next_tokens(input_ids, self.backbone.pad_token_id)
         if self.config.objective == "gold" and self.training:
             weights = self._gold_weights(pixel_values, input_ids, attention_mask, labels)

@@ -79,6 +79,7 @@ class FiberForGrounding(TaskModel):
         input_ids: Tensor,
         attention_mask: Tensor,
         targets: Sequence[Mapping[str, Tensor]] | None = None,
+        return_loss: bool = True,
         **_: Any,
     ) -> GroundingOutput:
         """Predictions, and with targets their losses.
@@ -90,6 +91,7 @@ class FiberForGrounding(TaskModel):
             attention_mask: (B, L).
             targets: For losses, for each image `boxes` (n, 4) xyxy in pixels and `positive_map` (n, L) bool, the tokens
                 that speak of each box.
+            return_loss: Whether to compute losses where the batch has what they need (transformers' Trainer looks for it).
             **_: Other keys of the batch.
 
         Raises:
@@ -97,7 +99,7 @@ class FiberForGrounding(TaskModel):
         """
         image = self._begin(pixel_values, image_sizes)
         found = self._predict(image, self.backbone.begin_text(input_ids, attention_mask), image_sizes)
-        if targets is None:
+        if targets is None or not return_loss:
             nothing = attention_mask.new_zeros(())
             return GroundingOutput(nothing, logits=found.token_logits, predictions=found)
         boxes = [target["boxes"] for target in targets]
