@@ -99,7 +99,7 @@ class FiberForQuestionAnswering(TaskModel):
             attention_mask: (B, L).
             answer_targets: (B, A) in 0..1, how right each answer is (VQAv2: 0.3 for each annotator who gave it, at
                 most 1).
-            return_loss: Whether to compute losses where the batch has what they need (transformers' Trainer looks for it).
+            return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
             **_: Other keys of the batch.
 
         Returns:

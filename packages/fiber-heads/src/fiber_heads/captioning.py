@@ -159,7 +159,7 @@ class FiberForCaptioning(TaskModel):
             attention_mask: (B, L).
             references: B lists of texts, for `"cider"` in training.
             samples: (B num_samples, at least T) tokens to reward instead of drawn ones, without the begin token.
-            return_loss: Whether to compute losses where the batch has what they need (transformers' Trainer looks for it).
+            return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
             **_: Other keys of the batch.
 
         Returns:

@@ -91,7 +91,7 @@ class FiberForGrounding(TaskModel):
             attention_mask: (B, L).
             targets: For losses, for each image `boxes` (n, 4) xyxy in pixels and `positive_map` (n, L) bool, the tokens
                 that speak of each box.
-            return_loss: Whether to compute losses where the batch has what they need (transformers' Trainer looks for it).
+            return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
             **_: Other keys of the batch.
 
         Raises:
