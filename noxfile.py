@@ -157,7 +157,11 @@ def run_pytest(session: nox.Session, *tests: Path | str) -> None:
     settings = [f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={ROOT}", "--import-mode=importlib"]
     with session.chdir(empty):
         session.run(
-            "pytest", *settings, *map(str, tests), *session.posargs, env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None}
+            "pytest",
+            *settings,
+            *map(str, tests),
+            *session.posargs,
+            env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None},
         )
 
 
