@@ -36,6 +36,7 @@ FREE_SETTINGS = (
     "data.root",
     "data.num_workers",
     "model.gradient_checkpointing",
+    "model.trusted",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
