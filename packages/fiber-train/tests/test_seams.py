@@ -350,17 +350,33 @@ def test_verbs_are_listed_without_an_import_and_run(distribution: Path, capsys) 
         main(["heavy-judge"])
     with pytest.raises(SystemExit, match="2"):
         main(["jugde"])
-    assert "invalid choice: 'jugde'" in capsys.readouterr().err
+    assert "there is no verb 'jugde'; did you mean 'judge'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("fiber 0.")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["detect", "--help"], ["quickstart", "--help"]])
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], ""),
+        (["train", "--help"], ""),
+        (["detect", "--help"], ""),
+        (["quickstart", "--help"], ""),
+        (["trian"], "did you mean 'train'?"),
+        (["detect", "--nosuch"], "the following arguments are required"),
+        (["train", "nosuch"], "nosuch: no such recipe or file"),
+        (["train", "vqa", "data.roott=d"], "no setting is called 'data.roott'; did you mean 'data.root'?"),
+    ],
+)
+def test_help_and_misspellings_import_nothing_heavy(words: list[str], said: str) -> None:
     program = (
         "import sys\nfrom fiber_train.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
     )
     program += "sys.exit(sorted({'torch', 'transformers', 'matplotlib', 'numpy'} & sys.modules.keys()).__repr__())"
     finished = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
-    assert finished.stderr.strip() == "[]"
+    assert finished.stderr.splitlines()[-1] == "[]"
+    assert said in finished.stderr
 
 
 def test_checkpoints_of_a_run_tell_their_task(small_run) -> None:

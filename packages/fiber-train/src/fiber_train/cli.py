@@ -18,7 +18,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, version
 
 from fiber_backbone.seams import available, docstring
 
@@ -28,12 +29,22 @@ GROUP = "fiber.verbs"
 def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
     """The command line with all verbs, of which `typed` has its options and leaves what runs in `run`."""
     parser = argparse.ArgumentParser(prog="fiber", description="Train and use FIBER vision-language models.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('fiber-train')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="verb")
     for name, entry in available(GROUP).items():
         command = commands.add_parser(name, help=_help(entry))
         if name == typed:
             command.set_defaults(run=entry.load()(command))
     return parser
+
+
+def _check_verb(typed: str, parser: argparse.ArgumentParser) -> None:
+    """Ends the program with the verb that was probably meant, which argparse does not say before Python 3.14."""
+    known = list(available(GROUP))
+    if typed not in known:
+        near = get_close_matches(typed, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        parser.error(f"there is no verb {typed!r}; {hint}known are: {', '.join(known)}")
 
 
 def _help(entry: EntryPoint) -> str:
@@ -51,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 when the input is at fault, with the reason on standard error; 3 when a run was asked to stop.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+    typed = next((word for word in words if not word.startswith("-")), None)
+    parser = build_parser(typed)
+    if typed is not None:
+        _check_verb(typed, parser)
+    options = parser.parse_args(words)
     try:
         return options.run(options)
     except (FileNotFoundError, FileExistsError, KeyError, ValueError, FloatingPointError) as error:

@@ -203,6 +203,7 @@ def load_config(
     last = ("the command line", _parse(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
     first_look = [(str(each), _read(path)) for each in recipes for path in _files(each, known, RECIPES)]
+    _check_without_task([*first_look, last])
     kind = _task_class([*first_look, last]) if task is None else task
     layers = [(str(each), _read(path)) for each in recipes for path in _files(each, known, _own_recipes(kind))]
     config: Any = _schema(kind)
@@ -272,6 +273,17 @@ def _parse(parse: Callable[[Any], Any], content: Any, source: str) -> Any:
         return parse(content)
     except YAMLError as error:
         raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _check_without_task(layers: Sequence[tuple[str, Any]]) -> None:
+    """Misspelled settings of no task are told before the task, and torch with it, is imported."""
+    schema: DictConfig = OmegaConf.structured(TrainConfig)
+    everything = _all_keys(schema)
+    for source, layer in layers:
+        groups = [key for key in layer if key in schema and key != "task"]
+        for key in groups:
+            if OmegaConf.is_dict(layer[key]) and _is_group(schema, key):
+                _check_keys(layer[key], schema[key], source, everything, f"{key}.")
 
 
 def _task_class(layers: Sequence[tuple[str, Any]]) -> type:

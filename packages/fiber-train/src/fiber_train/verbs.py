@@ -26,8 +26,6 @@ def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
 def _train(options: Namespace) -> int:
     from fiber_train.config import load_config, to_yaml
-    from fiber_train.run import train as run
-    from fiber_train.tasks.base import make_task
 
     layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
     overrides = [word for word in options.overrides if "=" in word]
@@ -37,6 +35,9 @@ def _train(options: Namespace) -> int:
     if options.print_config:
         sys.stdout.write(to_yaml(config))
         return 0
+    from fiber_train.run import train as run  # what is misspelled was told before
+    from fiber_train.tasks.base import make_task
+
     task = make_task(config)
     results = run(config, task=task)
     return 3 if results is None else _print_once(task.summary(results))
