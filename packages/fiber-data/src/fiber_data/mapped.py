@@ -79,7 +79,7 @@ def glance(samples: Sequence[Any], *keys: str) -> Iterator[Mapping[str, Any]]:
 
     Args:
         samples: Samples of a reader, or `MappedSamples` with `columns`.
-        keys: The keys that are looked at.
+        keys: The keys to read.
 
     Returns:
         An iterator over dicts that hold at least these keys, if the samples do.

@@ -304,7 +304,7 @@ class PromptSampler:
         return make_prompt(self.categories, order, separator=self.config.separator)
 
     def draw_counts(self, num_present: int, num_absent: int) -> tuple[int, int]:
-        """Draws how many positives and negatives a prompt names, before the budget is looked at.
+        """Draws how many positives and negatives a prompt names, before the budget is applied.
 
         Args:
             num_present: Categories that the image holds.

@@ -1,4 +1,4 @@
-"""Search in two steps: rank everything by a cheap score, look again at the best with an expensive one.
+"""Search in two steps: rank everything by a cheap score, re-rank the best by an expensive one.
 
     images, texts = model.begin_images(files), model.begin_texts(captions)   # bottom halves, once each
     scores = model.search(images, texts, top_k=16)   # N + M top halves, then the best pairs
@@ -38,19 +38,19 @@ def search_scores(
     top_k: int = 16,
     queries: Queries = "both",
 ) -> Tensor:
-    """Scores of all pairs by a first ranking, a second look at its best, or both.
+    """Scores of all pairs by a first ranking, a re-ranking of its best, or both.
 
     Args:
-        first: (N, M) scores of the first step, for instance cosines; None: every pair is looked at.
+        first: (N, M) scores of the first step, for instance cosines; None: every pair is scored.
         score_pairs: Gives the second step's scores (P,), any real numbers, of pairs (P, 2) int64, row of the image and
             of the text; None: the first step is all.
         shape: (N, M), needed only without `first`.
-        top_k: How many candidates of each query to look at again, all if there are fewer; 0: every pair.
-        queries: Who asks: each image for its best texts, each text for its best images, or both, where a pair is looked
-            at again if either side asks for it.
+        top_k: How many candidates of each query to re-rank, all if there are fewer; 0: every pair.
+        queries: Who asks: each image for its best texts, each text for its best images, or both, where a pair is
+            re-ranked if either side asks for it.
 
     Returns:
-        (N, M). With both steps in float64: where a pair was looked at again its second score, elsewhere the first one,
+        (N, M). With both steps in float64: where a pair was re-ranked its second score, elsewhere the first one,
         moved down so far that it lies below all of those.
 
     Raises:
@@ -69,7 +69,7 @@ def search_scores(
 
 
 def rerank_candidates(scores: Tensor, top_k: int, queries: Queries = "both") -> Tensor:
-    """Which pairs to look at again, (N, M) bool on the host; arguments and errors as of `search_scores`."""
+    """Which pairs to re-rank, (N, M) bool on the host; arguments and errors as of `search_scores`."""
     if top_k < 0 or queries not in ("both", "images", "texts"):
         raise ValueError(
             f"top_k must be at least 0 and queries 'both', 'images' or 'texts'; they are {top_k} and {queries!r}"
@@ -83,11 +83,11 @@ def rerank_candidates(scores: Tensor, top_k: int, queries: Queries = "both") -> 
     return again
 
 
-def place_reranked(scores: Tensor, again: Tensor, looked: Tensor) -> Tensor:
+def place_reranked(scores: Tensor, again: Tensor, reranked: Tensor) -> Tensor:
     """The second step's scores (P,) of the pairs `again` (N, M), all others moved below them, in float64."""
-    first, looked = scores.double().cpu(), looked.double().cpu()
-    moved = first - first.max() + looked.min() - 1
-    return moved.masked_scatter(again, looked).to(scores.device)
+    first, reranked = scores.double().cpu(), reranked.double().cpu()
+    moved = first - first.max() + reranked.min() - 1
+    return moved.masked_scatter(again, reranked).to(scores.device)
 
 
 class SearchModel(TaskModel):

@@ -49,7 +49,7 @@ class Evaluation:
     Attributes:
         measures: The task's own; none where the samples have no annotations.
         predictions: By name the files that the benchmark's server or tool takes, as text or bytes; none for some tasks.
-        counts: What was looked at, such as `{"num_images": 500}`.
+        counts: What was measured, such as `{"num_images": 500}`.
         outputs: Predictions by the sample's id, for metrics in Python; not written anywhere.
         extra: Measures of the user's own metrics (`task.metrics`).
     """

@@ -69,7 +69,7 @@ def _ground(model: Any, sample: GroundingSample) -> Grounded:
     spans = [phrase[0] for phrase in sample["phrases"]]
     colors = [f"rgb{color}" for color in label_colors(len(spans))]
     found = model.ground(sample["image"], sample["caption"], spans=[spans])[0]
-    kept = nms(found["boxes"], found["scores"], _SAME_THING)  # of phrases that claim one thing the surest
+    kept = nms(found["boxes"], found["scores"], _SAME_THING)  # of phrases that claim one thing the highest-scoring
     kept = kept[found["scores"][kept] >= _LEAST_SCORE]
     pairs = zip(found["boxes"][kept].tolist(), found["labels"][kept].tolist(), strict=True)
     true = [

@@ -37,7 +37,7 @@ class Task(ABC, Generic[Settings]):
         settings_class: The dataclass that checks `task.*`.
         model_class: Its model.
         monitor: The measure of an evaluation by which the best weights are kept, unless `task.monitor` names another.
-        evaluation_batch_size: Items looked at together in each process.
+        evaluation_batch_size: Items evaluated together in each process.
         settings: `config.task`.
         given: Samples from Python, in place of the data set's files.
 

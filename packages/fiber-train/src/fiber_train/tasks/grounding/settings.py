@@ -52,7 +52,7 @@ class GroundingSettings(TaskSettings):
     """Bound of the longer side."""
     shorter_in_evaluation: int = 800
     evaluation_batch_size: int = 8
-    """Images looked at together in evaluations, in each process."""
+    """Images evaluated together in evaluations, in each process."""
     flip: float = 0.5
     """Chance of a mirrored image; never where the text names a side."""
     empty_expressions: bool = False

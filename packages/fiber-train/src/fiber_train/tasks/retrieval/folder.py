@@ -63,7 +63,7 @@ def retrieve(
         images: Files to search; those that cannot be read are left out with a warning.
         query: What to look for.
         top: How many to return.
-        rerank: How many of the best to look at again together with the text, which is slower and sharper, and keeps the
+        rerank: How many of the best to re-rank by matching with the text, which is slower and sharper, and keeps the
             encodings of all images on the host meanwhile (1.1 MiB each at base size and 384 px).
         batch_size: Images encoded at a time.
 
@@ -90,13 +90,13 @@ def retrieve(
     cosines = torch.cat(features) @ model.text_features(text).T
     shown = cosines.squeeze(1).tolist()
 
-    def look_again(pairs: Tensor) -> Tensor:
+    def rerank_pairs(pairs: Tensor) -> Tensor:
         logits = model.score_pairs(ImageState.cat(states), text, pairs)
         for row, logit in zip(pairs[:, 0].tolist(), logits.tolist(), strict=True):
             shown[row] = logit
         return logits
 
-    scores = search_scores(cosines, look_again if rerank else None, top_k=rerank, queries="texts").squeeze(1)
+    scores = search_scores(cosines, rerank_pairs if rerank else None, top_k=rerank, queries="texts").squeeze(1)
     return [Match(paths[row], shown[row]) for row in scores.argsort(descending=True)[:top].tolist()]
 
 

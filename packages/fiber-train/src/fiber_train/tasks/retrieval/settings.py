@@ -16,4 +16,4 @@ class RetrievalSettings(TaskSettings):
     model: PretrainingConfig = field(default_factory=lambda: PretrainingConfig(objectives=("itc", "itm")))
     """Objectives (itc, itm or both) and queue; the run fills in what images are normalized by."""
     rerank: int = 16
-    """With both: how many of the best by contrast evaluations look at together with the query; 0 for every pair."""
+    """With both: how many of the best by contrast evaluations re-rank by matching; 0 for every pair."""

@@ -16,7 +16,7 @@ def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
     parser.add_argument("--images", type=Path, required=True, help="folder of images, searched with its subfolders")
     parser.add_argument("--query", required=True, help="what to look for")
     parser.add_argument("--top", type=int, default=5, help="how many to print (%(default)s)")
-    parser.add_argument("--rerank", type=int, default=0, help="look again at so many of the best, with the matcher")
+    parser.add_argument("--rerank", type=int, default=0, help="re-rank so many of the best, with the matcher")
     return _retrieve
 
 
