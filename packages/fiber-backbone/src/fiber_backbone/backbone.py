@@ -25,7 +25,8 @@ class FiberBackbone(BackboneParts):
         image_stream: Any image stream, such as `SwinStream(config)`.
         text_stream: Any text stream, such as `RobertaStream(config)`.
         fusion: What is inserted into the pairs of their blocks, such as `GatedFusion()`.
-        config: Number of pairs and switches. What it says of streams and fusion only matters to `from_config`.
+        config: Number of pairs and switches. What it says of the sizes of streams and fusion is not used here, but is
+            what `save_pretrained` writes and `from_config` builds by: it must describe them if it is to be saved.
 
     Raises:
         ValueError: If the streams have fewer blocks than `config.num_fusion_blocks`.
