@@ -134,6 +134,13 @@ def test_a_head_of_another_size_is_another_head() -> None:
         make_model().__class__(fiber_tiny(num_hidden_layers=3)).start_from(source)
 
 
+def test_a_checkpoint_of_another_model_is_named_as_such() -> None:
+    with pytest.raises(
+        ValueError, match=r"the state dict is a checkpoint of another model: .* first is 'layer1.weight'"
+    ):
+        make_model().load_original_checkpoint({"layer1.weight": torch.ones(2)})
+
+
 def test_a_head_that_the_original_has_not_stays_fresh_or_brings_its_own_map() -> None:
     tensors = original_tensors(make_model())
     model = Stranger(fiber_tiny())

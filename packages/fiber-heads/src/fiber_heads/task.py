@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack, cast
 
 import torch
-from fiber_backbone import FiberBackbone, KeyMap, LoadReport, PretrainedModel, convert, read_original_state_dict
+from fiber_backbone import (
+    FiberBackbone,
+    KeyMap,
+    LoadReport,
+    PretrainedModel,
+    check_original,
+    convert,
+    read_original_state_dict,
+)
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
@@ -283,10 +291,11 @@ class TaskModel(PretrainedModel):
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If the checkpoint does not fit the model; the message names the keys.
+            ValueError: If the checkpoint is of another model or does not fit; the message names the keys.
         """
         tensors = source if isinstance(source, Mapping) else read_original_state_dict(source)
         origin = "the state dict" if isinstance(source, Mapping) else str(source)
+        check_original(tensors, origin)
         optional = self.original_may_lack(tensors) if partial else ()
         key_map = join_key_maps(self.backbone.original_map(), self.original_head_map(), optional)
         values, report = convert(tensors, key_map, self._shapes(), f"{origin} (for {type(self).__name__})")
