@@ -26,6 +26,7 @@ EVERY_PACKAGE = nox.parametrize("package", [nox.param(name, id=name) for name in
 RUFF = "ruff>=0.17.6,<0.18"  # a formatter's minor versions move lines
 MYPY = "mypy>=2.4,<3"
 TWINE = "twine>=6.1,<8"
+XDIST = "pytest-xdist>=3.8,<4"
 
 nox.needs_version = ">=2026.2"
 nox.options.default_venv_backend = "uv"
@@ -150,6 +151,8 @@ def run_tests(session: nox.Session, package: str) -> None:
 
 def run_pytest(session: nox.Session, *tests: Path | str) -> None:
     """Run folders of tests or single ones from an empty folder, so that only what is installed can be imported."""
+    session.install(XDIST)
+    workers = ["--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
     threads = os.environ.get("OMP_NUM_THREADS", "1")  # many small models: more threads only wait for each other
     empty = Path(session.virtualenv.location, "empty")
     shutil.rmtree(empty, ignore_errors=True)
@@ -159,6 +162,7 @@ def run_pytest(session: nox.Session, *tests: Path | str) -> None:
         session.run(
             "pytest",
             *settings,
+            *workers,
             *map(str, tests),
             *session.posargs,
             env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None},

@@ -28,6 +28,19 @@ def test_docstrings_are_read_without_an_import(tmp_path: Path, monkeypatch: pyte
         assert seams.docstring(entry(value)) == ""
 
 
+def test_an_attribute_of_a_class_is_found_without_an_import_of_its_module(tmp_path, monkeypatch) -> None:
+    (tmp_path / "plain.py").write_text("class Settings:\n    size = 3\n")
+    (tmp_path / "heavy.py").write_text(
+        "from plain import Settings as Own\nraise RuntimeError\n"
+        "class Task:\n    name: str\n    settings_class = Own\nclass Other:\n    settings_class = Task\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert seams.stated(entry("heavy:Task"), "settings_class").size == 3
+    assert "heavy" not in sys.modules
+    for value, name in (("heavy:Task", "name"), ("heavy:Other", "settings_class"), ("nowhere:Task", "settings_class")):
+        assert seams.stated(entry(value), name) is None
+
+
 def test_our_parts_come_in_by_the_same_doors() -> None:
     from fiber_backbone import GatedFusion, SwinStream
 

@@ -21,8 +21,9 @@ from collections.abc import Callable
 
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
-from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning
-from fiber_heads.generation import Caption, Decoder, GenerationConfig, generate
+from fiber_heads.captioning import CachedDecoder, FiberForCaptioning
+from fiber_heads.config import CaptioningConfig, GenerationConfig
+from fiber_heads.generation import Caption, Decoder, generate
 from torch import Tensor
 
 POSITIONS = 50  # the original's text length in captioning

@@ -24,9 +24,10 @@ import torch
 from dynamic_head import measure, open_offsets, original_block
 from fiber_backbone import FiberBackbone, FiberConfig, FusedFeatures
 from fiber_heads import FiberForGrounding, GroundingConfig
+from fiber_heads.grounding.config import DetectionSettings
 from fiber_heads.grounding.dyhead import DynamicBlock
 from fiber_heads.grounding.extents import level_extents
-from fiber_heads.grounding.postprocess import DetectionSettings, detect_boxes, merge_chunks
+from fiber_heads.grounding.postprocess import detect_boxes, merge_chunks
 from torch import Tensor
 from torch.nn.functional import pad
 

@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 from importlib.metadata import EntryPoint
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_weights_keep_their_type_and_say_so(tmp_path: Path) -> None:
     assert {value.dtype for value in wide.parameters()} == {torch.float32}
 
 
-def test_answers_judgments_and_captions_print_and_become_json() -> None:
+def test_answers_judgments_and_captions_print_and_become_json(capsys) -> None:
     cases = [
         (Answer("a <dog>", 0.25), "a <dog> (0.250)", {"text": "a <dog>", "probability": 0.25}),
         (Judgment("it is", 0.75), "it is: true (0.750)", {"statement": "it is", "probability": 0.75}),
@@ -186,6 +187,11 @@ def test_answers_judgments_and_captions_print_and_become_json() -> None:
     for result, printed, plain in cases:
         assert str(result) == printed
         assert json.loads(json.dumps(result.to_dict())) == plain
+        result.show()
+        assert capsys.readouterr().out == f"{printed}\n"
+        assert all(
+            str(value).replace("<", "&lt;").replace(">", "&gt;") in result._repr_html_() for value in plain.values()
+        )
 
 
 def test_detections_print_draw_and_become_json(tmp_path: Path) -> None:
@@ -210,6 +216,7 @@ def test_detections_print_draw_and_become_json(tmp_path: Path) -> None:
         Image.fromarray(pixels),
         tmp_path / "image.png",
         file,
+        BytesIO(file),
     ):
         drawn = np.asarray(found.draw(image))
         assert drawn.shape == pixels.shape

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_backbone_map
-from fiber_heads.captioning import CachedDecoder, CaptioningConfig, FiberForCaptioning, next_tokens
-from fiber_heads.generation import GenerationConfig, original_beams
+from fiber_heads.captioning import CachedDecoder, FiberForCaptioning, next_tokens
+from fiber_heads.config import CaptioningConfig, GenerationConfig
+from fiber_heads.generation import original_beams
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from fiber_backbone import fiber_tiny
 from fiber_heads.captioning import CachedDecoder, FiberForCaptioning
-from fiber_heads.generation import Caption, GenerationConfig, beam_search, generate, original_beam_search, sample
+from fiber_heads.config import GenerationConfig
+from fiber_heads.generation import Caption, beam_search, generate, original_beam_search, sample
 from torch import Tensor
 from torch.nn.functional import log_softmax
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fiber_backbone import FiberBackbone, fiber_tiny
 from fiber_heads import FiberForGrounding, GroundingConfig
-from fiber_heads.grounding.postprocess import DetectionSettings
+from fiber_heads.grounding.config import DetectionSettings
 from torch import Tensor
 from torch.nn.functional import pad
 

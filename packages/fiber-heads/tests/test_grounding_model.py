@@ -12,7 +12,7 @@ import torch
 from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_backbone_map
 from fiber_heads import FiberForGrounding, GroundingConfig
 from fiber_heads.grounding.checkpoints import original_grounding_map
-from fiber_heads.grounding.postprocess import DetectionSettings
+from fiber_heads.grounding.config import DetectionSettings
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pad

@@ -18,7 +18,8 @@ from fiber_heads.grounding.boxes import (
     generalized_box_iou,
     is_at_least,
 )
-from fiber_heads.grounding.postprocess import DetectionSettings, class_scores, detect_boxes, merge_chunks
+from fiber_heads.grounding.config import DetectionSettings
+from fiber_heads.grounding.postprocess import class_scores, detect_boxes, merge_chunks
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss

@@ -367,6 +367,9 @@ def test_verbs_are_listed_without_an_import_and_run(distribution: Path, capsys) 
         (["detect", "--nosuch"], "the following arguments are required"),
         (["train", "nosuch"], "nosuch: no such recipe or file"),
         (["train", "vqa", "data.roott=d"], "no setting is called 'data.roott'; did you mean 'data.root'?"),
+        (["train", "vqa", "task.min_cuont=1"], "no setting is called 'task.min_cuont'; did you mean 'task.min_count'?"),
+        (["train", "caption_mle", "task.model.generaton={}"], "did you mean 'task.model.generation'?"),
+        (["train", "coco", "task.prompts.shufle=true"], "did you mean 'task.prompts.shuffle'?"),
     ],
 )
 def test_help_and_misspellings_import_nothing_heavy(words: list[str], said: str) -> None:

@@ -93,13 +93,49 @@ def docstring(entry: EntryPoint) -> str:
     Packages around the module are. Empty if there is none, or no source, or a package does not import: one broken
     distribution must not keep the others from being listed.
     """
+    body = _source(entry)
+    node = _definition(body, entry.attr)
+    return "" if node is None else ast.get_docstring(node) or ""
+
+
+def stated(entry: EntryPoint, attribute: str) -> Any:
+    """What the class that an entry point names has for an attribute, by importing the attribute's own module alone.
+
+    Args:
+        entry: Of a class whose body says `attribute = Name`, in a module that says `from module import Name`.
+        attribute: Such as `"settings_class"`.
+
+    Returns:
+        The object, or None if the source does not say it so plainly.
+    """
+    body = _source(entry)
+    node = _definition(body, entry.attr)
+    values = [
+        each.value.id
+        for each in getattr(node, "body", ())
+        if isinstance(each, ast.Assign)
+        and isinstance(each.value, ast.Name)
+        and any(isinstance(target, ast.Name) and target.id == attribute for target in each.targets)
+    ]
+    for each in body:
+        if values and isinstance(each, ast.ImportFrom) and each.module and not each.level:
+            for alias in each.names:
+                if (alias.asname or alias.name) == values[-1]:
+                    return load_object(f"{each.module}:{alias.name}")
+    return None
+
+
+def _source(entry: EntryPoint) -> list[ast.stmt]:
+    """The statements of the module that an entry point names, which is not imported."""
     try:
         spec = find_spec(entry.module)
     except Exception:  # whatever a stranger's package raises
-        return ""
+        return []
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return ""
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == entry.attr:
-            return ast.get_docstring(node) or ""
-    return ""
+        return []
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+
+
+def _definition(body: list[ast.stmt], name: str) -> ast.FunctionDef | ast.ClassDef | None:
+    found = (node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
+    return next(found, None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fiber_data.answers import AnswerVocabulary, normalize_answer, soft_scores
     from fiber_data.collate import ImageTextCollator, pad_images
-    from fiber_data.dataset import BrokenSample, CaptionDataset, SeededDataset
+    from fiber_data.dataset import BrokenSample, CaptionDataset, SeededDataset, Transform
     from fiber_data.few_shot import take_shots
     from fiber_data.formats import (
         CaptionSample,
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from fiber_data.packed import PackedRecords
     from fiber_data.phrases import find_phrases, noun_phrases
     from fiber_data.processor import FiberProcessor, Processor, load_processor
+    from fiber_data.prompt_config import PromptConfig
     from fiber_data.prompts import (
         Prompt,
-        PromptConfig,
         PromptSampler,
         Wording,
         chunk_categories,
@@ -71,7 +71,7 @@ __version__ = version("fiber-data")
 _HOMES = {
     "answers": ("AnswerVocabulary", "normalize_answer", "soft_scores"),
     "collate": ("ImageTextCollator", "pad_images"),
-    "dataset": ("BrokenSample", "CaptionDataset", "SeededDataset"),
+    "dataset": ("BrokenSample", "CaptionDataset", "SeededDataset", "Transform"),
     "few_shot": ("take_shots",),
     "formats": (
         "CaptionSample",
@@ -99,9 +99,9 @@ _HOMES = {
     "packed": ("PackedRecords",),
     "phrases": ("find_phrases", "noun_phrases"),
     "processor": ("FiberProcessor", "Processor", "load_processor"),
+    "prompt_config": ("PromptConfig",),
     "prompts": (
         "Prompt",
-        "PromptConfig",
         "PromptSampler",
         "Wording",
         "chunk_categories",
@@ -164,6 +164,7 @@ __all__ = [
     "ResizeShorterSide",
     "SeededDataset",
     "SplitNotFoundError",
+    "Transform",
     "Wording",
     "build_detection_evaluation_transform",
     "build_detection_training_transform",

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fiber_heads.answering import Answer, AnsweringConfig, FiberForQuestionAnswering
     from fiber_heads.auto import AutoFiber
-    from fiber_heads.captioning import CaptioningConfig, FiberForCaptioning
+    from fiber_heads.captioning import FiberForCaptioning
     from fiber_heads.classification import ClassificationHead
+    from fiber_heads.config import CaptioningConfig, GenerationConfig, PretrainingConfig
     from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
-    from fiber_heads.generation import Caption, GenerationConfig, generate
-    from fiber_heads.grounding.config import GroundingConfig
+    from fiber_heads.generation import Caption, generate
+    from fiber_heads.grounding.config import DetectionSettings, GroundingConfig
     from fiber_heads.grounding.detections import Detections
     from fiber_heads.grounding.model import FiberForGrounding, GroundingOutput
-    from fiber_heads.grounding.postprocess import DetectionSettings
     from fiber_heads.initialization import initialize
     from fiber_heads.masked_lm import MaskedLMHead
     from fiber_heads.matching import MatchingHead
-    from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingConfig, PretrainingOutput
+    from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingOutput
     from fiber_heads.processing import Processor, PromptProcessor
     from fiber_heads.reasoning import FiberForVisualReasoning, Judgment
     from fiber_heads.retrieval import FiberForRetrieval
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "answering": ("Answer", "AnsweringConfig", "FiberForQuestionAnswering"),
     "auto": ("AutoFiber",),
-    "captioning": ("CaptioningConfig", "FiberForCaptioning"),
+    "captioning": ("FiberForCaptioning",),
     "classification": ("ClassificationHead",),
+    "config": ("CaptioningConfig", "GenerationConfig", "PretrainingConfig"),
     "contrastive": ("Contrast", "ContrastiveHead", "FeatureQueue", "sample_negatives"),
-    "generation": ("Caption", "GenerationConfig", "generate"),
-    "grounding.config": ("GroundingConfig",),
+    "generation": ("Caption", "generate"),
+    "grounding.config": ("DetectionSettings", "GroundingConfig"),
     "grounding.detections": ("Detections",),
     "grounding.model": ("FiberForGrounding", "GroundingOutput"),
-    "grounding.postprocess": ("DetectionSettings",),
     "initialization": ("initialize",),
     "masked_lm": ("MaskedLMHead",),
     "matching": ("MatchingHead",),
-    "pretraining": ("FiberForPretraining", "Negatives", "PretrainingConfig", "PretrainingOutput"),
+    "pretraining": ("FiberForPretraining", "Negatives", "PretrainingOutput"),
     "reasoning": ("FiberForVisualReasoning", "Judgment"),
     "retrieval": ("FiberForRetrieval",),
     "search": ("SearchModel", "search_scores"),

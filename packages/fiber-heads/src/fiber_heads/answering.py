@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
@@ -14,10 +14,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
 from fiber_heads.processing import Images, Texts, as_list
+from fiber_heads.results import Result
 from fiber_heads.task import TaskModel, TaskOutput
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer(Result):
     """One answer to one question.
 
     Attributes:
@@ -31,10 +33,6 @@ class Answer(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.text} ({self.probability:.3f})"
-
-    def to_dict(self) -> dict[str, str | float]:
-        """Plain values, for JSON."""
-        return self._asdict()
 
 
 @dataclass

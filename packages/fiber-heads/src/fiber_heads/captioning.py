@@ -9,70 +9,28 @@ Where the original has a defect, `CaptioningConfig(original=True)` keeps it. Oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from itertools import chain
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from fiber_backbone import DecodingCache, FiberBackbone
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fiber_heads.generation import Caption, GenerationConfig, generate, sample
+from fiber_heads.config import CaptioningConfig, GenerationConfig
+from fiber_heads.generation import Caption, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.processing import Images
 from fiber_heads.task import TaskModel, TaskOutput
 
 Reward = Callable[[Tensor, Sequence[Sequence[str]]], Tensor]
-OBJECTIVES = ("mle", "gold", "cider")
+
+
 LEAST_WEIGHT = 0.1  # of a token in GOLD
 REWARD_SCALE, BASELINE = 100.0, 1.0  # of CIDEr-D, whose values lie between 0 and 10
-
-
-@dataclass
-class CaptioningConfig:
-    """What captioning optimizes, and how it writes.
-
-    Args:
-        objective: `"mle"`, likelihood of the given captions; `"gold"`, the same weighted by how likely a frozen
-            earlier copy of the model finds them; `"cider"`, likelihood of the model's own samples weighted by a reward,
-            beside that of the given captions.
-        refresh_every: Training batches after which GOLD's frozen copy takes over the model's weights.
-        num_samples: Samples of an image for the reward.
-        reward_weight: Of the reward's loss; the likelihood's is 1 minus this.
-        baseline: What a reward is compared with: the `"constant"` 1, or the mean reward of the image's other
-            `"samples"`, which has less variance.
-        generation: How captions are written, and which tokens begin and end them.
-        original: Whether to compute exactly what the original computes; see the module.
-
-    Raises:
-        ValueError: If a value is unknown or out of range.
-    """
-
-    objective: Literal["mle", "gold", "cider"] = "mle"
-    refresh_every: int = 1000
-    num_samples: int = 5
-    reward_weight: float = 0.7
-    baseline: Literal["constant", "samples"] = "constant"
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    original: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.generation, Mapping):  # comes from a file
-            self.generation = GenerationConfig(**self.generation)
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, is {self.objective!r}")
-        if self.baseline not in ("constant", "samples"):
-            raise ValueError(f"baseline must be 'constant' or 'samples', is {self.baseline!r}")
-        least = 2 if self.baseline == "samples" else 1
-        if self.num_samples < least or self.refresh_every < 1:
-            raise ValueError(
-                f"num_samples must be at least {least} with baseline={self.baseline!r} and refresh_every at least 1; "
-                f"they are {self.num_samples} and {self.refresh_every}"
-            )
 
 
 class CachedDecoder:
@@ -216,8 +174,10 @@ class FiberForCaptioning(TaskModel):
             captions = generate(CachedDecoder(self.backbone, self.word_head, self.encode_images(pixel_values)), config)
         tokenizer: Any = getattr(self.processor, "tokenizer", None)
         if tokenizer is not None:
-            for caption in chain.from_iterable(captions):
-                caption.text = tokenizer.decode(caption.token_ids, skip_special_tokens=True).strip()
+            return [
+                [replace(each, text=tokenizer.decode(each.token_ids, skip_special_tokens=True).strip()) for each in row]
+                for row in captions
+            ]
         return captions
 
     def caption(self, images: Images, *, num_captions: int = 1, **options: Any) -> list[list[Caption]]:

@@ -15,12 +15,15 @@ Shapes: B images, K beams or samples of an image, R = B K rows of text, V tokens
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
+
+from fiber_heads.config import GenerationConfig
+from fiber_heads.results import Result
 
 
 class Decoder(Protocol):
@@ -41,73 +44,8 @@ class Decoder(Protocol):
         """Goes on with other rows, in this order; `images` are those that remain, all of them if None."""
 
 
-@dataclass
-class GenerationConfig:
-    """How captions are generated.
-
-    Args:
-        num_beams: Hypotheses kept at each step; 1 is greedy search.
-        max_length: Most tokens of a caption, the end token included; the original's is its text length minus 1.
-        min_length: Fewest tokens before the end token.
-        num_return_sequences: Captions of each image, best first; at most `num_beams` unless they are sampled.
-        do_sample: Whether to draw tokens instead of searching.
-        temperature: Divides the logits before drawing; below 1 sharpens.
-        top_k: Draw only from so many likeliest tokens; 0 for all.
-        top_p: Draw only from the likeliest tokens that together have this probability.
-        length_penalty: Power of the length that a hypothesis' log-probability is divided by; above 0 favors long ones.
-        exhaustive: Whether to search on as long as any live hypothesis could, at any length, still enter the
-            best `num_beams`. Otherwise an image is done when `num_beams` hypotheses have ended and no live one is
-            better than the worst of them as it stands.
-        begin_token_id: First token of a text, given, not generated.
-        end_token_id: Last token of a text.
-        pad_token_id: Fills texts up.
-        forbidden_token_ids: Never generated; by default roberta-base's unknown and mask tokens. Those outside the
-            vocabulary are ignored.
-        original: Whether to search as the original did, defects included.
-
-    Raises:
-        ValueError: If a value is out of range, or more captions are wanted than beams.
-    """
-
-    num_beams: int = 5
-    max_length: int = 49
-    min_length: int = 1
-    num_return_sequences: int = 1
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    length_penalty: float = 1.0
-    exhaustive: bool = False
-    begin_token_id: int = 0
-    end_token_id: int = 2
-    pad_token_id: int = 1
-    forbidden_token_ids: tuple[int, ...] = (3, 50264)
-    original: bool = False
-
-    def __post_init__(self) -> None:
-        self.forbidden_token_ids = tuple(self.forbidden_token_ids)  # lists, when they come from a file
-        for name in ("num_beams", "max_length", "num_return_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
-        if not 0 <= self.min_length < self.max_length:
-            raise ValueError(
-                f"min_length must be at least 0 and less than max_length ({self.max_length}), is {self.min_length}"
-            )
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
-                f"temperature must be above 0, top_p above 0 and at most 1, and top_k at least 0; they are "
-                f"{self.temperature}, {self.top_p} and {self.top_k}"
-            )
-        if not self.do_sample and self.num_return_sequences > self.num_beams:
-            raise ValueError(
-                f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams ({self.num_beams}); "
-                "search with more beams or set do_sample"
-            )
-
-
-@dataclass
-class Caption:
+@dataclass(frozen=True)
+class Caption(Result):
     """One generated text.
 
     Attributes:
@@ -123,10 +61,6 @@ class Caption:
 
     def __str__(self) -> str:
         return f"{self.token_ids if self.text is None else self.text} ({self.score:.3f})"
-
-    def to_dict(self) -> dict[str, str | float | list[int] | None]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @torch.no_grad()

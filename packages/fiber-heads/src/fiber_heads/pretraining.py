@@ -4,64 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone, ImageState, LoadReport, TextState
 from torch import Tensor
 
 from fiber_heads.checkpoints import describe_rank_output
+from fiber_heads.config import PretrainingConfig
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
 from fiber_heads.initialization import initialize
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.matching import MatchingHead
 from fiber_heads.search import SearchModel
 from fiber_heads.task import TaskOutput
-
-OBJECTIVES = ("itc", "itm", "mlm")
-
-
-@dataclass
-class PretrainingConfig:
-    """What the coarse stage optimizes, and how.
-
-    Args:
-        objectives: Any of `"itc"` (contrast), `"itm"` (matching) and `"mlm"` (masked tokens).
-        temperature: Initial temperature of the contrast.
-        itc_pooler: Whether a tanh layer follows the contrast's projections.
-        queue_size: Features of earlier steps to contrast with; 0 for none. The original has 4096.
-        queue_inputs: What the queue keeps so that its entries can be hard negatives of matching: `"none"` (negatives
-            come from the batch, and cost no encoding), `"uint8"` images on the host (442 KB each at 384 px), or
-            `"float32"`.
-        image_mean: Normalization of `pixel_values`, to store images as uint8.
-        image_std: Likewise.
-        original: Whether to compute exactly what the original computes, with its defects; see `contrastive`.
-
-    Raises:
-        ValueError: If an objective or kind of input is unknown.
-    """
-
-    objectives: tuple[str, ...] = OBJECTIVES
-    temperature: float = 0.07
-    itc_pooler: bool = True
-    queue_size: int = 4096
-    queue_inputs: Literal["none", "uint8", "float32"] = "none"
-    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    original: bool = False
-
-    def __post_init__(self) -> None:
-        self.objectives = tuple(self.objectives)  # lists, when they come from a file
-        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
-        if not self.objectives or set(self.objectives) - set(OBJECTIVES):
-            raise ValueError(f"objectives must be some of {', '.join(OBJECTIVES)}, are {self.objectives}")
-        if self.queue_inputs not in ("none", "uint8", "float32"):
-            raise ValueError(f"queue_inputs must be 'none', 'uint8' or 'float32', is {self.queue_inputs!r}")
-
-    @classmethod
-    def as_original(cls, **overrides: Any) -> PretrainingConfig:
-        """The settings that reproduce the original step by step, defects included."""
-        return cls(**{"queue_inputs": "float32", "original": True, **overrides})
 
 
 @dataclass

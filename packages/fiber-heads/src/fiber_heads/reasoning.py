@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
@@ -12,10 +13,12 @@ from torch.nn.functional import cross_entropy
 from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
 from fiber_heads.processing import Images, Texts, as_list
+from fiber_heads.results import Result
 from fiber_heads.task import TaskModel, TaskOutput
 
 
-class Judgment(NamedTuple):
+@dataclass(frozen=True)
+class Judgment(Result):
     """What the model thinks of one statement.
 
     Attributes:
@@ -28,10 +31,6 @@ class Judgment(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.statement}: {'true' if self.probability > 0.5 else 'false'} ({self.probability:.3f})"
-
-    def to_dict(self) -> dict[str, str | float]:
-        """Plain values, for JSON."""
-        return self._asdict()
 
 
 class FiberForVisualReasoning(TaskModel):

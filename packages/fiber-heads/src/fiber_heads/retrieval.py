@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fiber_backbone import FiberBackbone
 
-from fiber_heads.pretraining import FiberForPretraining, PretrainingConfig
+from fiber_heads.config import PretrainingConfig
+from fiber_heads.pretraining import FiberForPretraining
 
 
 class FiberForRetrieval(FiberForPretraining):

@@ -204,6 +204,23 @@ class TaskModel(PretrainedModel):
         """Recompute in the backward pass instead of keeping activations: slower training in less memory."""
         self.backbone.set_gradient_checkpointing(enable)
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, object] | None = None) -> None:
+        """`set_gradient_checkpointing` as `TrainingArguments(gradient_checkpointing=True)` of transformers asks for it.
+
+        Args:
+            gradient_checkpointing_kwargs: Of `torch.utils.checkpoint`; only its way without reentry is known here.
+
+        Raises:
+            ValueError: Reentry is asked for.
+        """
+        if (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError("gradient_checkpointing_kwargs: use_reentrant=True is not supported here; set it to False")
+        self.set_gradient_checkpointing(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Back to keeping activations."""
+        self.set_gradient_checkpointing(False)
+
     def cross_modal_parameter_names(self) -> set[str]:
         """Parameters that bring the streams together: they learn faster than the backbones (the original: times 5)."""
         return _below_backbone(self.backbone.cross_modal_parameter_names())

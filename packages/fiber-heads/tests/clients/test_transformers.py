@@ -49,6 +49,20 @@ def test_accumulated_batches_are_averaged(tmp_path: Path) -> None:
     assert losses[0]["grad_norm"] == pytest.approx(losses[1]["grad_norm"], rel=0.2)
 
 
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        make, sample = CASES["reasoning"]
+        options = arguments(tmp_path, max_steps=2, gradient_checkpointing=checkpointing)
+        trainer = transformers.Trainer(make(), options, collate, RandomData(sample))
+        trainer.train()
+        losses.append([(each["loss"], each["grad_norm"]) for each in trainer.state.log_history[:2]])
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="use_reentrant=True is not supported"):
+        make().gradient_checkpointing_enable({"use_reentrant": True})
+
+
 def test_metrics_see_logits_and_labels(tmp_path: Path) -> None:
     seen: list[tuple[Any, Any]] = []
     model, data = FiberForQuestionAnswering(CASES["reasoning"][0]().backbone, AnsweringConfig(("a", "b", "c"))), None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fiber_heads import TaskModel
 from torch import Tensor
 
 from fiber_train.evaluation import Evaluation
@@ -22,7 +23,7 @@ class Callback:
     every step torch's generator gets the step's own seed, so that a hook that draws random numbers changes nothing.
     """
 
-    def on_train_start(self, *, loop: Loop, model: Any) -> None:
+    def on_train_start(self, *, loop: Loop, model: TaskModel) -> None:
         """Everything is built, and `loop.step` steps are done: 0, or those of the checkpoint to go on from.
 
         Args:

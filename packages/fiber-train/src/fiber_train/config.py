@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fiber_backbone.seams import available, name_of, resolve
+from fiber_backbone.seams import available, name_of, resolve, stated
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
@@ -203,8 +203,9 @@ def load_config(
     last = ("the command line", _parse(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
     first_look = [(str(each), _read(path)) for each in recipes for path in _files(each, known, RECIPES)]
-    _check_without_task([*first_look, last])
-    kind = _task_class([*first_look, last]) if task is None else task
+    name = _task_name([*first_look, last])
+    _check_before_import([*first_look, last], name if task is None else None)
+    kind = resolve(name, "fiber.tasks") if task is None else task
     layers = [(str(each), _read(path)) for each in recipes for path in _files(each, known, _own_recipes(kind))]
     config: Any = _schema(kind)
     everything = _all_keys(config)
@@ -275,26 +276,33 @@ def _parse(parse: Callable[[Any], Any], content: Any, source: str) -> Any:
         raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _check_without_task(layers: Sequence[tuple[str, Any]]) -> None:
-    """Misspelled settings of no task are told before the task, and torch with it, is imported."""
+def _check_before_import(layers: Sequence[tuple[str, Any]], task_name: str | None) -> None:
+    """Misspelled settings are told before the task, and torch with it, is imported; its own if its source names them.
+
+    `task_name` is None for a task that was handed over.
+    """
     schema: DictConfig = OmegaConf.structured(TrainConfig)
+    entry = available("fiber.tasks").get(task_name or "")
+    settings = None if entry is None else stated(entry, "settings_class")
+    if settings is not None:
+        schema.task = OmegaConf.structured(settings)
     everything = _all_keys(schema)
     for source, layer in layers:
-        groups = [key for key in layer if key in schema and key != "task"]
+        groups = [key for key in layer if key in schema and (key != "task" or settings is not None)]
         for key in groups:
             if OmegaConf.is_dict(layer[key]) and _is_group(schema, key):
                 _check_keys(layer[key], schema[key], source, everything, f"{key}.")
 
 
-def _task_class(layers: Sequence[tuple[str, Any]]) -> type:
-    """The class that the last layer names which names any."""
+def _task_name(layers: Sequence[tuple[str, Any]]) -> str:
+    """The task of the last layer that names any."""
     name = DEFAULT_TASK
     for source, layer in layers:
         group = layer.get("task")
         if group is not None and not OmegaConf.is_dict(group):
             raise ValueError(f"{source}: task is a group of settings, not one; write task.NAME=")
         name = (group or {}).get("name") or name
-    return resolve(name, "fiber.tasks")
+    return name
 
 
 def _schema(task: type) -> DictConfig:

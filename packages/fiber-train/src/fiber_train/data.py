@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from fiber_data import EpochSampler, load_processor, load_tokenizer, train_tokenizer
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from fiber_train.checkpoint import find_model, replace_folder
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
@@ -84,7 +84,7 @@ def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[st
 
 def build_training_data(
     config: TrainConfig,
-    dataset: Any,
+    dataset: Dataset,
     fabric: Fabric,
     collate: Collate,
     groups: dict[str, Any],
@@ -92,7 +92,7 @@ def build_training_data(
     """Shuffled batches of a data set; `groups` are those of `EpochSampler`."""
     trainer = config.trainer
     sampler = EpochSampler(
-        len(dataset),
+        len(dataset),  # type: ignore[arg-type]
         trainer.batch_size // trainer.accumulate,
         seed=trainer.seed,
         rank=fabric.global_rank,
@@ -104,7 +104,7 @@ def build_training_data(
 
 def build_evaluation_loader(
     data: DataConfig,
-    dataset: Any,
+    dataset: Dataset,
     fabric: Fabric,
     collate: Collate,
     batch_size: int = 50,
@@ -117,7 +117,7 @@ def build_evaluation_loader(
     With `share` false every process gets all samples, each once.
     """
     sampler = EpochSampler(
-        len(dataset),
+        len(dataset),  # type: ignore[arg-type]
         batch_size * (fabric.world_size if share else 1),
         rank=fabric.global_rank if share else 0,
         world_size=fabric.world_size if share else 1,
@@ -142,7 +142,7 @@ class Blindfold:
         return batch
 
 
-def _loader(dataset: Any, sampler: EpochSampler, collate: Collate, data: DataConfig) -> DataLoader:
+def _loader(dataset: Dataset, sampler: EpochSampler, collate: Collate, data: DataConfig) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=sampler,

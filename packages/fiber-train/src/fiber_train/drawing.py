@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from fiber_data import load_image
+from fiber_data import ImageSource, load_image
 from matplotlib.font_manager import findfont
 from PIL import Image
 from torch import Tensor
@@ -23,7 +23,7 @@ def label_colors(count: int) -> list[tuple[int, int, int]]:
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in channels]
 
 
-def draw_detections(image: Any, detections: Mapping[str, Any]) -> Image.Image:
+def draw_detections(image: ImageSource, detections: Mapping[str, Any]) -> Image.Image:
     """An image with the boxes that a model found.
 
     Args:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fiber_heads.grounding.config import DetectionSettings
 from fiber_heads.grounding.detections import Detections
-from fiber_heads.grounding.postprocess import DetectionSettings
 from fiber_heads.processing import Image, Images, Texts, as_list
 
 SEVERAL_NAMES = re.compile(r" \. |;|[\r\n]")

@@ -1,10 +1,11 @@
-"""The settings of the grounding head: its sizes, its losses, and where it keeps to the original's habits."""
+"""The settings of the grounding head, of its losses and habits, and of what becomes a detection."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+Aggregation = Literal["mean", "max", "power"]
 DeformablePath = Literal["auto", "operator", "plain"]
 
 
@@ -93,3 +94,36 @@ class GroundingConfig:
         if unknown:
             raise ValueError(f"GroundingConfig has no field {sorted(unknown)[0]!r}")
         return cls(**{"flat_offsets": True, "padding_aware": False, "no_object_column": True, **overrides})
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How candidates become detections; the defaults are those of object detection.
+
+    Attributes:
+        score_threshold: A class must be more probable than this, before centerness, to be a candidate, in [0, 1].
+        candidates_per_level: The most candidates, pairs of an anchor and a class, that a level passes on.
+        max_iou: Of two boxes of a class with more overlap than this the better one stays.
+        max_detections: The most detections of an image; more only where scores tie with the last one.
+        min_size: Narrower or lower boxes are dropped, in pixels.
+        aggregation: A class's probability from those of its tokens: `mean`, `max`, or `power`, the geometric mean.
+
+    Raises:
+        ValueError: If the aggregation is unknown or a count is not positive.
+    """
+
+    score_threshold: float = 0.05
+    candidates_per_level: int = 1000
+    max_iou: float = 0.6
+    max_detections: int = 100
+    min_size: float = 0.0
+    aggregation: Aggregation = "mean"
+
+    def __post_init__(self) -> None:
+        if self.aggregation not in ("mean", "max", "power"):
+            raise ValueError(f"aggregation must be 'mean', 'max' or 'power', is {self.aggregation!r}")
+        if self.candidates_per_level < 1 or self.max_detections < 1:
+            raise ValueError(
+                "candidates_per_level and max_detections must be at least 1, are "
+                f"{self.candidates_per_level} and {self.max_detections}"
+            )

@@ -16,6 +16,7 @@ from PIL import ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
+from transformers.image_utils import load_image
 from transformers.utils.generic import ModelOutput
 
 from fiber_heads.processing import Image
@@ -87,7 +88,7 @@ class Detections(ModelOutput):
             image: What to draw on; by default the image that was asked about.
 
         Raises:
-            ValueError: If there is no image, or it is of no kind that can be opened here, such as a URL.
+            ValueError: If there is no image, or it is of no kind that can be opened.
         """
         pixels = pil_to_tensor(_open(self.image if image is None else image))
         if not len(self.boxes):
@@ -109,10 +110,15 @@ def _open(image: Image | None) -> PILImage.Image:
         opened = to_pil_image(torch.from_numpy(image[..., None] if image.ndim == 2 else image).movedim(-1, 0))
     elif isinstance(image, PILImage.Image):
         opened = image
-    elif isinstance(image, bytes) or (isinstance(image, str | Path) and Path(image).is_file()):
-        opened = PILImage.open(BytesIO(image) if isinstance(image, bytes) else image)
+    elif isinstance(image, bytes):
+        opened = PILImage.open(BytesIO(image))
+    elif isinstance(image, str | Path):  # a path or an address
+        opened = load_image(str(image))
+    elif image is not None and hasattr(image, "read"):
+        image.seek(0)  # the processor has read it
+        opened = PILImage.open(image)
     else:
         raise ValueError(
-            f"there is no image to draw on in {image!r}; give draw a path, a PIL image, an array or a tensor"
+            f"there is no image to draw on in {image!r}; give draw a path, a URL, a PIL image, an array or a tensor"
         )
     return ImageOps.exif_transpose(opened).convert("RGB")

@@ -13,11 +13,11 @@ from torch import Tensor
 from fiber_heads.grounding.asking import category_names, named_results, settings_above, tell_unasked
 from fiber_heads.grounding.assignment import assign_anchors
 from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
-from fiber_heads.grounding.config import GroundingConfig
+from fiber_heads.grounding.config import DetectionSettings, GroundingConfig
 from fiber_heads.grounding.detections import Detections
 from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
 from fiber_heads.grounding.losses import GroundingLoss
-from fiber_heads.grounding.postprocess import DetectionSettings, detect_boxes, merge_chunks
+from fiber_heads.grounding.postprocess import detect_boxes, merge_chunks
 from fiber_heads.processing import Images, PromptProcessor, Texts, as_list
 from fiber_heads.task import TaskModel, TaskOutput, check_batch, is_bias
 

@@ -13,49 +13,13 @@ After `fine_grained/maskrcnn_benchmark/modeling/rpn/inference.py` of microsoft/F
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fiber_heads.grounding.boxes import class_nms, clip_boxes, decode_boxes, is_at_least
-
-Aggregation = Literal["mean", "max", "power"]
-
-
-@dataclass(frozen=True)
-class DetectionSettings:
-    """How candidates become detections; the defaults are those of object detection.
-
-    Attributes:
-        score_threshold: A class must be more probable than this, before centerness, to be a candidate, in [0, 1].
-        candidates_per_level: The most candidates, pairs of an anchor and a class, that a level passes on.
-        max_iou: Of two boxes of a class with more overlap than this the better one stays.
-        max_detections: The most detections of an image; more only where scores tie with the last one.
-        min_size: Narrower or lower boxes are dropped, in pixels.
-        aggregation: A class's probability from those of its tokens: `mean`, `max`, or `power`, the geometric mean.
-
-    Raises:
-        ValueError: If the aggregation is unknown or a count is not positive.
-    """
-
-    score_threshold: float = 0.05
-    candidates_per_level: int = 1000
-    max_iou: float = 0.6
-    max_detections: int = 100
-    min_size: float = 0.0
-    aggregation: Aggregation = "mean"
-
-    def __post_init__(self) -> None:
-        if self.aggregation not in ("mean", "max", "power"):
-            raise ValueError(f"aggregation must be 'mean', 'max' or 'power', is {self.aggregation!r}")
-        if self.candidates_per_level < 1 or self.max_detections < 1:
-            raise ValueError(
-                "candidates_per_level and max_detections must be at least 1, are "
-                f"{self.candidates_per_level} and {self.max_detections}"
-            )
+from fiber_heads.grounding.config import Aggregation, DetectionSettings
 
 
 @torch.no_grad()

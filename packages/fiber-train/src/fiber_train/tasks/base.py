@@ -17,10 +17,18 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
 from fiber_backbone.seams import load_object, name_of, resolve
-from fiber_data import FiberProcessor, ImageTextCollator, build_evaluation_transform, build_training_transform
+from fiber_data import (
+    FiberProcessor,
+    ImageTextCollator,
+    Transform,
+    build_evaluation_transform,
+    build_training_transform,
+)
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from omegaconf import MISSING
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig
 from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
@@ -71,7 +79,7 @@ class Task(ABC, Generic[Settings]):
         """The texts of samples, from which a tokenizer can be trained."""
 
     @abstractmethod
-    def make_dataset(self, samples: Any, transform: Any, training: bool, model: Any) -> Any:
+    def make_dataset(self, samples: Any, transform: Transform, training: bool, model: Any) -> Dataset:
         """The samples as a map-style data set, for training or for evaluation."""
 
     @abstractmethod
@@ -112,7 +120,7 @@ class Task(ABC, Generic[Settings]):
         """Fields of `FiberConfig` that the model needs set."""
         return {}
 
-    def make_processor(self, tokenizer: Any, start: Any = None) -> Any:
+    def make_processor(self, tokenizer: PreTrainedTokenizerBase, start: Any = None) -> Any:
         """What prepares images and texts.
 
         Args:
@@ -125,7 +133,7 @@ class Task(ABC, Generic[Settings]):
         normalization = {} if start is None else {"mean": start.mean, "std": start.std}
         return FiberProcessor(tokenizer, size, self.config.data.max_length, **normalization)
 
-    def make_transform(self, processor: Any, training: bool) -> Any:
+    def make_transform(self, processor: Any, training: bool) -> Transform:
         """What makes tensors of images."""
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
         return build(processor.image_size, mean=processor.mean, std=processor.std)
@@ -154,7 +162,7 @@ class Task(ABC, Generic[Settings]):
         dataset = self.make_dataset(samples, self.make_transform(processor, False), False, model)
         return self.batches_of(dataset, processor, fabric, **options)
 
-    def batches_of(self, dataset: Any, processor: Any, fabric: Fabric, **options: Any) -> Iterable[dict[str, Any]]:
+    def batches_of(self, dataset: Dataset, processor: Any, fabric: Fabric, **options: Any) -> Iterable[dict[str, Any]]:
         """The same of a data set."""
         options = {"batch_size": self.evaluation_batch_size, **options}
         collate = self.make_collator(processor, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, glance, read_captions
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, Transform, glance, read_captions
 from fiber_heads import PretrainingConfig
 
 from fiber_train.tasks.base import Settings, Task, fill_in
@@ -23,7 +23,7 @@ class CaptionTask(Task[Settings]):
         return (caption for sample in glance(samples, "captions") for caption in sample["captions"])
 
     def make_dataset(
-        self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: Any
     ) -> CaptionDataset:
         """An item for each caption or image in training, for each image with all its captions otherwise."""
         captions = self.config.data.captions if training else "all"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fiber_backbone import FiberBackbone
-from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, glance, read_vqav2
+from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, Transform, glance, read_vqav2
 from fiber_eval import normalize_answer, vqa_accuracy
 from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
@@ -49,14 +49,18 @@ class Answering(Task[AnsweringSettings]):
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
 
     def make_dataset(
-        self, samples: Sequence[QuestionSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[QuestionSample], transform: Transform, training: bool, model: FiberForQuestionAnswering
     ) -> QuestionDataset:
         """Questions; in training with the scores of the model's answers."""
         vocabulary = AnswerVocabulary(model.config.answers) if training else None
         return QuestionDataset(samples, transform, vocabulary, seed=self.config.trainer.seed)
 
     def evaluate(
-        self, model: Any, samples: Sequence[QuestionSample], processor: FiberProcessor, fabric: Fabric
+        self,
+        model: FiberForQuestionAnswering,
+        samples: Sequence[QuestionSample],
+        processor: FiberProcessor,
+        fabric: Fabric,
     ) -> Evaluation:
         """The official accuracy, in percent: `overall`, `yes/no` and other types of answer, `type/...` of question.
 
@@ -70,7 +74,11 @@ class Answering(Task[AnsweringSettings]):
         return Evaluation(measures, {"predictions.json": file}, counts, answers)
 
     def predict(
-        self, model: Any, samples: Sequence[QuestionSample], processor: FiberProcessor, fabric: Fabric
+        self,
+        model: FiberForQuestionAnswering,
+        samples: Sequence[QuestionSample],
+        processor: FiberProcessor,
+        fabric: Fabric,
     ) -> dict[Any, str]:
         """The best answer to each question, over all processes."""
         answers: dict[Any, str] = {}

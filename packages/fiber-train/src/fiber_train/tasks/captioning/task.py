@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, glance
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, Transform, glance
 from fiber_eval import score_captions
 from fiber_eval.captioning import DocumentFrequencies, cider_d_reward, ptb_tokenize
 from fiber_heads import FiberForCaptioning
@@ -59,7 +59,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
             model.reward = CiderReward(processor.tokenizer, DocumentFrequencies.count(references))
 
     def make_dataset(
-        self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: FiberForCaptioning
     ) -> CaptionDataset:
         """As for all captions, with all references of each image where they are rewarded."""
         return CaptionDataset(
@@ -71,7 +71,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
         )
 
     def evaluate(
-        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForCaptioning, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """BLEU, ROUGE-L (0..1) and CIDEr-D (`CIDEr`, 0..10) beside that of the most frequent caption."""
         captions: dict[Any, str] = {}

@@ -31,7 +31,7 @@ from fiber_eval import (
     read_flickr30k_entities,
     referring_accuracy,
 )
-from fiber_heads import DetectionSettings
+from fiber_heads import DetectionSettings, FiberForGrounding
 from fiber_heads.distributed import gather_by_id
 from fiber_heads.grounding.model import REFERRING
 
@@ -45,7 +45,7 @@ Batches = Callable[[Callable[[Any], Any]], Iterable[dict[str, Any]]]
 
 
 def measure_detection(
-    model: Any,
+    model: FiberForGrounding,
     data: DetectionData,
     categories: Mapping[int, str | Wording],
     processor: GroundingProcessor,
@@ -113,7 +113,7 @@ def _coco_rows(image_id: Any, result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def measure_phrases(
-    model: Any,
+    model: FiberForGrounding,
     name: str,
     samples: Sequence[GroundingSample],
     batches: Batches,
@@ -161,7 +161,7 @@ def _annotated(sample: Mapping[str, Any], place: int) -> tuple[Sentence, list[in
 
 
 def measure_expressions(
-    model: Any,
+    model: FiberForGrounding,
     name: str,
     samples: Sequence[GroundingSample],
     processor: GroundingProcessor,
@@ -193,7 +193,7 @@ def _precisions(found: Mapping[Any, Any], targets: Mapping[Any, Any], ks: Sequen
 
 
 def _find_expressions(
-    model: Any, samples: Sequence[GroundingSample], batches: Batches, blind: GroundingProcessor | None
+    model: FiberForGrounding, samples: Sequence[GroundingSample], batches: Batches, blind: GroundingProcessor | None
 ) -> dict[Any, tuple[list[list[float]], list[float]]]:
     """By id the boxes and scores of all processes."""
     found: dict[Any, tuple[list[list[float]], list[float]]] = {}
@@ -204,7 +204,7 @@ def _find_expressions(
 
 
 def _find(
-    model: Any,
+    model: FiberForGrounding,
     samples: Sequence[GroundingSample],
     batches: Batches,
     settings: DetectionSettings,

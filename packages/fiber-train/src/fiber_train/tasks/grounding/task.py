@@ -14,6 +14,7 @@ from fiber_data import (
     GroundingProcessor,
     ImageTextCollator,
     PromptSampler,
+    Transform,
     build_detection_evaluation_transform,
     build_detection_training_transform,
     glance,
@@ -22,6 +23,7 @@ from fiber_data import (
 from fiber_heads import FiberForGrounding, GroundingConfig
 from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
+from transformers import PreTrainedTokenizerBase
 
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task, fill_in
@@ -87,7 +89,7 @@ class Grounding(Task[GroundingSettings]):
             head = GroundingConfig.as_original(**{name: own for name, own in given.items() if own != usual[name]})
         return FiberForGrounding(backbone, head)
 
-    def make_processor(self, tokenizer: Any, start: Any = None) -> GroundingProcessor:
+    def make_processor(self, tokenizer: PreTrainedTokenizerBase, start: Any = None) -> GroundingProcessor:
         """Images of any shape, padded to the backbone's last stride."""
         settings, model = self.settings, self.config.model
         with torch.device("meta"):  # sizes alone
@@ -110,7 +112,9 @@ class Grounding(Task[GroundingSettings]):
             settings.shorter, settings.longest, flip_probability=settings.flip, **normalization
         )
 
-    def make_dataset(self, samples: BoxData, transform: Any, training: bool, model: FiberForGrounding) -> ConcatDataset:
+    def make_dataset(
+        self, samples: BoxData, transform: Transform, training: bool, model: FiberForGrounding
+    ) -> ConcatDataset:
         """All boxes of training; evaluations look at each file for itself."""
         seed = self.config.trainer.seed
         parts: list[Any] = []
@@ -145,7 +149,9 @@ class Grounding(Task[GroundingSettings]):
             size_divisor=processor.size_divisor,
         )
 
-    def evaluate(self, model: Any, samples: BoxData, processor: GroundingProcessor, fabric: Fabric) -> Evaluation:
+    def evaluate(
+        self, model: FiberForGrounding, samples: BoxData, processor: GroundingProcessor, fabric: Fabric
+    ) -> Evaluation:
         """Every file by its benchmark's measure, in 0..1.
 
         `AP`, `AP50` and the others of COCO, or of LVIS (fixed AP); of the file `name` of captions `name/recall@K`; of

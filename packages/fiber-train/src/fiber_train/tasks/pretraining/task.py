@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, derive_seed
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, Transform, derive_seed
 from fiber_eval import RetrievalRecall
 from fiber_heads import FiberForPretraining
 from lightning_fabric import Fabric
@@ -58,7 +57,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return len(self.settings.model.objectives) < 3
 
     def evaluate(
-        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForPretraining, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """Retrieval over all images and captions; matching against hard negatives; masked tokens.
 
@@ -74,7 +73,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return found
 
     def _recall(
-        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForPretraining, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> list[Measure]:
         """Recall by cosines."""
         metric = RetrievalRecall(ks=KS).to(fabric.device)
@@ -89,7 +88,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         return recall_measures(metric.compute(), len(samples))
 
     def _decisions(
-        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForPretraining, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> list[Measure]:
         """Accuracies of the objectives' own decisions, counted over all processes."""
         one = OneCaption(self.config)
@@ -130,7 +129,7 @@ class OneCaption(Pretraining):
     """The same with one caption of each image, among which hard negatives are sought."""
 
     def make_dataset(
-        self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: FiberForPretraining
     ) -> CaptionDataset:
         """An item for each image."""
         return CaptionDataset(samples, transform, captions="random", seed=self.config.trainer.seed)

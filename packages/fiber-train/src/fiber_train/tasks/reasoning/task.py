@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, glance, read_nlvr2
+from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, Transform, glance, read_nlvr2
 from fiber_eval import nlvr2_accuracy
 from fiber_heads import FiberForVisualReasoning
 from fiber_heads.distributed import gather_by_id
@@ -31,13 +30,17 @@ class Reasoning(Task[TaskSettings]):
         return (sample["statement"] for sample in glance(samples, "statement"))
 
     def make_dataset(
-        self, samples: Sequence[ReasoningSample], transform: Any, training: bool, model: Any
+        self, samples: Sequence[ReasoningSample], transform: Transform, training: bool, model: FiberForVisualReasoning
     ) -> ReasoningDataset:
         """Statements with their pairs."""
         return ReasoningDataset(samples, transform, seed=self.config.trainer.seed)
 
     def evaluate(
-        self, model: Any, samples: Sequence[ReasoningSample], processor: FiberProcessor, fabric: Fabric
+        self,
+        model: FiberForVisualReasoning,
+        samples: Sequence[ReasoningSample],
+        processor: FiberProcessor,
+        fabric: Fabric,
     ) -> Evaluation:
         """`accuracy` beside the share of the more frequent label, and `consistency`, in 0..1."""
         judged: dict[str, bool] = {}

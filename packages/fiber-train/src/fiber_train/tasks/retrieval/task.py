@@ -37,7 +37,7 @@ class Retrieval(CaptionTask[RetrievalSettings]):
         return FiberForRetrieval(backbone, with_normalization(self.settings.model, processor))
 
     def evaluate(
-        self, model: Any, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
     ) -> Evaluation:
         """Recall over all images and captions by all that the model has: cosines, matches, or both in two steps.
 

@@ -1,0 +1,161 @@
+"""Settings of the heads: dataclasses alone, so that a configuration is checked without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CAPTION_OBJECTIVES = ("mle", "gold", "cider")
+PRETRAINING_OBJECTIVES = ("itc", "itm", "mlm")
+
+
+@dataclass
+class PretrainingConfig:
+    """What the coarse stage optimizes, and how.
+
+    Args:
+        objectives: Any of `"itc"` (contrast), `"itm"` (matching) and `"mlm"` (masked tokens).
+        temperature: Initial temperature of the contrast.
+        itc_pooler: Whether a tanh layer follows the contrast's projections.
+        queue_size: Features of earlier steps to contrast with; 0 for none. The original has 4096.
+        queue_inputs: What the queue keeps so that its entries can be hard negatives of matching: `"none"` (negatives
+            come from the batch, and cost no encoding), `"uint8"` images on the host (442 KB each at 384 px), or
+            `"float32"`.
+        image_mean: Normalization of `pixel_values`, to store images as uint8.
+        image_std: Likewise.
+        original: Whether to compute exactly what the original computes, with its defects; see `contrastive`.
+
+    Raises:
+        ValueError: If an objective or kind of input is unknown.
+    """
+
+    objectives: tuple[str, ...] = PRETRAINING_OBJECTIVES
+    temperature: float = 0.07
+    itc_pooler: bool = True
+    queue_size: int = 4096
+    queue_inputs: Literal["none", "uint8", "float32"] = "none"
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    original: bool = False
+
+    def __post_init__(self) -> None:
+        self.objectives = tuple(self.objectives)  # lists, when they come from a file
+        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
+        if not self.objectives or set(self.objectives) - set(PRETRAINING_OBJECTIVES):
+            raise ValueError(f"objectives must be some of {', '.join(PRETRAINING_OBJECTIVES)}, are {self.objectives}")
+        if self.queue_inputs not in ("none", "uint8", "float32"):
+            raise ValueError(f"queue_inputs must be 'none', 'uint8' or 'float32', is {self.queue_inputs!r}")
+
+    @classmethod
+    def as_original(cls, **overrides: Any) -> PretrainingConfig:
+        """The settings that reproduce the original step by step, defects included."""
+        return cls(**{"queue_inputs": "float32", "original": True, **overrides})
+
+
+@dataclass
+class GenerationConfig:
+    """How captions are generated.
+
+    Args:
+        num_beams: Hypotheses kept at each step; 1 is greedy search.
+        max_length: Most tokens of a caption, the end token included; the original's is its text length minus 1.
+        min_length: Fewest tokens before the end token.
+        num_return_sequences: Captions of each image, best first; at most `num_beams` unless they are sampled.
+        do_sample: Whether to draw tokens instead of searching.
+        temperature: Divides the logits before drawing; below 1 sharpens.
+        top_k: Draw only from so many likeliest tokens; 0 for all.
+        top_p: Draw only from the likeliest tokens that together have this probability.
+        length_penalty: Power of the length that a hypothesis' log-probability is divided by; above 0 favors long ones.
+        exhaustive: Whether to search on as long as any live hypothesis could, at any length, still enter the
+            best `num_beams`. Otherwise an image is done when `num_beams` hypotheses have ended and no live one is
+            better than the worst of them as it stands.
+        begin_token_id: First token of a text, given, not generated.
+        end_token_id: Last token of a text.
+        pad_token_id: Fills texts up.
+        forbidden_token_ids: Never generated; by default roberta-base's unknown and mask tokens. Those outside the
+            vocabulary are ignored.
+        original: Whether to search as the original did, defects included.
+
+    Raises:
+        ValueError: If a value is out of range, or more captions are wanted than beams.
+    """
+
+    num_beams: int = 5
+    max_length: int = 49
+    min_length: int = 1
+    num_return_sequences: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    length_penalty: float = 1.0
+    exhaustive: bool = False
+    begin_token_id: int = 0
+    end_token_id: int = 2
+    pad_token_id: int = 1
+    forbidden_token_ids: tuple[int, ...] = (3, 50264)
+    original: bool = False
+
+    def __post_init__(self) -> None:
+        self.forbidden_token_ids = tuple(self.forbidden_token_ids)  # lists, when they come from a file
+        for name in ("num_beams", "max_length", "num_return_sequences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
+        if not 0 <= self.min_length < self.max_length:
+            raise ValueError(
+                f"min_length must be at least 0 and less than max_length ({self.max_length}), is {self.min_length}"
+            )
+        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"temperature must be above 0, top_p above 0 and at most 1, and top_k at least 0; they are "
+                f"{self.temperature}, {self.top_p} and {self.top_k}"
+            )
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams ({self.num_beams}); "
+                "search with more beams or set do_sample"
+            )
+
+
+@dataclass
+class CaptioningConfig:
+    """What captioning optimizes, and how it writes.
+
+    Args:
+        objective: `"mle"`, likelihood of the given captions; `"gold"`, the same weighted by how likely a frozen
+            earlier copy of the model finds them; `"cider"`, likelihood of the model's own samples weighted by a reward,
+            beside that of the given captions.
+        refresh_every: Training batches after which GOLD's frozen copy takes over the model's weights.
+        num_samples: Samples of an image for the reward.
+        reward_weight: Of the reward's loss; the likelihood's is 1 minus this.
+        baseline: What a reward is compared with: the `"constant"` 1, or the mean reward of the image's other
+            `"samples"`, which has less variance.
+        generation: How captions are written, and which tokens begin and end them.
+        original: Whether to compute exactly what the original computes; see the module.
+
+    Raises:
+        ValueError: If a value is unknown or out of range.
+    """
+
+    objective: Literal["mle", "gold", "cider"] = "mle"
+    refresh_every: int = 1000
+    num_samples: int = 5
+    reward_weight: float = 0.7
+    baseline: Literal["constant", "samples"] = "constant"
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    original: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.generation, Mapping):  # comes from a file
+            self.generation = GenerationConfig(**self.generation)
+        if self.objective not in CAPTION_OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(CAPTION_OBJECTIVES)}, is {self.objective!r}")
+        if self.baseline not in ("constant", "samples"):
+            raise ValueError(f"baseline must be 'constant' or 'samples', is {self.baseline!r}")
+        least = 2 if self.baseline == "samples" else 1
+        if self.num_samples < least or self.refresh_every < 1:
+            raise ValueError(
+                f"num_samples must be at least {least} with baseline={self.baseline!r} and refresh_every at least 1; "
+                f"they are {self.num_samples} and {self.refresh_every}"
+            )
