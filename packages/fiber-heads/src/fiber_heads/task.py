@@ -204,22 +204,34 @@ class TaskModel(PretrainedModel):
         """Recompute in the backward pass instead of keeping activations: slower training in less memory."""
         self.backbone.set_gradient_checkpointing(enable)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, object] | None = None) -> None:
-        """`set_gradient_checkpointing` as `TrainingArguments(gradient_checkpointing=True)` of transformers asks for it.
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """`set_gradient_checkpointing` as transformers' Trainer asks for it.
 
         Args:
-            gradient_checkpointing_kwargs: Of `torch.utils.checkpoint`; only its way without reentry is known here.
+            activation_checkpointing_kwargs: Of `torch.utils.checkpoint`; only its way without reentry is known here.
+            every_n_layers: 1: every block is recomputed.
+            offload: False: what is kept stays on the device.
 
         Raises:
-            ValueError: Reentry is asked for.
+            ValueError: Something else is asked for.
         """
-        if (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError("gradient_checkpointing_kwargs: use_reentrant=True is not supported here; set it to False")
+        if (activation_checkpointing_kwargs or {}).get("use_reentrant") or every_n_layers != 1 or offload:
+            raise ValueError(
+                "every block is recomputed, without reentry and on the device; leave use_reentrant, every_n_layers "
+                "and offload at their defaults"
+            )
         self.set_gradient_checkpointing(True)
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Back to keeping activations."""
-        self.set_gradient_checkpointing(False)
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, object] | None = None, **options: Any
+    ) -> None:
+        """`activation_checkpointing_enable` by its name in transformers before 6."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def cross_modal_parameter_names(self) -> set[str]:
         """Parameters that bring the streams together: they learn faster than the backbones (the original: times 5)."""
