@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fiber_train.checkpoint import load_task_model
+from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.evaluation import read_evaluation
 from fiber_train.quickstart import FINE, SCRATCH, quickstart
@@ -16,10 +17,18 @@ from .conftest import SMALL
 LITTLE = ["task.model.channels=16", "trainer.max_steps=2", "task.detection.score_threshold=0"]
 
 
-def test_both_stages_and_a_page(tmp_path: Path) -> None:
+def test_both_stages_and_a_page(tmp_path: Path, capsys, monkeypatch) -> None:
     given = [*SMALL, *LITTLE]
+    monkeypatch.setattr("fiber_train.quickstart.SPLITS", {"train": 40, "val": 20})  # the real size takes minutes
+    assert main(["quickstart", "--out", str(tmp_path), *given]) == 0
+    printed = capsys.readouterr().out
+    weights = tmp_path / "fine" / "checkpoints" / "step-000002" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
     reached = quickstart(tmp_path, given, {"train": 40, "val": 20})
     assert reached is not None
+    assert weights.stat().st_mtime_ns == written, "the same call trains nothing again"
+    assert "report.html" in printed
+    assert all(text in printed for text in reached.values())
     coarse, fine, scratch = reached.values()
     assert "20 images, 100 captions" in coarse
     numbers = [read_evaluation(tmp_path / name) for name in ("fine", "fine_from_scratch")]
@@ -39,11 +48,6 @@ def test_both_stages_and_a_page(tmp_path: Path) -> None:
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html), "nothing is fetched from elsewhere"
     true = len(re.findall(r'<rect class="true"', html))
     assert true >= 12, "every caption speaks of something"
-
-    weights = tmp_path / "fine" / "checkpoints" / "step-000002" / "model.safetensors"
-    written = weights.stat().st_mtime_ns
-    assert quickstart(tmp_path, given, {"train": 40, "val": 20}) == reached
-    assert weights.stat().st_mtime_ns == written, "the same call trains nothing again"
 
 
 def test_several_devices_are_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -98,17 +98,6 @@ def test_captions_cannot_smuggle_markup_into_the_report(run: Path, scenes: Path,
     assert "&lt;script&gt;" in html
 
 
-def test_the_quickstart_goes_from_nothing_to_a_report(tmp_path: Path, capsys, monkeypatch) -> None:
-    from fiber_train import quickstart
-
-    monkeypatch.setattr(quickstart, "SPLITS", {"train": 40, "val": 20})  # the real size takes minutes
-    assert main(["quickstart", "--out", str(tmp_path / "quick"), *SMALL]) == 0
-    assert (tmp_path / "quick" / "report.html").is_file()
-    printed = capsys.readouterr().out
-    assert "chance" in printed
-    assert "report.html" in printed
-
-
 def test_real_photos_train_and_are_retrieved(real_photos: Path, tmp_path: Path, capsys) -> None:
     """The same commands on photographs with captions in COCO's format: the coarse recipe, RoBERTa's own tokens."""
     tokenizer = real_photos.parent / "roberta_tokenizer"
