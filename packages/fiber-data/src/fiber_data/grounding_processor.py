@@ -111,15 +111,9 @@ class GroundingProcessor(Processor):
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
             "phrase_maps": [
-                positive_map(encoding, [[span] for span in _kept(own, encoding.offsets)], length)
+                positive_map(encoding, [[span] for span in own], length)
                 for encoding, own in zip(encodings, found, strict=True)
             ],
             "phrase_labels": [torch.arange(len(own)) for own in found],
             "phrase_texts": [[text[a:b] for a, b in own] for text, own in zip(texts, found, strict=True)],
         }
-
-
-def _kept(spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans cut to the characters that have tokens: of a phrase that is longer than the prompt the rest is asked."""
-    last = max((end for _, end in offsets), default=0)
-    return [(min(start, last), min(end, last)) for start, end in spans]
