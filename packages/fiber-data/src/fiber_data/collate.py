@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from tokenizers import Encoding
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -32,11 +33,11 @@ class ImageTextCollator:
     - where the items have them, ``answer_targets`` (B, A) float32 and ``labels`` (B,) int64;
     - the lists ``ids`` (B) and ``texts`` (T), and where the items have them ``references`` and ``answers`` (B),
       lists of texts;
-    - where the items have boxes (`fiber_data.grounding`): the list ``targets`` of B dicts, each with ``boxes``
-      (n, 4), ``labels``, ``area``, ``iscrowd`` (n,), ``image_id`` () and ``positive_map`` (n, L) bool, the tokens of
-      the words that name each box; ``phrases``, ``phrase_labels`` (P,) and ``phrase_maps`` (P, L) bool, the things
-      that the text names and their tokens, and ``spans``, as lists (B); and ``original_sizes`` (B, 2) int64,
-      (height, width) on disk;
+    - where the items have boxes (`fiber_data.grounding`): the list ``targets`` of B dicts, each with ``boxes`` (n, 4),
+      ``labels``, ``area``, ``iscrowd`` (n,), ``image_id`` () and ``positive_map`` (n, L) bool, the tokens of the words
+      that name each box, without the boxes whose words `max_length` cut off; ``phrases``, ``phrase_labels`` (P,) and
+      ``phrase_maps`` (P, L) bool, the things that the text names and their tokens, and ``spans``, as lists (B); and
+      ``original_sizes`` (B, 2) int64, (height, width) on disk;
     - the list ``broken``: a sentence for each sample that could not be read;
     - every other key of the items under its own name: tensors of one shape and type stacked, all else as a list (B).
 
@@ -45,7 +46,7 @@ class ImageTextCollator:
     Args:
         tokenizer: A fast tokenizer, see `fiber_data.load_tokenizer`.
         max_length: Most tokens of a text, special tokens included; longer texts are cut, and a warning says
-            so once.
+            so once. Boxes whose words are cut off altogether are left out, and a warning counts them.
         mlm_probability: Share of tokens to predict, or None for no masking.
         fill_broken: Whether good items of the batch are repeated in place of broken ones. Processes that
             gather features from each other need batches of equal size; a repeated image keeps its
@@ -172,14 +173,30 @@ def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str
     """What a batch of items with boxes has besides: where in the tokens their words are."""
     length = encoded["input_ids"].shape[1]
     pairs = list(zip(items, encoded.encodings or (), strict=True))
+    targets = [_with_tokens(item, encoding, length) for item, encoding in pairs]
+    if num_cut := sum(len(item["spans"]) for item in items) - sum(len(target["boxes"]) for target in targets):
+        warnings.warn(
+            f"boxes left out of a batch because max_length ({length} tokens) cuts off all words that name them: "
+            f"{num_cut}",
+            stacklevel=4,
+        )
     return {
         "original_sizes": torch.tensor([item["original_size"] for item in items]),
-        "targets": [
-            {**item["target"], "positive_map": positive_map(encoding, item["spans"], length)}
-            for item, encoding in pairs
-        ],
+        "targets": targets,
         "phrase_maps": [positive_map(encoding, item["phrases"], length) for item, encoding in pairs],
     }
+
+
+def _with_tokens(item: dict[str, Any], encoding: Encoding, length: int) -> dict[str, Tensor]:
+    """The item's target with the tokens of its boxes, less those whose words are cut off: nothing names them now."""
+    positive = positive_map(encoding, item["spans"], length)
+    if not encoding.overflowing:
+        return {**item["target"], "positive_map": positive}
+    unnamed = torch.tensor([not spans for spans in item["spans"]], dtype=torch.bool)
+    kept = positive.any(1) | unnamed
+    per_box = ("boxes", "labels", "area", "iscrowd")
+    target = {name: value[kept] if name in per_box else value for name, value in item["target"].items()}
+    return {**target, "positive_map": positive[kept]}
 
 
 def pad_images(images: Sequence[Tensor], *, size_divisor: int = 1) -> tuple[Tensor, Tensor]:
