@@ -146,6 +146,7 @@ def test_boxes_whose_words_are_cut_off_are_left_out_and_counted(data, tokenizer)
     for target in batch["targets"]:
         assert target["labels"].tolist() == [1]
         assert {len(target[name]) for name in ("boxes", "area", "iscrowd", "positive_map")} == {1}
+    assert batch["spans"] == [[[(0, 10)]]] * 2
     assert batch["phrase_maps"][0].any(1).tolist() == [True, False, False], "what was asked keeps its place"
 
 

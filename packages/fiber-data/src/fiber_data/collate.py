@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from tokenizers import Encoding
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -173,8 +172,13 @@ def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str
     """What a batch of items with boxes has besides: where in the tokens their words are."""
     length = encoded["input_ids"].shape[1]
     pairs = list(zip(items, encoded.encodings or (), strict=True))
-    targets = [_with_tokens(item, encoding, length) for item, encoding in pairs]
-    if num_cut := sum(len(item["spans"]) for item in items) - sum(len(target["boxes"]) for target in targets):
+    maps = [positive_map(encoding, item["spans"], length) for item, encoding in pairs]
+    # Nothing names a box any more whose words are cut off; one that came without words stays.
+    kept = [
+        positive.any(1) | torch.tensor([not spans or not encoding.overflowing for spans in item["spans"]]).bool()
+        for positive, (item, encoding) in zip(maps, pairs, strict=True)
+    ]
+    if num_cut := sum(int((~own).sum()) for own in kept):
         warnings.warn(
             f"boxes left out of a batch because max_length ({length} tokens) cuts off all words that name them: "
             f"{num_cut}",
@@ -182,21 +186,18 @@ def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str
         )
     return {
         "original_sizes": torch.tensor([item["original_size"] for item in items]),
-        "targets": targets,
+        "targets": [
+            {**_at(own, item["target"]), "positive_map": positive[own]}
+            for own, positive, item in zip(kept, maps, items, strict=True)
+        ],
+        "spans": [list(itertools.compress(item["spans"], own)) for own, item in zip(kept, items, strict=True)],
         "phrase_maps": [positive_map(encoding, item["phrases"], length) for item, encoding in pairs],
     }
 
 
-def _with_tokens(item: dict[str, Any], encoding: Encoding, length: int) -> dict[str, Tensor]:
-    """The item's target with the tokens of its boxes, less those whose words are cut off: nothing names them now."""
-    positive = positive_map(encoding, item["spans"], length)
-    if not encoding.overflowing:
-        return {**item["target"], "positive_map": positive}
-    unnamed = torch.tensor([not spans for spans in item["spans"]], dtype=torch.bool)
-    kept = positive.any(1) | unnamed
+def _at(kept: Tensor, target: dict[str, Tensor]) -> dict[str, Tensor]:
     per_box = ("boxes", "labels", "area", "iscrowd")
-    target = {name: value[kept] if name in per_box else value for name, value in item["target"].items()}
-    return {**target, "positive_map": positive[kept]}
+    return {name: value[kept] if name in per_box else value for name, value in target.items()}
 
 
 def pad_images(images: Sequence[Tensor], *, size_divisor: int = 1) -> tuple[Tensor, Tensor]:

@@ -193,9 +193,9 @@ def _normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> list[v2.T
 def mentions_side(text: str) -> bool:
     """Whether a mirrored image could make a text false: whether a word of it names a side.
 
-    Such are "left", "right" and "clockwise" in any writing ("rightmost", "left-hand", "turnLeft", "top_left2",
-    "upperleft"), and 左 and 右. In doubt a word counts, as in "she left" or "upright": that costs an augmentation, a word
-    overlooked makes a lie. Only words that are surely others ("bright", "cleft", "leftovers", "copyright") do not.
+    Such are 左, 右, and "left", "right" and "clockwise" in any writing ("rightmost", "left-hand", "turnLeft",
+    "top_left2", "upperleft"). In doubt a word counts, as in "she left" or "upright": that costs an augmentation, a
+    word overlooked makes a lie. Only words that are surely others ("bright", "cleft", "leftovers", "copyright") do not.
     Other languages are not read; set the chance of a flip to 0 for them.
     """
     words = _WORD.findall(_HUMP.sub(" ", unicodedata.normalize("NFKC", text)))
