@@ -292,10 +292,20 @@ def test_categories_from_the_shell_are_split(text: str, finetune, scenes: Path, 
     assert found == {"circle", "square"}
 
 
+def test_categories_called_alike_keep_their_own_names(finetune, scenes: Path) -> None:
+    model, _ = load_model(finetune("coco"))
+    names = ["circle_(flat)", "circle_(round)", "Square", "square"]
+    (found,) = model.detect(next((scenes / "images" / "val").glob("*.png")), names, threshold=0.0)
+    assert set(found.text_labels) == set(names)
+    scores = [found.scores[found.labels == label] for label in range(4)]
+    assert torch.equal(scores[2], scores[3]), "the same words"
+    assert not torch.equal(scores[0][:5], scores[1][:5]), "words of their own"
+
+
 def test_what_max_length_cuts_off_is_told(finetune, scenes: Path, tmp_path: Path) -> None:
     """Phrases that are cut off count as not found, of expressions the remaining tokens are asked."""
     model, processor = load_model(finetune("coco"))
-    given = [f"data.root={scenes}", "out=o", "data.max_length=6", *LITTLE]
+    given = [f"data.root={scenes}", "out=o", "data.max_length=6", "data.num_workers=0", *LITTLE]
     processor.max_length = 6
     task = make_task(load_config("refcoco", [*given, "task.evaluate.captions=[scenes]"]))
     samples = task.samples("val")

@@ -23,9 +23,9 @@ _SOFT = re.compile(r"[，、。]|\.\s|(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})|(?<!\d),
 def category_names(categories: Texts) -> list[str]:
     """The categories, none of them empty.
 
-    A lone text is split at semicolons, bars, tabs, line ends and " . ", as in GroundingDINO's prompts, and, where it has
-    none of these, at commas and at periods between words. A comma in a name thus needs a list, or a semicolon beside it:
-    "salt, pepper; dog". Names of a list stay as they are.
+    A lone text is split at semicolons, bars, tabs, line ends and " . ", as in GroundingDINO's prompts, and, where it
+    has none of these, at commas and at periods between words. A comma in a name thus needs a list, or a semicolon
+    beside it: "salt, pepper; dog". Names of a list stay as they are.
 
     Raises:
         ValueError: There is none, or one of a list is empty.
