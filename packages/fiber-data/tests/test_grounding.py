@@ -131,6 +131,23 @@ def test_a_category_that_names_a_side_holds_back_the_flip(data):
         dataset = DetectionDataset(data, build_detection_training_transform(40, 60), make_prompt(names))
         found = {bool(dataset[EpochIndex(0, epoch)]["target"]["boxes"][0, 0] > 20) for epoch in range(20)}
         assert found == flipped
+    arrow = DetectionData(data.samples, {**CATEGORIES, 1: "arrow_(left)"})
+    prompt = make_prompt(arrow.categories)
+    assert prompt.text == "arrow. blue square. zebra"
+    dataset = DetectionDataset(arrow, build_detection_training_transform(40, 60), prompt)
+    assert all(dataset[EpochIndex(0, epoch)]["target"]["boxes"][0, 0] < 20 for epoch in range(20))
+
+
+def test_boxes_whose_words_are_cut_off_are_left_out_and_counted(data, tokenizer):
+    dataset = DetectionDataset(data, build_detection_evaluation_transform(40, 60), make_prompt(CATEGORIES))
+    length = len(tokenizer("red square")["input_ids"])
+    with pytest.warns(UserWarning, match=rf"because max_length \({length} tokens\) cuts off all words .*: 2"):
+        batch = ImageTextCollator(tokenizer, length, mlm_probability=None)([dataset[0], dataset[0]])
+    for target in batch["targets"]:
+        assert target["labels"].tolist() == [1]
+        assert {len(target[name]) for name in ("boxes", "area", "iscrowd", "positive_map")} == {1}
+    assert batch["spans"] == [[[(0, 10)]]] * 2
+    assert batch["phrase_maps"][0].any(1).tolist() == [True, False, False], "what was asked keeps its place"
 
 
 def test_a_image_of_another_size_than_annotated_is_broken(data, tmp_path):

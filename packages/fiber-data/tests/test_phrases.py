@@ -8,6 +8,7 @@ from fiber_data.scenes import generate_scenes
 def test_phrases_are_found_as_whole_words_in_any_case_wherever_they_stand():
     caption = "Cat, a wild  cat and a catfish (C++)"
     assert find_phrases(caption, ["cat", "wild cat", "C++"]) == [[(0, 3), (13, 16)], [(7, 16)], [(32, 35)]]
+    assert find_phrases(caption, "cat") == [[(0, 3), (13, 16)]]
 
 
 def test_phrases_that_do_not_stand_there_are_all_named():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from fiber_data import FiberProcessor, GroundingProcessor, load_processor, train_tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,20 @@ def test_of_a_phrase_longer_than_its_prompt_the_rest_is_asked(processor: Groundi
     assert not beyond.any()
 
 
+def test_a_lone_text_is_one_name_or_one_sentence(processor: GroundingProcessor) -> None:
+    assert processor.category_prompts("dog")["phrase_labels"][0].tolist() == [0]
+    assert processor.phrase_prompts("a dog and a car")["phrase_texts"] == [["a dog", "a car"]]
+
+
+def test_a_category_without_a_token_is_told() -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "dog": 1}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer = normalizers.StripAccents(), pre_tokenizers.Whitespace()
+    tokens = dict.fromkeys(("cls_token", "sep_token", "pad_token", "mask_token"), "[UNK]")
+    processor = GroundingProcessor(PreTrainedTokenizerFast(tokenizer_object=words, **tokens), max_length=9)
+    with pytest.raises(ValueError, match=r"no token for category 1 \('\u0301'\); name it otherwise"):
+        processor.category_prompts(["dog", "\u0301"])
+
+
 def test_saved_and_loaded(processor: GroundingProcessor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     again = GroundingProcessor.from_pretrained(tmp_path)
@@ -78,6 +94,8 @@ def test_a_folder_says_which_processor_it_holds(processor: GroundingProcessor, t
 def test_messages(processor: GroundingProcessor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the span \(3, 99\) is none of the 5 characters of 'a dog'"):
         processor.phrase_prompts(["a dog"], [[(3, 99)]])
+    with pytest.raises(ValueError, match=r"the span 0 is none of .*a list of pairs \(start, end\)"):
+        processor.phrase_prompts(["a dog"], [(0, 5)])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="2 sentences came with spans of 1"):
         processor.phrase_prompts(["a dog", "a car"], [[]])
     with pytest.raises(ValueError, match="images is empty"):

@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+import torch
 from fiber_data import (
     Prompt,
     PromptConfig,
@@ -46,6 +47,54 @@ def test_the_originals_names_are_reproduced(fine_goldens):
 )
 def test_names_are_mended(name, expected):
     assert clean_name(name) == expected
+
+
+BOWS = {1: "bow_(weapon)", 2: "dog", 3: "bow_(decorative_ribbons)", 4: "fish", 5: "fish_(food)"}
+
+
+def test_names_that_only_parentheses_tell_apart_keep_them(tokenizer):
+    (prompt,) = chunk_categories(BOWS, tokenizer)
+    assert words_at(prompt) == {1: "bow (weapon)", 2: "dog", 3: "bow (decorative ribbons)", 4: "fish", 5: "fish (food)"}
+    assert make_prompt(BOWS, [3]).text == "bow (decorative ribbons)", "in every prompt of these categories"
+    assert make_prompt({1: BOWS[1], 2: BOWS[2]}).text == "bow. dog", "alone it needs none"
+    assert make_prompt(BOWS, original=True).text == "bow . dog. bow . fish. fish "
+    own = {1: BOWS[1], 3: Wording("bow", "a ", " of ribbon")}
+    assert make_prompt(own).text == "bow. a bow of ribbon"
+
+
+ALIKE = {
+    1: "Traffic_Light",
+    2: "car",
+    3: "traffic light",
+    4: "traffic-light",
+    5: "stop sign",
+    6: "T-shirt",
+    7: "T+shirt",
+}
+
+
+def test_categories_of_the_same_words_stay_two_and_share_the_words(tokenizer):
+    prompt = make_prompt(ALIKE)
+    assert prompt.text == "Traffic Light. car. stop sign. T-shirt. T+shirt"
+    assert prompt.spans.keys() == ALIKE.keys()
+    assert prompt.spans[1] == prompt.spans[3] == prompt.spans[4]
+    encoded = encode_prompts([prompt], tokenizer)
+    assert encoded["phrase_labels"][0].tolist() == list(ALIKE)
+    assert torch.equal(encoded["phrase_maps"][0][0], encoded["phrase_maps"][0][2])
+    apart = chunk_categories(ALIKE, tokenizer, max_categories=2)
+    assert [number for each in apart for number in each.spans] == list(ALIKE)
+
+
+@pytest.mark.parametrize("present", [[], [1], [3], [1, 3], [2], [4, 2]])
+def test_the_same_words_are_never_right_and_wrong_in_a_prompt(tokenizer, present):
+    settings = {"drop_positives": 0.5, "all_negatives": 0.4}
+    sampler = PromptSampler(ALIKE, tokenizer, PromptConfig(**settings))
+    with seeded(9):
+        for _ in range(100):
+            prompt = sampler(present)
+            assert prompt.text.casefold().replace("-", " ").count("traffic light") <= 1
+            assert ({1, 3, 4} & prompt.spans.keys()) in (set(), {1, 3, 4}), "a name is right for all it names"
+            assert len({prompt.spans[number] for number in {1, 3, 4} & prompt.spans.keys()}) <= 1
 
 
 def test_the_originals_prompts_have_the_same_spans(fine_goldens):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fiber_data import load_tokenizer, mask_tokens, positive_map, train_tokenizer
 from fiber_data.seeding import make_generator
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 
@@ -155,5 +155,32 @@ def test_a_span_of_several_parts_has_the_tokens_of_all_and_an_odd_one_has_none(t
 
 def test_tokens_that_were_cut_off_are_left_out(tokenizer):
     encoded = tokenizer(["red green blue cat dog"], truncation=True, max_length=4)
-    tokens = positive_map(encoded.encodings[0], [[(0, 3)], [(15, 18)]], 4)
-    assert tokens.any(1).tolist() == [True, False]
+    tokens = positive_map(encoded.encodings[0], [[(0, 3)], [(15, 18)], [(0, 22)]], 4)
+    assert tokens.any(1).tolist() == [True, False, True]
+    assert tokens[2].tolist() == [False, True, True, False], "of a phrase that is cut its remaining tokens"
+
+
+def test_every_token_of_a_characters_bytes_counts(tokenizer, real_data):
+    """Of the last character too: the tokens of a span spell its words, whatever the bytes."""
+    for each in (tokenizer, load_tokenizer(real_data("roberta_tokenizer"))):
+        for words in (["自行车", "狗", "dog"], ["👨‍👩‍👧", "cafe\u0301", "e\u0323\u0302"], ["Häuser", "हिन्दी", "½"]):
+            text = ". ".join(words)
+            starts = [text.index(word) for word in words]
+            encoding = each([text]).encodings[0]
+            spans = [[(start, start + len(word))] for start, word in zip(starts, words, strict=True)]
+            maps = positive_map(encoding, spans, len(encoding))
+            ids = torch.tensor(encoding.ids)
+            assert [each.decode(ids[row]).strip() for row in maps] == words
+    roberta = each(["自行车. 狗"]).encodings[0]
+    assert positive_map(roberta, [[(0, 3)], [(5, 6)]], 20).sum(1).tolist() == [8, 3]
+
+
+def test_characters_that_a_tokenizer_drops_or_takes_apart_do_not_end_a_span():
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "nin": 1, "1": 2, "⁄": 3, "2": 4}, unk_token="[UNK]"))
+    words.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    text = "   nin\u0303\u0301\u0302\u0304 ½"
+    encoding = words.encode(text)
+    assert encoding.tokens == ["nin", "1", "⁄", "2"]
+    spans = [[(3, 10)], [(0, len(text))], [(11, 12)], [(0, 3)]]
+    assert positive_map(encoding, spans, 4).int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]

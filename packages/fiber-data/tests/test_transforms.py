@@ -97,12 +97,56 @@ def test_half_of_the_images_are_flipped_but_none_whose_text_names_a_side():
     assert 160 < flipped < 240
 
 
-@pytest.mark.parametrize("text", ["Left of it", "the rightmost dog", "on the right-hand side", "turns anticlockwise"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Left of it", "the rightmost dog", "on the right-hand side", "turns anticlockwise", "counter-clockwise"),
+        *(
+            "turnLeft",
+            "turn_left",
+            "topleft",
+            "leftside",
+            "upperleft",
+            "left2",
+            "2left",
+            "LEFT",
+            "TURNLEFT",
+            "TurnRight",
+        ),
+        *("left-hand", "left\u2011hand", "left\u2013right", "leftmost", "lefts", "lefty", "leftwards", "lefthanded"),
+        *(
+            "bottom_right_corner",
+            "thumbRight",
+            "brightLeft",
+            "thumbright",
+            "upright",
+            "topRIGHT",
+            "arrow.right",
+            "ｌｅｆｔ",
+        ),
+        *(
+            "左边的狗",
+            "a bright dog on the left",
+            "éLeft",
+            "right's",
+            "brightleft",
+            "rightedge",
+            "leftoverright",
+            "a-right",
+        ),
+    ],
+)
 def test_words_that_name_a_side(text):
     assert mentions_side(text)
 
 
-@pytest.mark.parametrize("text", ["a bright cleft", "she righted it", "a cat", "copyright"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a bright cleft", "she righted it", "a cat", "copyright", "Copyrighted", "leftovers", "BRIGHT", "brightRed"),
+        *("a playwright", "frightened", "theft", "outright", "bright_red", "Leftover food", "", "2"),
+    ],
+)
 def test_words_that_name_none(text):
     assert not mentions_side(text)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fiber_backbone import FiberBackbone, fiber_tiny
 from fiber_heads import FiberForGrounding, GroundingConfig
+from fiber_heads.grounding.asking import category_names
 from fiber_heads.grounding.config import DetectionSettings
 from torch import Tensor
 from torch.nn.functional import pad
@@ -21,7 +22,23 @@ class Words:
     """A processor that needs no package: a few words, a token each; pictures are tensors of twice the prepared size."""
 
     def __init__(self) -> None:
-        words = ("a", "red", "blue", "dog", "cat", "horse", "bird", "car", "tree", "man", "hat", "on", ".", "big")
+        words = (
+            "a",
+            "red",
+            "blue",
+            "dog",
+            "cat",
+            "horse",
+            "bird",
+            "car",
+            "tree",
+            "man",
+            "hat",
+            "on",
+            ".",
+            "big",
+            "and",
+        )
         self.ids = {word: number for number, word in enumerate(words, 10)}
 
     def __call__(self, images: list[Tensor] | None = None, text: list[str] | None = None) -> dict[str, Tensor]:
@@ -141,9 +158,55 @@ def test_a_lone_text_is_one_category(asked: FiberForGrounding) -> None:
     (alone,), (listed,) = (asked.detect(image, names, threshold=0.0) for names in ("dog", ["dog"]))
     assert set(alone.text_labels) == {"dog"}
     assert torch.equal(alone.boxes, listed.boxes)
-    for text in ("dog . cat", "dog; cat", "dog\ncat"):
-        with pytest.raises(ValueError, match=r"several categories; give a list of them, \['dog', 'cat'\]"):
-            asked.detect(image, text)
+    (several,) = asked.detect(image, "dog . red cat .", threshold=0.0)
+    (listed,) = asked.detect(image, ["dog", "red cat"], threshold=0.0)
+    assert set(several.text_labels) == {"dog", "red cat"}
+    assert torch.equal(several.boxes, listed.boxes)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("circle", ["circle"]),
+        ("red circle . blue square .", ["red circle", "blue square"]),
+        ("red circle .blue square.", ["red circle", "blue square"]),
+        ("a cat. a remote control.", ["a cat", "a remote control"]),
+        ("red circle; blue square;", ["red circle", "blue square"]),
+        ("red circle\nblue square\r\n\n dog", ["red circle", "blue square", "dog"]),
+        ("red circle\tblue square", ["red circle", "blue square"]),
+        ("person, dog,cat", ["person", "dog", "cat"]),
+        ("person, dog.", ["person", "dog"]),
+        ("person, dog .", ["person", "dog"]),
+        ("自行车，狗", ["自行车", "狗"]),
+        ("salt, pepper; dog", ["salt, pepper", "dog"]),
+        ("salt, pepper;", ["salt, pepper"]),
+        ("St. Bernard; dog", ["St. Bernard", "dog"]),
+        ("1,000 coins, No.5", ["1,000 coins", "No.5"]),
+        ("dog .. cat", ["dog", "cat"]),
+        ("cat.dog.", ["cat", "dog"]),
+        ("a dog | a cat", ["a dog", "a cat"]),
+        ("a .22 rifle", ["a .22 rifle"]),
+    ],
+)
+def test_several_categories_in_a_lone_text(text: str, names: list[str]) -> None:
+    assert category_names(text) == names
+
+
+@pytest.mark.parametrize("empty", ["", " , ", " . ", ";", ".", [], ["dog", " "]])
+def test_no_category_is_told(empty: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="categories must be names, at least one and none empty, as in"):
+        category_names(empty)
+
+
+def test_names_of_a_list_stay_as_they_are() -> None:
+    assert category_names(["salt, pepper", "St. Bernard", "a . b"]) == ["salt, pepper", "St. Bernard", "a . b"]
+
+
+def test_a_sentence_without_words_is_told(asked: FiberForGrounding) -> None:
+    for ask in (asked.ground, asked.refer):
+        for text in ("", " \n"):
+            with pytest.raises(ValueError, match=r"sentence 0 is empty \(.*\); write what to look for"):
+                ask(torch.randn(3, 128, 192), text)
 
 
 def test_a_sentence_without_a_phrase_is_told(asked: FiberForGrounding) -> None:
@@ -154,8 +217,11 @@ def test_a_sentence_without_a_phrase_is_told(asked: FiberForGrounding) -> None:
         found = asked.ground(images, ["a dog", "big"], spans=[[(0, 5)], []], threshold=0.0)
     assert len(found[0].boxes)
     assert not len(found[1].boxes)
-    prompts = asked.processor.phrase_prompts(["a dog"], [[(0, 5)]])
-    prompts["phrase_maps"][0][:] = False  # as of a phrase beyond the longest text
+    prompts = asked.processor.phrase_prompts(["a dog and cat"], [[(0, 5), (6, 13)]])
+    prompts["phrase_maps"][0][1] = False  # as of a phrase beyond the longest text
     asked.processor.phrase_prompts = lambda texts, spans=None: prompts
-    with pytest.warns(UserWarning, match="'a dog' has no token in its text, which is cut at max_length"):
-        asked.ground(images[:1], "a dog")
+    with pytest.warns(UserWarning, match="'and cat' has no token in 'a dog and cat', which is cut at max_length"):
+        asked.ground(images[:1], "a dog and cat")
+    prompts["phrase_maps"][0][:] = False
+    with pytest.raises(ValueError, match="'a dog' has no token in 'a dog and cat', which is cut at max_length"):
+        asked.ground(images[:1], "a dog and cat")

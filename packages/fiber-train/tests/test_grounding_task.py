@@ -24,6 +24,7 @@ from fiber_train.tasks.base import make_task
 from fiber_train.tasks.grounding.boxes import worded_categories
 from fiber_train.tasks.grounding.evaluation import describe
 from fiber_train.tracking import read_metrics
+from lightning_fabric import Fabric
 from PIL import Image
 
 from .conftest import FEW
@@ -270,11 +271,53 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
     captioner = str(finetune("coco"))
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     for words, message in (
-        ([str(photo), "--categories", " , "], "categories must be names, at least one and none empty"),
-        ([str(tmp_path / "broken.jpg"), "--categories", "dog"], "cannot be read as a"),
+        (["detect", str(photo), "--categories", " , "], "categories must be names, at least one and none empty"),
+        (["detect", str(tmp_path / "broken.jpg"), "--categories", "dog"], "cannot be read as a"),
+        (["ground", str(photo), "running"], "'running' names no phrase to look for; give spans, or use refer"),
+        (["refer", str(photo), " "], "sentence 0 is empty"),
     ):
-        assert main(["detect", *words, "--checkpoint", captioner]) == 1
+        out.unlink(missing_ok=True)
+        assert main([*words, "--checkpoint", captioner, "--out", str(out)]) == 1
         assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["circle, square", "circle . square .", "circle; square", "circle\nsquare"])
+def test_categories_from_the_shell_are_split(text: str, finetune, scenes: Path, tmp_path: Path, capsys) -> None:
+    run, image = str(finetune("coco")), str(next((scenes / "images" / "val").glob("*.png")))
+    words = ["--categories", text, "--threshold", "0", "--checkpoint", run, "--out", str(tmp_path / "found.png")]
+    capsys.readouterr()
+    assert main(["detect", image, *words]) == 0
+    found = {line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert found == {"circle", "square"}
+
+
+def test_categories_called_alike_keep_their_own_names(finetune, scenes: Path) -> None:
+    model, _ = load_model(finetune("coco"))
+    names = ["circle_(flat)", "circle_(round)", "Square", "square"]
+    (found,) = model.detect(next((scenes / "images" / "val").glob("*.png")), names, threshold=0.0)
+    assert set(found.text_labels) == set(names)
+    scores = [found.scores[found.labels == label] for label in range(4)]
+    assert torch.equal(scores[2], scores[3]), "the same words"
+    assert not torch.equal(scores[0][:5], scores[1][:5]), "words of their own"
+
+
+def test_what_max_length_cuts_off_is_told(finetune, scenes: Path, tmp_path: Path) -> None:
+    """Phrases that are cut off count as not found, of expressions the remaining tokens are asked."""
+    model, processor = load_model(finetune("coco"))
+    given = [f"data.root={scenes}", "out=o", "data.max_length=6", "data.num_workers=0", *LITTLE]
+    processor.max_length = 6
+    task = make_task(load_config("refcoco", [*given, "task.evaluate.captions=[scenes]"]))
+    samples = task.samples("val")
+    for each in samples.expressions["refcoco"]:  # what it speaks of comes last
+        each["phrases"] = [[(len(each["caption"]) - 1, len(each["caption"]))]]
+    with pytest.warns(UserWarning, match="texts longer than max_length"):
+        found = task.measure(model, samples, processor, Fabric(accelerator="cpu"))
+    num_phrases = sum(len(sample["phrases"]) for sample in samples.captions["scenes"])
+    assert 0 < found.counts["scenes/num_cut_phrases"] < num_phrases
+    assert "phrases (scenes) beyond data.max_length count as not found" in task.describe(found)
+    assert "refcoco/num_cut_phrases" not in found.counts
+    assert all(boxes for boxes, _ in found.outputs["refcoco"].values())
 
 
 def test_a_coarse_model_finds_no_boxes(coarse: Path, scenes: Path, capsys) -> None:

@@ -32,11 +32,11 @@ class ImageTextCollator:
     - where the items have them, ``answer_targets`` (B, A) float32 and ``labels`` (B,) int64;
     - the lists ``ids`` (B) and ``texts`` (T), and where the items have them ``references`` and ``answers`` (B),
       lists of texts;
-    - where the items have boxes (`fiber_data.grounding`): the list ``targets`` of B dicts, each with ``boxes``
-      (n, 4), ``labels``, ``area``, ``iscrowd`` (n,), ``image_id`` () and ``positive_map`` (n, L) bool, the tokens of
-      the words that name each box; ``phrases``, ``phrase_labels`` (P,) and ``phrase_maps`` (P, L) bool, the things
-      that the text names and their tokens, and ``spans``, as lists (B); and ``original_sizes`` (B, 2) int64,
-      (height, width) on disk;
+    - where the items have boxes (`fiber_data.grounding`): the list ``targets`` of B dicts, each with ``boxes`` (n, 4),
+      ``labels``, ``area``, ``iscrowd`` (n,), ``image_id`` () and ``positive_map`` (n, L) bool, the tokens of the words
+      that name each box, without the boxes whose words `max_length` cut off; ``phrases``, ``phrase_labels`` (P,) and
+      ``phrase_maps`` (P, L) bool, the things that the text names and their tokens, and ``spans``, as lists (B); and
+      ``original_sizes`` (B, 2) int64, (height, width) on disk;
     - the list ``broken``: a sentence for each sample that could not be read;
     - every other key of the items under its own name: tensors of one shape and type stacked, all else as a list (B).
 
@@ -45,7 +45,7 @@ class ImageTextCollator:
     Args:
         tokenizer: A fast tokenizer, see `fiber_data.load_tokenizer`.
         max_length: Most tokens of a text, special tokens included; longer texts are cut, and a warning says
-            so once.
+            so once. Boxes whose words are cut off altogether are left out, and a warning counts them.
         mlm_probability: Share of tokens to predict, or None for no masking.
         fill_broken: Whether good items of the batch are repeated in place of broken ones. Processes that
             gather features from each other need batches of equal size; a repeated image keeps its
@@ -172,14 +172,32 @@ def _ground(items: Sequence[dict[str, Any]], encoded: BatchEncoding) -> dict[str
     """What a batch of items with boxes has besides: where in the tokens their words are."""
     length = encoded["input_ids"].shape[1]
     pairs = list(zip(items, encoded.encodings or (), strict=True))
+    maps = [positive_map(encoding, item["spans"], length) for item, encoding in pairs]
+    # Nothing names a box any more whose words are cut off; one that came without words stays.
+    kept = [
+        positive.any(1) | torch.tensor([not spans or not encoding.overflowing for spans in item["spans"]]).bool()
+        for positive, (item, encoding) in zip(maps, pairs, strict=True)
+    ]
+    if num_cut := sum(int((~own).sum()) for own in kept):
+        warnings.warn(
+            f"boxes left out of a batch because max_length ({length} tokens) cuts off all words that name them: "
+            f"{num_cut}",
+            stacklevel=4,
+        )
     return {
         "original_sizes": torch.tensor([item["original_size"] for item in items]),
         "targets": [
-            {**item["target"], "positive_map": positive_map(encoding, item["spans"], length)}
-            for item, encoding in pairs
+            {**_at(own, item["target"]), "positive_map": positive[own]}
+            for own, positive, item in zip(kept, maps, items, strict=True)
         ],
+        "spans": [list(itertools.compress(item["spans"], own)) for own, item in zip(kept, items, strict=True)],
         "phrase_maps": [positive_map(encoding, item["phrases"], length) for item, encoding in pairs],
     }
+
+
+def _at(kept: Tensor, target: dict[str, Tensor]) -> dict[str, Tensor]:
+    per_box = ("boxes", "labels", "area", "iscrowd")
+    return {name: value[kept] if name in per_box else value for name, value in target.items()}
 
 
 def pad_images(images: Sequence[Tensor], *, size_divisor: int = 1) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ caption that name it. For detection the caption is a prompt made of category nam
   detection of each is called: category ids, or 1 .. P;
 - ``id``, ``image_id``, ``index``, ``seed`` as in the other data sets.
 
-A flip is held back by a caption that names a side.
+A flip is held back by a caption that names a side, and by a box whose category does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -61,7 +61,13 @@ class BoxDataset(SeededDataset[Sample]):
         return (self.image_sizes[:, 0] > self.image_sizes[:, 1]).long()
 
     def _ground(
-        self, index: int, sample: Sample, text: str, labels: Sequence[int], spans: Sequence[Spans | None]
+        self,
+        index: int,
+        sample: Sample,
+        text: str,
+        labels: Sequence[int],
+        spans: Sequence[Spans | None],
+        categories: Mapping[int, str] | None = None,
     ) -> dict[str, Any]:
         """The item of a sample; boxes whose spans are None are left out."""
         image = load_image(sample["image"])
@@ -78,7 +84,9 @@ class BoxDataset(SeededDataset[Sample]):
             if own is not None and (self.include_crowds or not sample["iscrowd"][number])
         ]
         boxes = _boxes([sample["boxes"][number] for number in kept], size)
-        item = self.transform({"image": image, "boxes": boxes, "text": text})
+        names = [categories[labels[number]] for number in kept] if categories else []  # "arrow_(left)" is but "arrow"
+        item = self.transform({"image": image, "boxes": boxes, "text": text, "names": names})
+        item.pop("names", None)
         pixel_values = item.pop("image").as_subclass(Tensor).contiguous()
         scale = pixel_values.shape[-2] * pixel_values.shape[-1] / (size[0] * size[1])
         target = {
@@ -151,7 +159,7 @@ class DetectionDataset(BoxDataset[DetectionSample]):
             prompt = self.prompts([label for label, crowd in zip(labels, crowds, strict=True) if not crowd])
         spans = [[prompt.spans[label]] if label in prompt.spans else None for label in labels]
         return {
-            **self._ground(index, sample, prompt.text, labels, spans),
+            **self._ground(index, sample, prompt.text, labels, spans, self.categories),
             "phrases": [[span] for span in prompt.spans.values()],
             "phrase_labels": torch.tensor(list(prompt.spans), dtype=torch.int64),
         }

@@ -56,31 +56,32 @@ class GroundingProcessor(Processor):
         original_sizes = torch.tensor([image.shape[-2:] for image in images])
         return {"pixel_values": pixel_values, "image_sizes": image_sizes, "original_sizes": original_sizes}
 
-    def category_prompts(self, categories: Sequence[str], chunk_size: int | None = None) -> dict[str, Any]:
+    def category_prompts(self, categories: str | Sequence[str], chunk_size: int | None = None) -> dict[str, Any]:
         """Prompts that name all categories, as many as they need.
 
         Args:
-            categories: Their names; the label of each is its index.
+            categories: Their names; the label of each is its index. A lone text is one name.
             chunk_size: Most categories of a prompt, or None for as many as fit.
 
         Returns:
             As `fiber_data.encode_prompts`.
 
         Raises:
-            ValueError: A name is empty or does not fit a prompt.
+            ValueError: A name is empty, has no token or does not fit a prompt.
         """
+        categories = [categories] if isinstance(categories, str) else categories
         prompts = chunk_categories(
             dict(enumerate(categories)), self.tokenizer, max_tokens=self.max_length - 2, max_categories=chunk_size
         )
         return encode_prompts(prompts, self.tokenizer, max_length=self.max_length)
 
     def phrase_prompts(
-        self, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None
+        self, texts: str | Sequence[str], spans: Sequence[Sequence[tuple[int, int]] | None] | None = None
     ) -> dict[str, Any]:
         """Sentences and their phrases.
 
         Args:
-            texts: N sentences.
+            texts: N sentences, or a lone one.
             spans: For each the [start, end) of its phrases in characters; None finds noun phrases by simple rules.
 
         Returns:
@@ -90,13 +91,17 @@ class GroundingProcessor(Processor):
         Raises:
             ValueError: There are not as many lists of spans as sentences, or a span lies outside its sentence.
         """
+        texts = [texts] if isinstance(texts, str) else texts
         given = [None] * len(texts) if spans is None else list(spans)
         if len(given) != len(texts):
             raise ValueError(f"{len(texts)} sentences came with spans of {len(given)}; give a list for each")
         found = [noun_phrases(text) if own is None else list(own) for text, own in zip(texts, given, strict=True)]
         for text, own in zip(texts, found, strict=True):
-            if wrong := [span for span in own if not 0 <= span[0] < span[1] <= len(text)]:
-                raise ValueError(f"the span {wrong[0]} is none of the {len(text)} characters of {text!r}")
+            if wrong := [span for span in own if not _lies_in(text, span)]:
+                raise ValueError(
+                    f"the span {wrong[0]} is none of the {len(text)} characters of {text!r}; give for each sentence a "
+                    "list of pairs (start, end)"
+                )
         encoded = self.tokenizer(
             list(texts),
             padding=True,
@@ -111,7 +116,7 @@ class GroundingProcessor(Processor):
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
             "phrase_maps": [
-                positive_map(encoding, [[span] for span in _kept(own, encoding.offsets)], length)
+                positive_map(encoding, [[span] for span in own], length)
                 for encoding, own in zip(encodings, found, strict=True)
             ],
             "phrase_labels": [torch.arange(len(own)) for own in found],
@@ -119,7 +124,5 @@ class GroundingProcessor(Processor):
         }
 
 
-def _kept(spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans cut to the characters that have tokens: of a phrase that is longer than the prompt the rest is asked."""
-    last = max((end for _, end in offsets), default=0)
-    return [(min(start, last), min(end, last)) for start, end in spans]
+def _lies_in(text: str, span: Any) -> bool:
+    return isinstance(span, Sequence) and len(span) == 2 and 0 <= span[0] < span[1] <= len(text)

@@ -26,12 +26,12 @@ _ARTICLES = frozenset(
 _SIDES = frozenset(["left", "right", "front", "top", "bottom"])  # "left of" is a preposition, "the left eye" is not
 
 
-def find_phrases(caption: str, phrases: Sequence[str]) -> list[list[tuple[int, int]]]:
+def find_phrases(caption: str, phrases: str | Sequence[str]) -> list[list[tuple[int, int]]]:
     """Finds phrases in a caption, as whole words and in any case.
 
     Args:
         caption: The caption.
-        phrases: The phrases.
+        phrases: The phrases, or a lone one.
 
     Returns:
         For each phrase the [start, end) of every occurrence, in characters of the caption.
@@ -43,6 +43,7 @@ def find_phrases(caption: str, phrases: Sequence[str]) -> list[list[tuple[int, i
         >>> find_phrases("A dog and a black dog.", ["dog", "a black dog"])
         [[(2, 5), (18, 21)], [(10, 21)]]
     """
+    phrases = [phrases] if isinstance(phrases, str) else phrases
     patterns = [r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases]
     found = [
         [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", caption, re.IGNORECASE)] if pattern else []

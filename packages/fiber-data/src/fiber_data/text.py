@@ -16,7 +16,6 @@ SPECIAL_TOKENS = {
     "mask_token": "<mask>",
 }
 _IGNORED_LABEL = -100
-_TOLERANCE = 3  # characters that an end of a span may lie off a token
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -151,8 +150,9 @@ def _draw(shape: torch.Size, generator: torch.Generator | Sequence[torch.Generat
 def positive_map(encoding: Encoding, spans: Sequence[Sequence[tuple[int, int]]], length: int) -> Tensor:
     """The tokens that stand for phrases.
 
-    As in the original, where no token covers the first character of a span (a blank), the next two are tried, and
-    the two before its last likewise. A span that still has no token counts for nothing.
+    Of a span these are all from the first to the last that hold a character of it: a character may have several tokens,
+    as most do in byte-level vocabularies, and blanks or accents may have none. In the original a span ends with the
+    first token of its last character, and has no tokens where more than two blanks stand at one of its ends.
 
     Args:
         encoding: One tokenized text of a fast tokenizer, such as ``tokenizer([text]).encodings[0]``.
@@ -160,7 +160,7 @@ def positive_map(encoding: Encoding, spans: Sequence[Sequence[tuple[int, int]]],
         length: Number of token positions L; tokens beyond it, and those that truncation cut off, are left out.
 
     Returns:
-        bool (n, L); a row is all False where no token covers the phrase.
+        bool (n, L); a row is all False where no token holds a character of the phrase.
 
     Example:
         >>> tokenizer = train_tokenizer(["a dog", "a cat"], 300)
@@ -169,16 +169,11 @@ def positive_map(encoding: Encoding, spans: Sequence[Sequence[tuple[int, int]]],
                 [0, 0, 0, 0, 0]], dtype=torch.int32)
     """
     tokens = torch.zeros(len(spans), length, dtype=torch.bool)
+    starts, ends = torch.tensor(encoding.offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
     for row, of_phrase in zip(tokens, spans, strict=True):
         for start, end in of_phrase:
-            first = _token_at(encoding, range(start, start + _TOLERANCE))
-            last = _token_at(encoding, range(end - 1, end - 1 - _TOLERANCE, -1))
-            if first is not None and last is not None:
-                row[first : last + 1] = True
+            # Special tokens and a lone space of RoBERTa's hold no character: their offsets are empty.
+            holding = ((starts < ends) & (starts < end) & (ends > start)).nonzero()
+            if len(holding):
+                row[int(holding[0]) : int(holding[-1]) + 1] = True
     return tokens
-
-
-def _token_at(encoding: Encoding, positions: Sequence[int]) -> int | None:
-    """The token of the first of some characters that has one."""
-    tokens = (encoding.char_to_token(position) for position in positions if position >= 0)
-    return next((token for token in tokens if token is not None), None)

@@ -8,6 +8,7 @@ this package seed it per sample.
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,13 @@ from torchvision.transforms.v2 import functional as F
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_SIDE_WORDS = re.compile(r"\b(left|right)(most|hand|wards?|s)?\b|clockwise", re.IGNORECASE)
+_SIDES = re.compile(r"left|right|clockwise|[左右]")
+_WORD = re.compile(r"[^\W\d_]+")
+_HUMP = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])")  # between the words of "turnLeft"
+_OTHER_WORDS = re.compile(  # what words of another meaning begin with, or are
+    r"^(cleft|leftover|leftis[tm]|(eye|over)?bright|(af|stage)?fright|(cart|mill|play|ship|wain|wheel)?wright|spright"
+    r"|copyright|birthright|forthright|outright|right(ed|ing|ly|eous|eously|ful|fully)$|al?right$)"
+)
 _GRAY = 128  # what moves into the image from outside
 _MAX_MAGNITUDE = 10
 
@@ -184,8 +191,15 @@ def _normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> list[v2.T
 
 
 def mentions_side(text: str) -> bool:
-    """Whether a text holds a word that a mirrored image would make false ("left", "rightmost", "clockwise")."""
-    return _SIDE_WORDS.search(text) is not None
+    """Whether a mirrored image could make a text false: whether a word of it names a side.
+
+    Such are 左, 右, and "left", "right" and "clockwise" in any writing ("rightmost", "left-hand", "turnLeft",
+    "top_left2", "upperleft"). In doubt a word counts, as in "she left" or "upright": that costs an augmentation, a
+    word overlooked makes a lie. Only words that are surely others ("bright", "cleft", "leftovers", "copyright") do not.
+    Other languages are not read; set the chance of a flip to 0 for them.
+    """
+    words = _WORD.findall(_HUMP.sub(" ", unicodedata.normalize("NFKC", text)))
+    return any(_SIDES.search(_OTHER_WORDS.sub("", word.lower())) for word in words)
 
 
 class FlipUnlessSided(v2.Transform):

@@ -13,19 +13,39 @@ from torch import Tensor
 
 from fiber_heads.grounding.config import DetectionSettings
 from fiber_heads.grounding.detections import Detections
-from fiber_heads.processing import Image, Images, Texts, as_list
+from fiber_heads.processing import Image, Images, Texts
 
-SEVERAL_NAMES = re.compile(r" \. |;|[\r\n]")
+# What no name holds, and what one may ("St. Bernard", "salt, pepper"). Line ends are those of `str.splitlines`.
+_HARD = re.compile(r"[;；|\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]|\s\.(?!\d)")
+_SOFT = re.compile(r"[，、。]|\.\s|(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})|(?<!\d),|,(?!\d)")
 
 
 def category_names(categories: Texts) -> list[str]:
-    """The categories, none of them empty."""
-    if isinstance(categories, str) and SEVERAL_NAMES.search(categories.strip()):
-        parts = [part.strip() for part in SEVERAL_NAMES.split(categories) if part.strip(" .")]
-        raise ValueError(f"one text holds several categories; give a list of them, {parts}")
-    names = as_list(categories)
+    """The categories, none of them empty.
+
+    A lone text is split at semicolons, bars, tabs, line ends and " . ", as in GroundingDINO's prompts, and, where it
+    has none of these, at commas and at periods between words. A comma in a name thus needs a list, or a semicolon
+    beside it: "salt, pepper; dog". Names of a list stay as they are.
+
+    Raises:
+        ValueError: There is none, or one of a list is empty.
+
+    Example:
+        >>> category_names("red circle . blue square ."), category_names("person, dog"), category_names("circle")
+        (['red circle', 'blue square'], ['person', 'dog'], ['circle'])
+    """
+    if isinstance(categories, str):
+        text = categories.strip().removesuffix(".")
+        parts = _HARD.split(text)
+        parts = parts if len(parts) > 1 else _SOFT.split(text)
+        names = [name for part in parts if (name := part.strip(" ."))]
+    else:
+        names = list(categories)
     if not names or any(not name.strip() for name in names):
-        raise ValueError(f"categories must be names, at least one and none empty; they are {names}")
+        raise ValueError(
+            "categories must be names, at least one and none empty, as in ['person', 'dog'] or 'person, dog'; "
+            f"they are {categories!r}"
+        )
     return names
 
 
@@ -52,14 +72,21 @@ def named_results(
     return results
 
 
+def check_words(texts: Sequence[str]) -> None:
+    """ValueError if a sentence has no words."""
+    if blank := [number for number, text in enumerate(texts) if not text.strip()]:
+        raise ValueError(f"sentence {blank[0]} is empty ({texts[blank[0]]!r}); write what to look for")
+
+
 def tell_unasked(texts: Sequence[str], prompts: Mapping[str, Any]) -> None:
     """ValueError if there is nothing to look for in any sentence; a warning for a sentence or a phrase."""
     phrases = prompts["phrase_texts"]
-    if empty := [text for text, own in zip(texts, phrases, strict=True) if not own]:
-        sentence = f"{empty[0]!r} names no phrase to look for; give spans, or use refer to look for all of it"
-        if len(empty) == len(texts):
-            raise ValueError(sentence)
+    unasked = [f"{text!r} names no phrase to look for" for text, own in zip(texts, phrases, strict=True) if not own]
+    unasked = [f"{sentence}; give spans, or use refer to look for all of it" for sentence in unasked]
+    for text, own, maps in zip(texts, phrases, prompts["phrase_maps"], strict=True):
+        cut = [phrase for phrase, tokens in zip(own, maps, strict=True) if not tokens.any()]
+        unasked += [f"{phrase!r} has no token in {text!r}, which is cut at max_length; shorten it" for phrase in cut]
+    if unasked and not any(maps.any() for maps in prompts["phrase_maps"]):
+        raise ValueError(unasked[0])
+    for sentence in unasked:
         warnings.warn(sentence, stacklevel=4)
-    for own, maps in zip(phrases, prompts["phrase_maps"], strict=True):
-        if cut := [phrase for phrase, tokens in zip(own, maps, strict=True) if not tokens.any()]:
-            warnings.warn(f"{cut[0]!r} has no token in its text, which is cut at max_length; shorten it", stacklevel=4)

@@ -10,7 +10,7 @@ import torch
 from fiber_backbone import FiberBackbone, ImageState, KeyMap, LoadReport, TextState
 from torch import Tensor
 
-from fiber_heads.grounding.asking import category_names, named_results, settings_above, tell_unasked
+from fiber_heads.grounding.asking import category_names, check_words, named_results, settings_above, tell_unasked
 from fiber_heads.grounding.assignment import assign_anchors
 from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
 from fiber_heads.grounding.config import DetectionSettings, GroundingConfig
@@ -133,7 +133,8 @@ class FiberForGrounding(TaskModel):
 
         Args:
             images: One image or several, as the processor takes them.
-            categories: Their names; a lone text is one category.
+            categories: Their names; a lone text is one category, or several with separators between them, see
+                `fiber_heads.grounding.asking.category_names`.
             threshold: The returned scores lie above this; a score is the root of the category's probability times the
                 centerness.
             chunk_size: Categories of a prompt; as many as fit by default.
@@ -144,8 +145,7 @@ class FiberForGrounding(TaskModel):
             `categories`, and `text_labels`, their names.
 
         Raises:
-            ValueError: If there is no category, one is empty or does not fit a prompt, several stand in one text, or
-                the model has no processor.
+            ValueError: If there is no category, one is empty or does not fit a prompt, or the model has no processor.
         """
         names = category_names(categories)
         prompts = self._prompts().category_prompts(names, chunk_size)
@@ -174,8 +174,8 @@ class FiberForGrounding(TaskModel):
             As `detect`; `labels` are indices into the sentence's phrases, `text_labels` the phrases.
 
         Raises:
-            ValueError: If there are not as many sentences as images, one is empty, or none has a phrase. A sentence
-                without a phrase among others, and a phrase that was cut off, is warned of.
+            ValueError: If there are not as many sentences as images, one is empty, or none has a phrase that is asked.
+                A sentence without a phrase among others, and a phrase that was cut off, is warned of.
         """
         return self._ground(images, as_list(captions), spans, threshold, settings_above(threshold, settings))
 
@@ -187,6 +187,7 @@ class FiberForGrounding(TaskModel):
         threshold: float,
         settings: DetectionSettings,
     ) -> list[Detections]:
+        check_words(texts)
         inputs = self.prepare(images, texts)
         if len(inputs["pixel_values"]) != len(texts):
             raise ValueError(f"{len(inputs['pixel_values'])} images and {len(texts)} sentences came; give one each")
@@ -202,7 +203,11 @@ class FiberForGrounding(TaskModel):
             expressions: One for each.
 
         Returns:
-            As `ground`, with the best box of each image.
+            As `ground`, with the best box of each image. Of an expression longer than the processor's `max_length`
+            the remaining tokens are asked.
+
+        Raises:
+            ValueError: If there are not as many expressions as images, or one is empty.
         """
         texts = as_list(expressions)
         whole = [[(0, len(text))] for text in texts]

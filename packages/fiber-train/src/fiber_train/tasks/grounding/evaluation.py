@@ -122,13 +122,16 @@ def measure_phrases(
 ) -> Evaluation:
     """Recall at K of boxes for phrases, by any box of a phrase; the predictions are MDETR's for Flickr30k.
 
+    Phrases that the longest text cuts off cannot be asked, and count as not found; `num_cut_phrases` says how many.
     `split` is that of `settings.entities`, from which types of phrases come.
     """
     known = glance(samples, "id", "original_id", "sentence_id", "caption", "phrases", "boxes", "spans")
     asked = {sample["id"]: _annotated(sample, place) for place, sample in enumerate(known)}
     found: dict[Any, list[list[list[float]]]] = {}
+    cut: dict[Any, int] = {}
     for batch, results in _find(model, samples, batches, settings.detection):
-        for entry, result in zip(batch["ids"], results, strict=True):
+        for entry, result, maps in zip(batch["ids"], results, batch["phrase_maps"], strict=True):
+            cut[entry] = sum(not maps[label - 1].any() for label in asked[entry][1])
             found[entry] = [result["boxes"][result["labels"] == label].tolist() for label in asked[entry][1]]
     found = gather_by_id(found)
     boxes = {asked[entry][0].key: of_phrases for entry, of_phrases in found.items()}
@@ -138,6 +141,8 @@ def measure_phrases(
     entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": each} for key, each in boxes.items()]
     files, counts = {f"{name}.json": json.dumps(entries)}, {_sentences(name): len(samples)}
     measured = Evaluation([], files, counts, {name: found})
+    if num_cut := sum(gather_by_id(cut).values()):
+        measured.counts[_cut_phrases(name)] = num_cut
     if any(sentence.phrases for sentence in sentences):
         titles = {"recall@1": f"phrases of captions found, {name}"}
         measured.measures += [
@@ -197,7 +202,11 @@ def _find_expressions(
 ) -> dict[Any, tuple[list[list[float]], list[float]]]:
     """By id the boxes and scores of all processes."""
     found: dict[Any, tuple[list[list[float]], list[float]]] = {}
-    for batch, results in _find(model, samples, batches, REFERRING, blind):
+
+    def whole(make: Callable[[Any], Any]) -> Iterator[dict[str, Any]]:
+        return map(_with_tokens_left, batches(make))
+
+    for batch, results in _find(model, samples, whole, REFERRING, blind):
         for entry, result in zip(batch["ids"], results, strict=True):
             found[entry] = (result["boxes"].tolist(), result["scores"].tolist())
     return gather_by_id(found)
@@ -216,6 +225,16 @@ def _find(
         yield batch, model.find(asked, settings)
 
 
+def _with_tokens_left(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch in which an expression whose phrase is cut off is asked by all the tokens that are left of it."""
+    maps = []
+    for own, mask in zip(batch["phrase_maps"], batch["attention_mask"].bool(), strict=True):
+        words = mask.clone()
+        words[0] = words[mask.sum() - 1] = False  # the special tokens
+        maps.append(own if own.any() else own | words.to(own.device))
+    return {**batch, "phrase_maps": maps}
+
+
 def _empty_texts(count: int, processor: GroundingProcessor) -> dict[str, Any]:
     """Empty texts, whose special tokens stand for one phrase."""
     tokens = processor(text=[""] * count)
@@ -225,6 +244,10 @@ def _empty_texts(count: int, processor: GroundingProcessor) -> dict[str, Any]:
 
 def _sentences(name: str) -> str:
     return f"{name}/num_sentences"
+
+
+def _cut_phrases(name: str) -> str:
+    return f"{name}/num_cut_phrases"
 
 
 def _expressions(name: str) -> str:
@@ -241,6 +264,8 @@ def describe(found: Evaluation) -> str:
         if (count := found.counts.get(_sentences(name))) is not None:
             shown = "   ".join(f"R@{k} {found[f'{name}/recall@{k}']:.3f}" for k in _KS)
             lines.append(f"{count:,} captions ({name})   {shown}")
+        if num_cut := found.counts.get(_cut_phrases(name)):
+            lines.append(f"{num_cut:,} phrases ({name}) beyond data.max_length count as not found")
         if (count := found.counts.get(_expressions(name))) is not None:
             accuracy = found.find(f"{name}/P@1")
             line = f"{count:,} expressions ({name})   accuracy {accuracy.value:.3f}"

@@ -14,12 +14,15 @@ from fiber_train.options import add_checkpoint, load_checkpoint
 def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Find objects by name, and draw boxes."""
     _add_image(parser)
-    parser.add_argument("--categories", required=True, help="what to find, such as 'person, dog'")
+    parser.add_argument(
+        "--categories",
+        required=True,
+        help="what to find: 'person, dog'; with ; or ' . ' between, names may hold commas",
+    )
     _add_threshold(parser)
 
     def find(model: Any, options: Namespace) -> dict[str, Any]:
-        categories = [name.strip() for name in options.categories.split(",")]
-        return model.detect(options.image, categories, threshold=options.threshold)[0]
+        return model.detect(options.image, options.categories, threshold=options.threshold)[0]
 
     return lambda options: _show(find, options)
 
