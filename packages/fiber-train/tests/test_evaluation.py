@@ -82,8 +82,8 @@ def test_a_monitor_that_is_not_measured_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "best").exists()
 
 
-def test_what_is_no_number_is_never_the_best(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="accuracy is no number at step 1; these weights are not kept"):
+def test_what_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="accuracy is nan after step 1, which is never kept as the best"):
         assert best_of([0.3, math.nan, 0.2], "accuracy", tmp_path) == (0, 0.3)
 
 

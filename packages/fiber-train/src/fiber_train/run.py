@@ -210,7 +210,7 @@ def keep_best(
 ) -> None:
     """Writes `best/`, weights, numbers and predictions, if these are the best so far by the measure `monitor`.
 
-    A value that is no number is never the best. Without a monitor nothing is kept.
+    A value that is not finite is never the best. Without a monitor nothing is kept.
 
     Raises:
         ValueError: The evaluation has no such measure.
@@ -223,8 +223,8 @@ def keep_best(
             f"{WAYS_OUT}"
         )
     measure, path = found.find(monitor), out / "best" / EVALUATION_FILE
-    if math.isnan(measure.value):
-        warnings.warn(f"task.monitor: {monitor} is no number at step {step}; these weights are not kept", stacklevel=2)
+    if not math.isfinite(measure.value):
+        warnings.warn(f"{monitor} is {measure.value} after step {step}, which is never kept as the best", stacklevel=2)
         return
     old = Evaluation.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Evaluation()
     if monitor in old:  # else it was kept by another
