@@ -55,7 +55,7 @@ def test_null_ids_are_refused(null: Any) -> None:
     with pytest.raises(ValueError, match="ids must be whole numbers"):
         CocoAP(annotations(1)).update([found(10)], ids=[null])
     with pytest.raises(ValueError, match="id must be an integer"):
-        coco_ap([], annotations(1, null))
+        coco_ap([], annotations(null))
     with pytest.raises(ValueError, match="image_ids must be integers"):
         RetrievalRecall().update(image_features=torch.ones(1, 2), image_ids=[null])
 
