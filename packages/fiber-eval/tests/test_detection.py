@@ -211,7 +211,7 @@ def test_batches_order_and_repeats_change_nothing(backend: str):
     for start in range(9, -1, -3):
         metric.update([given[i] for i in ids[start : start + 3]], ids=torch.tensor(ids[start : start + 3]))
     nothing = {name: value[:0] for name, value in given[ids[0]].items()}
-    metric.update([given[ids[5]], nothing], ids=[ids[5], ids[0]])  # came before: ignored
+    metric.update([given[ids[5]], given[ids[0]]], ids=[ids[5], ids[0]])  # came before: counts once
     assert {name: value.item() for name, value in metric.compute().items()} == expected
     metric.reset()
     metric.update([nothing] * len(ids), ids=ids)

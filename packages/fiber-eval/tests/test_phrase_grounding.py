@@ -177,7 +177,7 @@ def test_options_refused(options: dict, message: str):
 
 
 def test_annotations_refused():
-    with pytest.raises(ValueError, match="'phrase 0 of sentence 1 of image 7' is annotated twice"):
+    with pytest.raises(ValueError, match="sentence 1 of image 7 is annotated twice"):
         PhraseGroundingRecall([*sentences(), sentences()[1]])
     with pytest.raises(ValueError, match="the annotations hold no phrase"):
         PhraseGroundingRecall(sentences()[:1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
-from fiber_train.evaluation import Evaluation, Measure, read_evaluation, write_json
+from fiber_train.evaluation import Evaluation, LeftOut, Measure, read_evaluation, write_json
 from fiber_train.run import keep_best
 from fiber_train.tasks.recall import recall_measures
 
@@ -75,8 +76,32 @@ def test_a_monitor_that_is_not_measured_is_named(tmp_path: Path) -> None:
         ValueError, match=r"task.monitor: .*no measure 'acuracy'.*; it has accuracy, mean_rank, words/mean"
     ):
         keep_best(tmp_path, "acuracy", FOUND, 1, lambda folder: None)
-    keep_best(tmp_path, "acuracy", Evaluation(counts={"num_images": 4}), 1, lambda folder: None)  # no annotations
+    with pytest.raises(ValueError, match=r"it has none; set data.eval_split .*or task.monitor=none to keep no best"):
+        keep_best(tmp_path, "acuracy", Evaluation(counts={"num_images": 4}), 1, lambda folder: None)
+    keep_best(tmp_path, None, FOUND, 1, lambda folder: None)
     assert not (tmp_path / "best").exists()
+
+
+def test_what_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="accuracy is nan after step 1, which is never kept as the best"):
+        assert best_of([0.3, math.nan, 0.2], "accuracy", tmp_path) == (0, 0.3)
+
+
+def test_another_measure_may_keep_the_best_from_now_on(tmp_path: Path) -> None:
+    best_of([0.3], "accuracy", tmp_path)
+    assert best_of([0.1], "other", tmp_path) == (0, 0.1)
+
+
+def test_what_is_left_out_is_counted_named_and_written() -> None:
+    gone = LeftOut.of("phrases", [7, 7, "b", 8, 9, 10, 11], 9, "no box", "mixed")
+    found = Evaluation([Measure("recall", 0.5)], counts={"num_phrases": 2}, left_out=gone)
+    found += Evaluation(left_out=LeftOut.of("images", [1, 2], 2, "no annotations") + LeftOut.of("images", [], 2, "odd"))
+    assert found.numbers() == {"num_phrases": 2, "left_out/mixed/phrases": 7, "left_out/images": 2, "recall": 0.5}
+    assert list(map(str, found.left_out)) == [
+        "7 of 9 phrases (mixed) not measured: no box (7, b, 8, 9, 10, ...)",
+        "2 of 2 images not measured: no annotations",
+    ]
+    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))).left_out == found.left_out
 
 
 def test_ranks_are_better_low_and_recalls_have_chance() -> None:

@@ -295,7 +295,9 @@ def test_a_metric_beside_a_tasks_own_keeps_the_best(coarse: Path, scenes: Path, 
     assert "overall" in results
     assert "eval/share_of_yes/yes" in {name for _, name, _ in read_metrics(tmp_path)}
     config = load_config(["vqa", "small"], [*given, f"out={tmp_path / 'other'}", "task.monitor=share_of_no"])
-    with pytest.raises(ValueError, match=r"task.monitor: the evaluation has no measure 'share_of_no'"):
+    with pytest.raises(
+        ValueError, match=r"task.monitor: the held-out samples \(val\) will have no measure 'share_of_no'"
+    ):
         train(config)
 
 

@@ -29,9 +29,10 @@ class MappedSamples(Sequence[Sample]):
         rows: The table. It is sent to worker processes as it is.
         make: The sample of a row, a dict as of `fiber_data.read_captions` or another reader. ``image`` may be anything
             that `fiber_data.load_image` takes. Worker processes that are spawned need a function of a module.
-        columns: Values of keys of all samples that are known without making them. ``captions`` is asked of captions;
-            ``image_id`` and ``answers`` of questions; ``label`` of sentences about two images; ``size`` of boxes; and
-            ``original_id`` of captions with boxes, one of which is drawn for each image.
+        columns: Values of keys of all samples that are known without making them. ``id`` is asked of all that are
+            measured; ``captions`` of captions; ``image_id`` and ``answers`` of questions; ``label`` of sentences about
+            two images; ``size`` of boxes; and ``original_id`` of captions with boxes, one of which is drawn for each
+            image.
 
     Raises:
         ValueError: A column has not as many values as there are rows.

@@ -123,7 +123,7 @@ class ReasoningDataset(SeededDataset[ReasoningSample]):
 
     def __init__(self, samples: Iterable[ReasoningSample], transform: Transform, *, seed: int = 0) -> None:
         super().__init__(samples, transform, seed)
-        num_labeled = sum(sample["label"] is not None for sample in glance(self.samples, "label"))
+        num_labeled = sum(sample.get("label") is not None for sample in glance(self.samples, "label"))
         if num_labeled not in (0, len(self)):
             raise ValueError(
                 f"{num_labeled} of {len(self)} sentences have a label: make one set of these, another of the rest"
@@ -135,6 +135,6 @@ class ReasoningDataset(SeededDataset[ReasoningSample]):
         text = {"text": sample["statement"]}
         images: list[Tensor] = [self.transformed(image, text)["pixel_values"] for image in sample["images"]]
         item = {"pixel_values": torch.stack(images), **text, "text_id": index, "id": sample["id"], "image_id": index}
-        if sample["label"] is not None:
-            item["labels"] = torch.tensor(int(sample["label"]))
+        if (label := sample.get("label")) is not None:
+            item["labels"] = torch.tensor(int(label))
         return item

@@ -14,6 +14,8 @@ from pycocotools import mask as rle_ops
 from fiber_eval.files import read_json, some
 
 IouType = Literal["bbox", "segm"]
+SAME_REGION_TOLERANCE = 0.05  # of areas and scores
+
 Entries = Sequence[Mapping[str, Any]]
 Given = Entries | Mapping[str, Any] | Path | str
 """What a file holds, or its path."""
@@ -41,6 +43,21 @@ class Regions:
     def of_image(self, image_id: int) -> Regions:
         """The same regions under another image id."""
         return replace(self, image_ids=np.full(len(self), image_id, dtype=np.int64))
+
+    def resembles(self, other: Regions) -> bool:
+        """Whether these are the other's regions, but for the rounding of low precision and of another batch.
+
+        Rounding also moves regions of nearly equal scores past each other, so each column is compared by itself.
+        """
+        categories, areas, scores = (
+            (np.sort(getattr(self, name)), np.sort(getattr(other, name)))
+            for name in ("category_ids", "areas", "scores")
+        )
+        return (
+            np.array_equal(*categories)
+            and np.allclose(*areas, rtol=SAME_REGION_TOLERANCE, atol=1)
+            and np.allclose(*scores, rtol=SAME_REGION_TOLERANCE, atol=SAME_REGION_TOLERANCE)
+        )
 
     def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Regions:
         return Regions(*(getattr(self, field.name)[rows] for field in fields(self)))

@@ -197,9 +197,14 @@ class DetectionMetric(RecordMetric):
 
     def _records(self) -> Iterator[tuple[int | None, Regions, GroundTruth | None]]:
         """Image id, what was found and, if it came along, what is right; the lowest rank's first."""
-        stream = io.BytesIO(b"".join(self.kept()))
-        while stream.tell() < len(stream.getbuffer()):
-            yield pickle.load(stream)
+        for part in self.kept():
+            own: dict[int, tuple[Regions, GroundTruth | None]] = {}
+            stream = io.BytesIO(part)
+            while stream.tell() < len(part):
+                image_id, found, truth = pickle.load(stream)
+                if image_id is not None:
+                    _check_again(image_id, (found, truth), own.setdefault(image_id, (found, truth)))
+                yield image_id, found, truth
 
     def _against_file(self, truth: GroundTruth) -> tuple[Regions, GroundTruth]:
         seen: dict[int | None, Regions] = {}
@@ -235,8 +240,9 @@ class CocoAP(DetectionMetric):
     """COCO average precision of a detector, against an annotation file or against targets that come in batches.
 
     With annotations, image ids decide what belongs together, so batches, order and the number of processes are free. An
-    image seen again counts once (the first is kept, the others are ignored), which undoes the padding of a distributed
-    sampler. Every image of the annotations must come, with an empty prediction where nothing was found.
+    image seen again counts once (the first is kept), which undoes the padding of a distributed sampler; within a
+    process, other predictions or targets under its id are an error. Every image of the annotations must come, with an
+    empty prediction where nothing was found.
 
     Without annotations, targets come with the predictions, as in `torchmetrics.detection.MeanAveragePrecision`. Ids are
     then optional: an image without one counts each time that it comes, the padding of a distributed sampler, too.
@@ -345,9 +351,27 @@ def summarize(found: Regions, truth: GroundTruth, backend: Backend, per_category
     return result | (categories_ap(truth, curves) if per_category else {})
 
 
+def _check_again(
+    image_id: int, again: tuple[Regions, GroundTruth | None], first: tuple[Regions, GroundTruth | None]
+) -> None:
+    """Refuse another image under the id of one that came before in the same process."""
+    parts = [(again[0], first[0])]
+    if again[1] is not None and first[1] is not None:
+        parts.append((again[1].regions, first[1].regions))
+    if not all(one.resembles(other) for one, other in parts):
+        raise ValueError(
+            f"image {image_id} came twice with different predictions or targets; give each image an id of its own over "
+            "the whole data set (not its index in the batch), and reset the metric between evaluations"
+        )
+
+
 def _listed(ids: Tensor | Sequence[int], predictions: Sequence[OfImage]) -> list[int]:
     """As many ids as predictions."""
-    listed = [int(i) for i in ids]
+    listed = (
+        ids.tolist() if isinstance(ids, Tensor) else [each.item() if hasattr(each, "item") else each for each in ids]
+    )
+    if strange := [each for each in listed if not isinstance(each, int) or isinstance(each, bool)]:
+        raise ValueError(f"ids must be whole numbers, as in the annotations, but one is {strange[0]!r}")
     if len(listed) != len(predictions):
         raise ValueError(f"update needs an id for each prediction, but got {len(listed)} ids, {len(predictions)}")
     return listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,20 @@ from typing import Any
 Id = int | str
 
 LISTED = 20  # ids that an error names before it counts the rest
+
+
+class _RepeatedKeyError(Exception):
+    """A key that an object of JSON has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose keys all differ."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RepeatedKeyError(key)
+        found[key] = value
+    return found
 
 
 @contextmanager
@@ -24,16 +38,23 @@ def naming(path: Path | str) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, *, unique_keys: bool = False) -> Any:
     """The contents of a JSON file, packed by gzip if its name ends so.
 
+    Args:
+        path: The file.
+        unique_keys: Whether keys that repeat in an object are refused, as where they are ids; else the last one counts.
+
     Raises:
-        ValueError: The file is no JSON, or was cut off.
+        ValueError: The file is no JSON, was cut off, or has keys that repeat.
     """
     path = Path(path)
     content = path.read_bytes()
     try:
-        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        return json.loads(content, object_pairs_hook=_unique if unique_keys else None)
+    except _RepeatedKeyError as error:
+        raise ValueError(f"{path}: the key {error.args[0]!r} came before in its object; keep one of each") from None
     except (ValueError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:  # no UTF-8: a ValueError
         raise ValueError(f"{path} is no JSON file ({error}); write it anew, for instance with json.dump") from error
 
@@ -48,6 +69,20 @@ def read_text(path: Path | str) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file ({error}); save it as UTF-8") from error
+
+
+def check_ids(ids: Iterable[Any], name: str) -> None:
+    """ValueError if one of the ids that things are known by is none: null, NaN, true or false.
+
+    Args:
+        ids: The ids, of any type.
+        name: What one of the things is called, such as "question".
+    """
+    for index, own in enumerate(ids):
+        if own is None or isinstance(own, bool) or own != own:
+            raise ValueError(
+                f"{name} {index}: expected an id, a whole number or text, found {own!r}; give each {name} its own"
+            )
 
 
 def check_entry(entry: object, keys: Sequence[str], name: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ that has none) are errors, and a phrase for which no box is predicted is missed.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Unpack, get_args
@@ -19,7 +19,7 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from fiber_eval.files import naming, read_json
+from fiber_eval.files import check_ids, naming, read_json
 from fiber_eval.flickr30k_entities import Phrase, Sentence, SentenceKey, read_flickr30k_entities
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
@@ -108,7 +108,11 @@ class PhraseGroundingRecall(PerSampleMetric):
     ) -> None:
         _check_options(ks, protocol, iou_threshold)
         self.ks, self.protocol, self.iou_threshold = tuple(ks), protocol, iou_threshold
+        check_ids((part for sentence in sentences for part in sentence.key), "image or sentence")
         self.sentences = {sentence.key: sentence for sentence in sentences}
+        if len(self.sentences) < len(sentences):
+            repeated = next(key for key, count in Counter(each.key for each in sentences).items() if count > 1)
+            raise ValueError(f"{_name(repeated)} is annotated twice; give each sentence a number of its own")
         self.phrases = {name: phrase for sentence in sentences for name, phrase in _named(sentence)}
         super().__init__([name for sentence in sentences for name, _ in _named(sentence)], "phrase", **kwargs)
 
@@ -127,6 +131,7 @@ class PhraseGroundingRecall(PerSampleMetric):
         """
         if len(ids) != len(boxes):
             raise ValueError(f"update got {len(ids)} sentence ids, but boxes of {len(boxes)} sentences")
+        check_ids((part for key in ids for part in key), "image or sentence")
         keys = [(str(image_id), int(sentence_id)) for image_id, sentence_id in ids]
         ranks = [rank for pair in zip(keys, boxes, strict=True) for rank in self._sentence_ranks(*pair)]
         self.record([name for key in keys for name, _ in _named(self.sentences[key])], ranks)
@@ -248,6 +253,8 @@ def _entry_key(entry: object, location: str) -> SentenceKey:
         raise ValueError(f"{location}: boxes must be a list with one list of boxes for each phrase")
     if not str(entry["sentence_id"]).isdecimal():
         raise ValueError(f"{location}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}")
+    if isinstance(entry["image_id"], bool) or not isinstance(entry["image_id"], int | str):
+        raise ValueError(f"{location}: image_id must be a whole number or text, but is {entry['image_id']!r}")
     return str(entry["image_id"]), int(entry["sentence_id"])
 
 

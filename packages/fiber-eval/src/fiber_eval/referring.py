@@ -216,7 +216,7 @@ def score_files(
         metric = ReferringAccuracy(
             targets, datasets=datasets, ks=ks, criterion=criterion, threshold=threshold, sync_on_compute=False
         )
-    content = read_json(results)
+    content = read_json(results, unique_keys=True)
     with naming(results):
         found = _detections(content) if isinstance(content, list) else _predictions(content, targets)
         _add(metric, found)
@@ -335,6 +335,12 @@ def _predictions(content: object, targets: Mapping[Id, Box]) -> dict[Id, Predict
     if not isinstance(content, dict):
         raise ValueError("expected a JSON list of detections, or an object from image id to boxes and scores")
     names: dict[str, Id] = {str(name): name for name in targets}  # keys of JSON objects are text
+    if len(names) < len(targets):
+        alike = next(name for name in targets if names[str(name)] != name)
+        raise ValueError(
+            f"the key {str(alike)!r} stands for two expressions, {alike!r} and {names[str(alike)]!r}; give a list of "
+            "detections, or ids that differ as text"
+        )
     found: dict[Id, Prediction] = {}
     key: str
     for key, entry in content.items():

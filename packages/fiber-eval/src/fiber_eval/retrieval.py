@@ -249,7 +249,7 @@ def _as_ids(ids: object, name: str, count: int) -> Tensor:
     """`ids` as int64 of shape [count]."""
     try:
         tensor = torch.as_tensor(ids)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last: null
         raise ValueError(f"{name} must be integers; number your names, for instance by their row") from error
     if tensor.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one for each sample, but has {tuple(tensor.shape)}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from fiber_eval.files import Id, some
+from fiber_eval.files import Id, check_ids, some
 
 if TYPE_CHECKING:  # absent from builds of PyTorch without distribution
     from torch.distributed import ProcessGroup
@@ -94,7 +94,7 @@ class PerSampleMetric(AnnotatedMetric):
         **kwargs: Options of `torchmetrics.Metric`, `process_group` for one.
 
     Raises:
-        ValueError: No annotation, or two of one id.
+        ValueError: No annotation, two of one id, or an id that is null.
     """
 
     outcomes: Tensor
@@ -102,6 +102,7 @@ class PerSampleMetric(AnnotatedMetric):
     def __init__(self, ids: Sequence[Id], noun: str, **kwargs: Unpack[MetricOptions]) -> None:
         super().__init__(**kwargs)
         self.noun = noun
+        check_ids(ids, noun)
         self.rows = {sample: row for row, sample in enumerate(ids)}
         if not ids:
             raise ValueError(f"there is nothing to score: the annotations hold no {noun}")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fiber_train.callbacks import Callback
     from fiber_train.checkpoint import load_model
     from fiber_train.config import TaskSettings, TrainConfig, find_recipes, load_config
-    from fiber_train.evaluation import Evaluation, Measure
+    from fiber_train.evaluation import Evaluation, LeftOut, Measure
     from fiber_train.options import add_checkpoint, load_checkpoint
     from fiber_train.report import write_report
     from fiber_train.run import train
@@ -21,7 +21,7 @@ _HOMES = {
     "callbacks": ("Callback",),
     "checkpoint": ("load_model",),
     "config": ("TaskSettings", "TrainConfig", "find_recipes", "load_config"),
-    "evaluation": ("Evaluation", "Measure"),
+    "evaluation": ("Evaluation", "LeftOut", "Measure"),
     "options": ("add_checkpoint", "load_checkpoint"),
     "report": ("write_report",),
     "run": ("train",),
@@ -33,6 +33,7 @@ _HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for
 __all__ = [
     "Callback",
     "Evaluation",
+    "LeftOut",
     "Match",
     "Measure",
     "Task",

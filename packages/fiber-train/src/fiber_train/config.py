@@ -157,7 +157,7 @@ class TaskSettings:
     name: str = MISSING
     """An entry point of `fiber.tasks` or an import path, `package.module:Name`."""
     monitor: str | None = None
-    """The measure by which the best weights are kept; the task's own choice by default."""
+    """The measure by which the best weights are kept; the task's own choice by default, `none` to keep no best."""
     metrics: list[str] = field(default_factory=list)
     """Import paths of what to measure beside the task's own: of callables `(predictions, samples)`, numbers by name.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 EVALUATION_FILE = "evaluation.json"
+_MOST_NAMES = 20  # of measures in a message
+_FEW = 5  # ids that are kept of samples left out
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,39 @@ class Measure:
         return f"{text} ({self.baseline_name or 'baseline'} {self.baseline:.3f}{self.unit})"
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Samples that no measure counts.
+
+    Attributes:
+        name: What they are, such as `"expressions"`.
+        count: How many.
+        total: Of how many, themselves included.
+        reason: Why, such as `"no box"`.
+        ids: Those of the first few.
+        group: What they are a part of, as of `Measure`.
+    """
+
+    name: str
+    count: int
+    total: int
+    reason: str
+    ids: tuple[Any, ...] = ()
+    group: str = ""
+
+    @classmethod
+    def of(cls, name: str, ids: Sequence[Any], total: int, reason: str, group: str = "") -> list[LeftOut]:
+        """Of samples with these ids, one for each that is counted; empty without any."""
+        return [cls(name, len(ids), total, reason, tuple(dict.fromkeys(ids))[:_FEW], group)] if ids else []
+
+    def __str__(self) -> str:
+        where = f" ({self.group})" if self.group else ""
+        text = f"{self.count:,} of {self.total:,} {self.name}{where} not measured: {self.reason}"
+        if self.count == self.total or not self.ids:
+            return text
+        return f"{text} ({', '.join(map(str, self.ids))}{', ...' * (self.count > len(self.ids))})"
+
+
 @dataclass
 class Evaluation:
     """What was measured of a model; `evaluation[name]` is the value of a measure.
@@ -52,6 +87,7 @@ class Evaluation:
         counts: What was measured, such as `{"num_images": 500}`.
         outputs: Predictions by the sample's id, for metrics in Python; not written anywhere.
         extra: Measures of the user's own metrics (`task.metrics`).
+        left_out: What measures and counts do not count, such as expressions without a box.
     """
 
     measures: list[Measure] = field(default_factory=list)
@@ -59,6 +95,7 @@ class Evaluation:
     counts: dict[str, int] = field(default_factory=dict)
     outputs: Mapping[Any, Any] = field(default_factory=dict)
     extra: list[Measure] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Measure]:
         yield from self.measures
@@ -79,8 +116,13 @@ class Evaluation:
         for measure in self:
             if measure.name == name:
                 return measure
-        found = ", ".join(measure.name for measure in self) or "none"
-        raise KeyError(f"the evaluation has no measure {name!r}; it has {found}")
+        raise KeyError(f"the evaluation has no measure {name!r}; it has {self.names()}")
+
+    def names(self) -> str:
+        """The names of its measures for messages, the first ones of many."""
+        found = [measure.name for measure in self]
+        more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+        return f"{', '.join(found[:_MOST_NAMES])}{more}" if found else "none"
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(
@@ -89,11 +131,15 @@ class Evaluation:
             {**self.counts, **other.counts},
             {**self.outputs, **other.outputs},
             [*self.extra, *other.extra],
+            [*self.left_out, *other.left_out],
         )
 
     def numbers(self) -> dict[str, float]:
-        """All counts and values by name, baselines as `NAME/baseline`, to log."""
+        """All counts and values by name, baselines as `NAME/baseline`, numbers left out as `left_out/NAME`, to log."""
         values: dict[str, float] = dict(self.counts)
+        for each in self.left_out:
+            name = "/".join(part for part in ("left_out", each.group, each.name) if part)
+            values[name] = values.get(name, 0) + each.count
         for measure in self:
             values[measure.name] = measure.value
             if measure.baseline is not None:
@@ -101,15 +147,16 @@ class Evaluation:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Counts and measures; predictions are files of their own."""
-        lists = {"measures": self.measures, "extra": self.extra}
+        """Counts, measures and what was left out; predictions are files of their own."""
+        lists: dict[str, list[Any]] = {"measures": self.measures, "extra": self.extra, "left_out": self.left_out}
         return {"counts": self.counts, **{name: list(map(asdict, part)) for name, part in lists.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
         """What `to_json` gave."""
         measures, extra = ([Measure(**each) for each in content.get(name, ())] for name in ("measures", "extra"))
-        return cls(measures, counts=dict(content["counts"]), extra=extra)
+        left_out = [LeftOut(**{**each, "ids": tuple(each["ids"])}) for each in content.get("left_out", ())]
+        return cls(measures, counts=dict(content["counts"]), extra=extra, left_out=left_out)
 
     def write_predictions(self, folder: Path, name: str | None = None) -> None:
         """Writes the files to a folder; `name` is that of a single one, its own by default."""

@@ -93,6 +93,7 @@ def write_report(
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     html = page.render(
         counts=found.counts,
+        left_out=found.left_out,
         decisions=[measure for measure in found.measures if measure.title],
         losses=_loss_curves({"": folder}, _LOSSES),
         boxes=None if fine is None else _boxes(fine, num_examples),
@@ -136,6 +137,7 @@ def _boxes(fine: FineRuns, num_examples: int) -> dict[str, Any]:
     return {
         "titles": list(fine.runs),
         "table": _table([read_evaluation(run) for run in fine.runs.values()]),
+        "left_out": read_evaluation(next(iter(fine.runs.values()))).left_out,
         "losses": _loss_curves(fine.runs, _BOX_LOSSES),
         "examples": [(example, _data_uri(example.image)) for example in examples],
     }

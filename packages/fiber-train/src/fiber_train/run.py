@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +28,7 @@ from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
 from fiber_train.loop import Loop
 from fiber_train.optim import build_optimizer, build_scheduler
-from fiber_train.tasks.base import Samples, Task, make_task
+from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, tracking
 
@@ -37,6 +39,7 @@ FREE_SETTINGS = (
     "data.num_workers",
     "model.gradient_checkpointing",
     "model.trusted",
+    "task.monitor",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -74,7 +77,9 @@ def train(
         The final evaluation, or None if the run was asked to stop before its last step.
 
     Raises:
-        ValueError: The folder holds a run of another configuration; the message names what differs.
+        ValueError: The folder holds a run of another configuration; the message names what differs. Or, before the
+            first step: the samples have nothing to learn from, held-out ids repeat or are missing, or the measure that
+            keeps the best cannot be taken.
         FileNotFoundError: Data or weights are missing.
         NonFiniteLossError: Training diverged.
     """
@@ -124,6 +129,8 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
     config = task.config
     samples, held_out = task.samples(config.data.train_split, training=True), task.samples(config.data.eval_split)
+    task.check_training(samples)
+    check_monitor(task, task.check(held_out))
     processor = build_processor(config, task.make_processor, task.texts(samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model, report = build_model(task, samples, processor)
@@ -166,7 +173,7 @@ def _train(task: Task[Any], fabric: Fabric) -> Evaluation | None:
         with loop.averaged():
             found = task.measure(loop.model, run.held_out, run.processor, fabric)
             if fabric.is_global_zero:
-                keep_best(out, task.settings.monitor or task.monitor, found, loop.step, run.write_model)
+                keep_best(out, task.keeps_best_by, found, loop.step, run.write_model)
         fabric.barrier()
         fabric.call("on_evaluation_end", step=loop.step, evaluation=found)
         return found
@@ -198,20 +205,30 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
 
 
-def keep_best(out: Path, monitor: str, found: Evaluation, step: int, write_model: Callable[[Path], None]) -> None:
+def keep_best(
+    out: Path, monitor: str | None, found: Evaluation, step: int, write_model: Callable[[Path], None]
+) -> None:
     """Writes `best/`, weights, numbers and predictions, if these are the best so far by the measure `monitor`.
 
+    A value that is not finite is never the best. Without a monitor nothing is kept.
+
     Raises:
-        ValueError: The evaluation has measures, but not this one.
+        ValueError: The evaluation has no such measure.
     """
-    if not found.measures:
-        return  # of samples without annotations
+    if monitor is None:
+        return
     if monitor not in found:
-        names = ", ".join(measure.name for measure in found)
-        raise ValueError(f"task.monitor: the evaluation has no measure {monitor!r} to keep the best by; it has {names}")
+        raise ValueError(
+            f"task.monitor: the evaluation has no measure {monitor!r} to keep the best by; it has {found.names()}; set "
+            f"{WAYS_OUT}"
+        )
     measure, path = found.find(monitor), out / "best" / EVALUATION_FILE
-    if path.is_file():
-        best = Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))[monitor]
+    if not math.isfinite(measure.value):
+        warnings.warn(f"{monitor} is {measure.value} after step {step}, which is never kept as the best", stacklevel=2)
+        return
+    old = Evaluation.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Evaluation()
+    if monitor in old:  # else it was kept by another
+        best = old[monitor]
         if best >= measure.value if measure.higher_is_better else best <= measure.value:
             return
 

@@ -20,7 +20,7 @@ from fiber_eval.captioning.meteor.metric import meteor_score
 from fiber_eval.captioning.rouge import rouge_l
 from fiber_eval.captioning.spice.metric import NativeSpice, OfficialSpice
 from fiber_eval.captioning.tokenization import ptb_tokenize
-from fiber_eval.files import Id, check_entry, naming, read_json, some
+from fiber_eval.files import Id, check_entry, check_ids, naming, read_json, some
 from fiber_eval.samples import MetricOptions, RecordMetric, as_numbers, as_tensors
 
 # Of tokenized candidates and references: the value of the corpus, and [images] the value of each.
@@ -62,7 +62,7 @@ def score_captions(
         `perImage`, the same by image id in Python's numbers.
 
     Raises:
-        ValueError: An id is missing from either side, an image has no reference, or a metric is unknown.
+        ValueError: An id is null or missing from either side, an image has no reference, or a metric is unknown.
         TypeError: A caption is no string.
         FileNotFoundError: METEOR or SPICE was asked for, and files that it needs are missing; the text says which.
 
@@ -129,6 +129,7 @@ class CaptionScores(RecordMetric):
         check_metrics(metrics)
         if not references:
             raise ValueError("there is nothing to score: no image has a reference")
+        check_ids(references, "image")
         self.references = dict(references)
         self.options: _Options = {"metrics": tuple(metrics), "extra": dict(extra or {}), "tokenize": tokenize}
 
@@ -253,6 +254,7 @@ def check_metrics(metrics: Sequence[str]) -> None:
 
 
 def _check_ids(captions: Mapping[Id, Any], references: Mapping[Id, Any]) -> None:
+    check_ids([*captions, *references], "image")
     if unknown := [image for image in captions if image not in references]:
         raise ValueError(
             f"{len(unknown)} of {len(captions)} captions belong to images without references: {some(unknown)}; give "
@@ -268,6 +270,11 @@ def _check_ids(captions: Mapping[Id, Any], references: Mapping[Id, Any]) -> None
 def _references(content: object) -> dict[Id, list[str]]:
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError("expected a JSON object with a list 'annotations'")
+    images: set[Id] = set()
+    for index, image in enumerate(content.get("images") or ()):
+        if (own := check_entry(image, ("id",), f"image {index}")["id"]) in images:
+            raise ValueError(f"image {index}: id {own!r} came before; give each image its own")
+        images.add(own)
     references: dict[Id, list[str]] = {}
     for image, caption in _pairs(content["annotations"], "annotation"):
         references.setdefault(image, []).append(caption)

@@ -10,7 +10,7 @@ its module.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -33,6 +33,11 @@ from transformers import PreTrainedTokenizerBase
 from fiber_train.config import TaskSettings, TrainConfig
 from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
 from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.tasks.ids import check_ids
+
+NO_MONITOR = "none"  # as task.monitor
+WAYS_OUT = f"data.eval_split or task.monitor to another, or task.monitor={NO_MONITOR} to keep no best"
+NO_ANNOTATIONS = "no annotations"  # as the reason of what is left out
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 Samples = Mapping[str, Any] | Callable[[str], Any]  # by split, or a function of it
@@ -69,10 +74,11 @@ class Task(ABC, Generic[Settings]):
         self.config = config
         self.settings = cast(Settings, config.task)
         self._metrics = {path: load_object(path) for path in self.settings.metrics}
+        self._checked: tuple[Any, Evaluation | None] = (None, None)
 
     @abstractmethod
     def read(self, split: str) -> Any:
-        """The samples of a split of the run's data set, `config.data.root`."""
+        """The samples of a split of the run's data set, `config.data.root`: mappings, each with an `id` of its own."""
 
     @abstractmethod
     def texts(self, samples: Any) -> Iterator[str]:
@@ -88,11 +94,53 @@ class Task(ABC, Generic[Settings]):
 
         Args:
             model: Of `model_class`, in eval mode, on the process's device.
-            samples: Of `read`. Without annotations, as of a test split, only predictions come out.
+            samples: Of `read`. Without annotations, as of a test split, only predictions come out; what has none among
+                others stands in `Evaluation.left_out`.
             processor: The model's own.
             fabric: Devices; every process takes its share (`batches`), and gets all the numbers
                 (`fiber_heads.distributed.gather_by_id`).
         """
+
+    def preview(self, samples: Any) -> Evaluation | None:
+        """What `evaluate` will take of held-out samples, without a model: names of measures, counts, what is left out.
+
+        Values mean nothing, save that a measure of -1 is of what the samples do not have. None leaves it open until
+        the first evaluation.
+
+        Raises:
+            ValueError: The samples cannot be measured.
+        """
+        return None
+
+    def check_training(self, samples: Any) -> None:
+        """Refuses training samples of which nothing can be learned.
+
+        Raises:
+            ValueError: The loss would be the same whatever the model does.
+        """
+        return
+
+    def parts(self, samples: Any) -> dict[str, Sequence[Any]]:
+        """The sequences that held-out samples consist of, in each of which ids differ, by their names for messages."""
+        return {self.config.data.eval_split: samples}
+
+    def check(self, samples: Any) -> Evaluation | None:
+        """`preview` of held-out samples, after their ids; once for the same, before the work that needs them.
+
+        Raises:
+            ValueError: An id is missing or repeats, or the samples cannot be measured.
+        """
+        if self._checked[0] is not samples:
+            for name, part in self.parts(samples).items():
+                check_ids(part, name)
+            self._checked = (samples, self.preview(samples))
+        return self._checked[1]
+
+    @property
+    def keeps_best_by(self) -> str | None:
+        """The measure by which a run keeps the best weights; None if it keeps none."""
+        chosen = self.settings.monitor or self.monitor
+        return None if chosen == NO_MONITOR else chosen
 
     def make_model(self, backbone: FiberBackbone, samples: Any, processor: Any) -> TaskModel:
         """A fresh model for training samples: `model_class` with `task.model`, if the settings have that."""
@@ -169,7 +217,12 @@ class Task(ABC, Generic[Settings]):
         return on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
 
     def measure(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
-        """`evaluate` and `task.metrics`, without gradients, in the run's precision; random numbers go on as before."""
+        """`evaluate` and `task.metrics`, without gradients, in the run's precision; random numbers go on as before.
+
+        Raises:
+            ValueError: As of `check`.
+        """
+        self.check(samples)
         module = getattr(model, "module", model)
         was_training = module.training
         module.eval()
@@ -182,14 +235,42 @@ class Task(ABC, Generic[Settings]):
     def _extra(self, found: Evaluation, samples: Any) -> list[Measure]:
         """The numbers of the user's metrics."""
         return [
-            Measure(f"{path.replace(':', '.').rpartition('.')[2]}/{name}", float(value))
+            Measure(f"{metric_name(path)}/{name}", float(value))
             for path, metric in self._metrics.items()
             for name, value in metric(found.outputs, samples).items()
         ]
 
     def summary(self, found: Evaluation) -> str:
-        """`describe` and, below it, what the metrics of `task.metrics` gave."""
-        return "\n".join([self.describe(found), *map(str, found.extra)])
+        """`describe` and, below it, what was left out and what the metrics of `task.metrics` gave."""
+        bare = [] if found.measures else ["nothing was measured: predictions only"]
+        lines = [self.describe(found), *map(str, found.left_out), *bare, *map(str, found.extra)]
+        return "\n".join(line for line in lines if line)
+
+
+def metric_name(path: str) -> str:
+    """What the measures of a metric of `task.metrics` begin with."""
+    return path.replace(":", ".").rpartition(".")[2]
+
+
+def check_monitor(task: Task[Any], preview: Evaluation | None) -> None:
+    """Refuses a run whose best weights could not be kept, as far as that is known.
+
+    Args:
+        task: Of the run.
+        preview: Of its held-out samples.
+
+    Raises:
+        ValueError: They will not have the measure; the message names those that they will have, and what is left out.
+    """
+    monitor = task.keeps_best_by
+    if monitor is None or preview is None or monitor.partition("/")[0] in map(metric_name, task.settings.metrics):
+        return
+    if monitor not in preview or preview[monitor] == -1:
+        reasons = "".join(f" ({each})" for each in preview.left_out)
+        raise ValueError(
+            f"task.monitor: the held-out samples ({task.config.data.eval_split}) will have no measure {monitor!r} to "
+            f"keep the best by, only {preview.names()}{reasons}; set {WAYS_OUT}"
+        )
 
 
 def make_task(

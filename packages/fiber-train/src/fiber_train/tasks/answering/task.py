@@ -14,9 +14,9 @@ from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
-from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.tasks.answering.settings import AnsweringSettings
-from fiber_train.tasks.base import Task
+from fiber_train.tasks.base import NO_ANNOTATIONS, Task
 
 _QUESTION_TYPE, _ANSWER_TYPE = "type of question", "type of answer"
 
@@ -69,9 +69,27 @@ class Answering(Task[AnsweringSettings]):
         """
         answers = self.predict(model, samples, processor, fabric)
         file = json.dumps([{"question_id": name, "answer": answer} for name, answer in answers.items()])
+        if not _is_annotated(samples, self.config.data.eval_split):
+            left_out = LeftOut.of("questions", list(answers), len(samples), NO_ANNOTATIONS)
+            return Evaluation([], {"predictions.json": file}, {}, answers, left_out=left_out)
         counts = {"num_questions": len(samples)}
-        measures = measure_answers(answers, samples) if "answers" in samples[0] else []
-        return Evaluation(measures, {"predictions.json": file}, counts, answers)
+        return Evaluation(measure_answers(answers, samples), {"predictions.json": file}, counts, answers)
+
+    def preview(self, samples: Sequence[QuestionSample]) -> Evaluation:
+        """The accuracies of one question of each type."""
+        if not _is_annotated(samples, self.config.data.eval_split):
+            ids = [sample["id"] for sample in glance(samples, "id")]
+            return Evaluation(left_out=LeftOut.of("questions", ids, len(ids), NO_ANNOTATIONS))
+        known = glance(samples, "id", "answers", "question_type", "answer_type")
+        some = list({(sample["question_type"], sample["answer_type"]): sample for sample in known}.values())
+        blank = {sample["id"]: "" for sample in some}
+        return Evaluation(measure_answers(blank, some), counts={"num_questions": len(samples)})
+
+    def check_training(self, samples: Sequence[QuestionSample]) -> None:
+        """Questions need answers."""
+        if not any(sample.get("answers") for sample in glance(samples, "answers")):
+            split = self.config.data.train_split
+            raise ValueError(f"{split}: not one of {len(samples)} questions has answers to learn from; give others")
 
     def predict(
         self,
@@ -89,8 +107,9 @@ class Answering(Task[AnsweringSettings]):
 
     def describe(self, found: Evaluation) -> str:
         """A line for each type of question."""
-        lines = [f"{found.counts['num_questions']:,} questions"]
+        lines = []
         if "overall" in found:
+            lines.append(f"{found.counts['num_questions']:,} questions")
             overall = found.find("overall")
             lines.append(f"{'accuracy':24} {overall.value:6.2f}   {overall.baseline_name}")
             lines += [
@@ -100,7 +119,23 @@ class Answering(Task[AnsweringSettings]):
         return "\n".join(lines)
 
 
-def measure_answers(answers: dict[Any, str], samples: Sequence[QuestionSample]) -> list[Measure]:
+def _is_annotated(samples: Sequence[QuestionSample], split: str) -> bool:
+    """Whether the questions have answers and what accuracy needs beside them; all must, or none."""
+    bare = []
+    for sample in glance(samples, "id", "answers", "question_type", "answer_type"):
+        if not sample.get("answers"):
+            bare.append(sample["id"])
+        elif lacking := [key for key in ("question_type", "answer_type") if sample.get(key) is None]:
+            raise ValueError(f"{split}: question {sample['id']!r} has answers but no {lacking[0]}; give it one")
+    if bare and len(bare) < len(samples):
+        raise ValueError(
+            f"{split}: {len(bare)} of {len(samples)} questions have no answers, the first: {bare[0]!r}; make one set "
+            "of these, another of the rest"
+        )
+    return not bare
+
+
+def measure_answers(answers: dict[Any, str], samples: Sequence[Any]) -> list[Measure]:
     """The official accuracy of answers by question id, overall and by types of answer and question."""
     known = list(glance(samples, "id", "answers", "question_type", "answer_type"))
     annotations = [annotation(sample) for sample in known]

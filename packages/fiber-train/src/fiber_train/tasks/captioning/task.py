@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from fiber_train.evaluation import Evaluation, Measure
 from fiber_train.tasks.base import fill_in
 from fiber_train.tasks.captioning.settings import CaptioningSettings
-from fiber_train.tasks.captions import CaptionTask
+from fiber_train.tasks.captions import CaptionTask, check_captioned
 
 
 class Captioning(CaptionTask[CaptioningSettings]):
@@ -78,18 +78,23 @@ class Captioning(CaptionTask[CaptioningSettings]):
         for batch in self.batches(model, samples, processor, fabric):
             found = model.generate(batch["pixel_values"])
             captions |= {name: best[0].text for name, best in zip(batch["ids"], found, strict=True)}
-        captions = gather_by_id(captions)
-        references = {sample["id"]: sample["captions"] for sample in glance(samples, "id", "captions")}
+        captions, references = gather_by_id(captions), _references(samples)
         file = json.dumps([{"image_id": name, "caption": text} for name, text in captions.items()])
-        common = Counter(text for texts in references.values() for text in texts).most_common(1)[0][0]
-        guess = score_captions(dict.fromkeys(references, common), references, metrics=["cider_d"])
-        measures = [
-            Measure(name, float(value), float(guess[name]), "most frequent caption")
-            if name in guess
-            else Measure(name, float(value))
-            for name, value in score_captions(captions, references).items()
-        ]
+        measures = measure_captions(captions, references)
         return Evaluation(measures, {"predictions.json": file}, {"num_images": len(samples)}, captions)
+
+    def preview(self, samples: Sequence[CaptionSample]) -> Evaluation:
+        """The measures of one empty caption."""
+        check_captioned(samples, self.config.data.eval_split)
+        name, references = next(iter(_references(samples).items()))
+        return Evaluation(measure_captions({name: ""}, {name: references}), counts={"num_images": len(samples)})
+
+    def check_training(self, samples: Sequence[CaptionSample]) -> None:
+        """Captions need words; a reward by words that are rare needs images to compare with."""
+        super().check_training(samples)
+        if self.settings.model.objective == "cider" and len(samples) < 2:
+            split = self.config.data.train_split
+            raise ValueError(f"{split}: the reward, CIDEr-D, is 0 for any caption of a single image; give more images")
 
     def describe(self, found: Evaluation) -> str:
         """CIDEr-D beside that of the most frequent caption."""
@@ -98,6 +103,24 @@ class Captioning(CaptionTask[CaptioningSettings]):
         lines.append(f"BLEU-4         {found['Bleu_4']:.3f}")
         lines.append(f"ROUGE-L        {found['ROUGE_L']:.3f}")
         return "\n".join(lines)
+
+
+def _references(samples: Sequence[CaptionSample]) -> dict[Any, list[str]]:
+    """By id the captions that have words."""
+    known = glance(samples, "id", "captions")
+    return {sample["id"]: [text for text in sample["captions"] if text.strip()] for sample in known}
+
+
+def measure_captions(captions: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -> list[Measure]:
+    """The caption metrics of captions by image id, CIDEr-D beside that of the most frequent reference."""
+    common = Counter(text for texts in references.values() for text in texts).most_common(1)[0][0]
+    guess = score_captions(dict.fromkeys(references, common), references, metrics=["cider_d"])
+    return [
+        Measure(name, float(value), float(guess[name]), "most frequent caption")
+        if name in guess
+        else Measure(name, float(value))
+        for name, value in score_captions(captions, references).items()
+    ]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,26 @@ class BoxData:
         """All captions and expressions; of a single file as they are, such as mapped lazily."""
         parts = [*self.captions.values(), *self.expressions.values()]
         return parts[0] if len(parts) == 1 else [sample for part in parts for sample in part]
+
+    @property
+    def parts(self) -> dict[str, Sequence[Any]]:
+        """The samples of each file, by what messages call it."""
+        detection = {} if self.detection is None else {"detection": self.detection.samples}
+        captions = {f"captions {name!r}": part for name, part in self.captions.items()}
+        expressions = {f"expressions {name!r}": part for name, part in self.expressions.items()}
+        return {**detection, **captions, **expressions}
+
+
+def has_box_to_learn(sample: Mapping[str, Any]) -> bool:
+    """Whether a sample has a box that is no crowd and, where words name boxes, has words."""
+    boxes, named = sample["boxes"], sample.get("spans", [True] * len(sample["boxes"]))
+    rows = zip(boxes, named, sample["iscrowd"], strict=True)
+    return any(words and not crowd and is_box(box) for box, words, crowd in rows)
+
+
+def is_box(box: Sequence[float]) -> bool:
+    """Whether corners (x1, y1, x2, y2) are finite, and hold something."""
+    return all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
 
 
 def read_boxes(root: str | Path, split: str, files: BoxFiles, setting: str) -> BoxData:

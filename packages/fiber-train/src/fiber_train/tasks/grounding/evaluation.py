@@ -35,7 +35,9 @@ from fiber_heads import DetectionSettings, FiberForGrounding
 from fiber_heads.distributed import gather_by_id
 from fiber_heads.grounding.model import REFERRING
 
-from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.evaluation import Evaluation, LeftOut, Measure
+from fiber_train.tasks.base import NO_ANNOTATIONS
+from fiber_train.tasks.grounding.boxes import has_box_to_learn, is_box
 from fiber_train.tasks.grounding.settings import GroundingSettings
 
 _KS = (1, 5, 10)
@@ -65,18 +67,22 @@ def measure_detection(
     for batch in batches(lambda transform: DetectionDataset(data, transform, prompts[0])):
         results = model.find_categories(batch, encoded, settings.detection, limit_together=not data.frequencies)
         rows |= {name: _coco_rows(name, result) for name, result in zip(batch["ids"], results, strict=True)}
-    rows = gather_by_id(rows)
+    return score_detection(gather_by_id(rows), data)
+
+
+def score_detection(rows: Mapping[Any, list[dict[str, Any]]], data: DetectionData) -> Evaluation:
+    """The AP of COCO's rows by image id; images without boxes count where others have some that are no crowds."""
     ordered = [row for sample in glance(data.samples, "id") for row in rows[sample["id"]]]
-    counts, files = {"num_images": len(data.samples)}, {"detections.json": json.dumps(ordered)}
-    found = Evaluation([], files, counts, {"detection": rows})
-    if any(sample["boxes"] for sample in glance(data.samples, "boxes")):
-        truth = _ground_truth(data)
-        truth["images"] = [image for image in truth["images"] if image["id"] in rows]
-        truth["annotations"] = [box for box in truth["annotations"] if box["image_id"] in rows]
-        scores = lvis_ap(ordered, truth, fixed=True) if data.frequencies else coco_ap(ordered, truth)
-        found.measures += [
-            Measure(name, float(value), title=_AP_TITLES.get(name, "")) for name, value in scores.items()
-        ]
+    found = Evaluation([], {"detections.json": json.dumps(ordered)}, {}, {"detection": rows})
+    if not any(map(has_box_to_learn, glance(data.samples, "boxes", "iscrowd"))):
+        found.left_out += LeftOut.of("images", list(rows), len(rows), NO_ANNOTATIONS)
+        return found
+    truth = _ground_truth(data)
+    truth["images"] = [image for image in truth["images"] if image["id"] in rows]
+    truth["annotations"] = [box for box in truth["annotations"] if box["image_id"] in rows]
+    scores = lvis_ap(ordered, truth, fixed=True) if data.frequencies else coco_ap(ordered, truth)
+    found.counts["num_images"] = len(rows)
+    found.measures += [Measure(name, float(value), title=_AP_TITLES.get(name, "")) for name, value in scores.items()]
     return found
 
 
@@ -125,25 +131,67 @@ def measure_phrases(
     Phrases that the longest text cuts off cannot be asked, and count as not found; `num_cut_phrases` says how many.
     `split` is that of `settings.entities`, from which types of phrases come.
     """
-    known = glance(samples, "id", "original_id", "sentence_id", "caption", "phrases", "boxes", "spans")
-    asked = {sample["id"]: _annotated(sample, place) for place, sample in enumerate(known)}
+    asked = ask_phrases(name, samples)
     found: dict[Any, list[list[list[float]]]] = {}
     cut: dict[Any, int] = {}
     for batch, results in _find(model, samples, batches, settings.detection):
         for entry, result, maps in zip(batch["ids"], results, batch["phrase_maps"], strict=True):
             cut[entry] = sum(not maps[label - 1].any() for label in asked[entry][1])
             found[entry] = [result["boxes"][result["labels"] == label].tolist() for label in asked[entry][1]]
-    found = gather_by_id(found)
-    boxes = {asked[entry][0].key: of_phrases for entry, of_phrases in found.items()}
-    sentences = [sentence for sentence, _ in asked.values()]
-    if settings.entities is not None:
-        sentences = read_flickr30k_entities(Path(settings.entities), split=split)
-    entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": each} for key, each in boxes.items()]
-    files, counts = {f"{name}.json": json.dumps(entries)}, {_sentences(name): len(samples)}
-    measured = Evaluation([], files, counts, {name: found})
+    measured = score_phrases(gather_by_id(found), name, samples, asked, settings, split)
     if num_cut := sum(gather_by_id(cut).values()):
         measured.counts[_cut_phrases(name)] = num_cut
-    if any(sentence.phrases for sentence in sentences):
+    return measured
+
+
+def ask_phrases(name: str, samples: Sequence[GroundingSample]) -> dict[Any, tuple[Sentence, list[int]]]:
+    """By id the captions of the file `name` with those of their phrases that have boxes, and these phrases' labels.
+
+    Raises:
+        ValueError: Two captions are one for the benchmark: of one image, by the same number.
+    """
+    known = glance(samples, "id", "original_id", "sentence_id", "caption", "phrases", "boxes", "spans")
+    asked = {sample["id"]: _annotated(sample, place) for place, sample in enumerate(known)}
+    seen: dict[Any, Any] = {}
+    for entry, (sentence, _) in asked.items():
+        if (first := seen.setdefault(sentence.key, entry)) != entry:
+            raise ValueError(
+                f"{name}: captions {first!r} and {entry!r} are both number {sentence.sentence_id} of image "
+                f"{sentence.image_id!r}; give each a sentence_id of its own, or none"
+            )
+    return asked
+
+
+def score_phrases(
+    found: Mapping[Any, list[list[list[float]]]],
+    name: str,
+    samples: Sequence[GroundingSample],
+    asked: Mapping[Any, tuple[Sentence, list[int]]],
+    settings: GroundingSettings,
+    split: str,
+) -> Evaluation:
+    """The recall of boxes by caption, a list for each phrase of `asked`."""
+    boxes = {asked[entry][0].key: of_phrases for entry, of_phrases in found.items()}
+    entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": each} for key, each in boxes.items()]
+    measured = Evaluation([], {f"{name}.json": json.dumps(entries)}, {}, {name: found})
+    bare = [entry for entry, (sentence, _) in asked.items() if not sentence.phrases]
+    num_phrases = [len(sample["phrases"]) for sample in glance(samples, "phrases")]
+    boxless = [  # an id for each phrase
+        entry
+        for count, (entry, (sentence, _)) in zip(num_phrases, asked.items(), strict=True)
+        for _ in range(count - len(sentence.phrases))
+    ]
+    sentences = [sentence for sentence, _ in asked.values()]
+    if settings.entities is not None:
+        every = read_flickr30k_entities(Path(settings.entities), split=split)
+        sentences = [sentence for sentence in every if sentence.key in boxes]
+        absent = [" ".join(map(str, sentence.key)) for sentence in every if sentence.key not in boxes]
+        measured.left_out += LeftOut.of("captions", absent, len(every), "in task.entities alone", name)
+    else:
+        measured.left_out += LeftOut.of("captions", bare, len(asked), "no phrase with a box", name)
+        measured.left_out += LeftOut.of("phrases", boxless, sum(num_phrases), "no box has their very words", name)
+    if num_measured := sum(bool(sentence.phrases) for sentence in sentences):
+        measured.counts[_sentences(name)] = num_measured
         titles = {"recall@1": f"phrases of captions found, {name}"}
         measured.measures += [
             Measure(f"{name}/{kind}", float(value), title=titles.get(kind, ""), group=name)
@@ -155,14 +203,17 @@ def measure_phrases(
 def _annotated(sample: Mapping[str, Any], place: int) -> tuple[Sentence, list[int]]:
     """A caption with those of its phrases that have boxes, and their labels; a phrase has the boxes of its words."""
     caption, phrases, labels = sample["caption"], [], []
+    rows = [row for row in zip(sample["boxes"], sample["spans"], strict=True) if is_box(row[0])]
     for label, spans in enumerate(sample["phrases"], start=1):
-        boxes = [box for box, own in zip(sample["boxes"], sample["spans"], strict=True) if set(own) & set(spans)]
+        boxes = [box for box, own in rows if set(own) & set(spans)]
         if boxes:
             words = " ".join(caption[start:end] for start, end in spans)
             phrases.append(Phrase(words, len(caption[: spans[0][0]].split()), (), tuple(boxes)))
             labels.append(label)
-    number = int(sample.get("sentence_id", place))
-    return Sentence(str(sample["original_id"]), number, caption, tuple(phrases)), labels
+    number = sample.get("sentence_id", place)
+    if not str(number).isdecimal():
+        raise ValueError(f"caption {sample['id']!r}: sentence_id must be a whole number from 0 on, but is {number!r}")
+    return Sentence(str(sample["original_id"]), int(number), caption, tuple(phrases)), labels
 
 
 def measure_expressions(
@@ -175,25 +226,52 @@ def measure_expressions(
 ) -> Evaluation:
     """Precision at K of boxes for expressions, at 1 beside that of empty ones; predictions for `fiber-eval refcoco`."""
     found = _find_expressions(model, samples, batches, None)
-    entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
-    files, counts = {f"{name}.json": json.dumps(entries)}, {_expressions(name): len(samples)}
-    measured = Evaluation([], files, counts, {name: found})
-    targets = {sample["id"]: sample["boxes"][0] for sample in glance(samples, "id", "boxes") if sample["boxes"]}
-    if len(targets) < len(samples):
-        return measured
-    blind: dict[str, float] = {}
+    blind: dict[Any, Any] = {}
     if settings.empty_expressions:
-        blind = _precisions(_find_expressions(model, samples, batches, processor), targets, (1,))
+        blind = _find_expressions(model, samples, batches, processor)
+    return score_expressions(found, name, samples, blind)
+
+
+def score_expressions(
+    found: Mapping[Any, tuple[list[list[float]], list[float]]],
+    name: str,
+    samples: Sequence[GroundingSample],
+    blind: Mapping[Any, Any] | None = None,
+) -> Evaluation:
+    """The precision of boxes and scores by expression, of those expressions that have one box.
+
+    `blind` is what was found for empty expressions, if that was asked.
+    """
+    entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
+    measured = Evaluation([], {f"{name}.json": json.dumps(entries)}, {}, {name: found})
+    targets: dict[Any, Any] = {}
+    bare: list[Any] = []
+    several: list[Any] = []
+    for sample in glance(samples, "id", "boxes"):
+        boxes = [box for box in sample["boxes"] if is_box(box)]
+        if len(boxes) == 1:
+            targets[sample["id"]] = boxes[0]
+        else:
+            (several if boxes else bare).append(sample["id"])
+    total = len(targets) + len(bare) + len(several)
+    measured.left_out += LeftOut.of("expressions", bare, total, "no box", name)
+    measured.left_out += LeftOut.of("expressions", several, total, "several boxes", name)
+    if not targets:
+        return measured
+    guessed = _precisions(blind, targets, (1,)) if blind else {}
     titles, guess = {"P@1": f"expressions found, {name}"}, "empty expression"
+    measured.counts[_expressions(name)] = len(targets)
     measured.measures += [
-        Measure(f"{name}/{kind}", value, blind.get(kind), guess * (kind in blind), True, "", titles.get(kind, ""), name)
+        Measure(
+            f"{name}/{kind}", value, guessed.get(kind), guess * (kind in guessed), True, "", titles.get(kind, ""), name
+        )
         for kind, value in _precisions(found, targets, _KS).items()
     ]
     return measured
 
 
 def _precisions(found: Mapping[Any, Any], targets: Mapping[Any, Any], ks: Sequence[int]) -> dict[str, float]:
-    (precisions,) = referring_accuracy(found, targets, ks=ks).values()
+    (precisions,) = referring_accuracy({name: found[name] for name in targets}, targets, ks=ks).values()
     return {kind: float(value) for kind, value in precisions.items()}
 
 

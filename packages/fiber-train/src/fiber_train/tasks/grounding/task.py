@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -27,8 +28,17 @@ from transformers import PreTrainedTokenizerBase
 
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task, fill_in
-from fiber_train.tasks.grounding.boxes import BoxData, as_boxes, read_boxes, worded_categories
-from fiber_train.tasks.grounding.evaluation import describe, measure_detection, measure_expressions, measure_phrases
+from fiber_train.tasks.grounding.boxes import BoxData, as_boxes, has_box_to_learn, read_boxes, worded_categories
+from fiber_train.tasks.grounding.evaluation import (
+    ask_phrases,
+    describe,
+    measure_detection,
+    measure_expressions,
+    measure_phrases,
+    score_detection,
+    score_expressions,
+    score_phrases,
+)
 from fiber_train.tasks.grounding.settings import GroundingSettings
 
 
@@ -172,6 +182,36 @@ class Grounding(Task[GroundingSettings]):
         for name, expressions in samples.expressions.items():
             found += measure_expressions(model, name, expressions, processor, batches, settings)
         return found
+
+    def preview(self, samples: BoxData) -> Evaluation:
+        """The measures of no box found."""
+        found, split = Evaluation(), self.config.data.eval_split
+        if (data := samples.detection) is not None:
+            found += score_detection({sample["id"]: [] for sample in glance(data.samples, "id")}, data)
+        for name, captions in samples.captions.items():
+            asked = ask_phrases(name, captions)
+            blank: dict[Any, Any] = {entry: [[] for _ in labels] for entry, (_, labels) in asked.items()}
+            found += score_phrases(blank, name, captions, asked, self.settings, split)
+        for name, expressions in samples.expressions.items():
+            nothing: dict[Any, Any] = {sample["id"]: ([], []) for sample in glance(expressions, "id")}
+            found += score_expressions(nothing, name, expressions)
+        return found
+
+    def parts(self, samples: BoxData) -> dict[str, Sequence[Any]]:
+        """Each file has ids of its own."""
+        return {f"{self.config.data.eval_split}, {name}": part for name, part in samples.parts.items()}
+
+    def check_training(self, samples: BoxData) -> None:
+        """One box that words name, in one of the files, is the least; of a file without any a warning tells."""
+        keys, split = ("boxes", "spans", "iscrowd"), self.config.data.train_split
+        bare = [name for name, part in samples.parts.items() if not any(map(has_box_to_learn, glance(part, *keys)))]
+        if len(bare) == len(samples.parts):
+            raise ValueError(
+                f"{split}: not one box to learn from in {', '.join(bare)}; boxes count that hold something, are no "
+                "crowds, and have words in the caption"
+            )
+        for name in bare:
+            warnings.warn(f"{split}: not one box to learn from in {name}", stacklevel=2)
 
     def describe(self, found: Evaluation) -> str:
         """A line for each file."""

@@ -12,9 +12,9 @@ from fiber_heads import FiberForPretraining
 from lightning_fabric import Fabric
 
 from fiber_train.evaluation import Evaluation, Measure
-from fiber_train.tasks.captions import CaptionTask, count, with_normalization
+from fiber_train.tasks.captions import CaptionTask, check_captioned, check_contrast, count, with_normalization
 from fiber_train.tasks.pretraining.settings import PretrainingSettings
-from fiber_train.tasks.recall import KS, recall_lines, recall_measures
+from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
 
 _GUESS = "best constant guess"
 _TITLES = {
@@ -55,6 +55,24 @@ class Pretraining(CaptionTask[PretrainingSettings]):
     def needs_unused_parameters(self) -> bool:
         """Each objective uses parts that the others do not."""
         return len(self.settings.model.objectives) < 3
+
+    def preview(self, samples: Sequence[CaptionSample]) -> Evaluation:
+        """The recalls and accuracies of the run's objectives; a single image has nothing to be matched against."""
+        check_captioned(samples, self.config.data.eval_split)
+        objectives = set(self.settings.model.objectives) - ({"itm"} if len(samples) < 2 else set())
+        found = Evaluation(recall_preview() if "itc" in objectives else [], counts=count(samples))
+        found.measures += [Measure(f"{name}_accuracy", 0.0) for name in ("itm", "mlm") if name in objectives]
+        return found
+
+    def check_training(self, samples: Sequence[CaptionSample]) -> None:
+        """Images need captions that tell them apart; words are learned where some are masked."""
+        super().check_training(samples)
+        check_contrast(samples, self.config, self.settings.model)
+        if "mlm" in self.settings.model.objectives and self.config.data.mlm_probability <= 0:
+            raise ValueError(
+                f"data.mlm_probability is {self.config.data.mlm_probability}, which leaves no masked token to learn "
+                "from; raise it, or leave mlm out of task.model.objectives"
+            )
 
     def evaluate(
         self, model: FiberForPretraining, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric

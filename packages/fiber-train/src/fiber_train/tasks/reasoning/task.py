@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, Transform, glance, read_nlvr2
 from fiber_eval import nlvr2_accuracy
@@ -11,8 +12,8 @@ from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
 from fiber_train.config import TaskSettings
-from fiber_train.evaluation import Evaluation, Measure
-from fiber_train.tasks.base import Task
+from fiber_train.evaluation import Evaluation, LeftOut, Measure
+from fiber_train.tasks.base import NO_ANNOTATIONS, Task
 
 
 class Reasoning(Task[TaskSettings]):
@@ -47,25 +48,46 @@ class Reasoning(Task[TaskSettings]):
         for batch in self.batches(model, samples, processor, fabric):
             truths = model(**batch).logits.argmax(dim=1).bool().tolist()
             judged |= dict(zip(batch["ids"], truths, strict=True))
-        judged = gather_by_id(judged)
+        return self._score(gather_by_id(judged), samples)
+
+    def preview(self, samples: Sequence[ReasoningSample]) -> Evaluation:
+        """As if everything were judged false."""
+        return self._score({sample["id"]: False for sample in glance(samples, "id")}, samples)
+
+    def check_training(self, samples: Sequence[ReasoningSample]) -> None:
+        """Statements need labels."""
+        if all(sample.get("label") is None for sample in glance(samples, "label")):
+            split = self.config.data.train_split
+            raise ValueError(f"{split}: not one of {len(samples)} statements has a label to learn from; give others")
+
+    def _score(self, judged: Mapping[Any, bool], samples: Sequence[ReasoningSample]) -> Evaluation:
+        """The measures of judgements by id."""
         file = "".join(f"{name},{truth}\n" for name, truth in judged.items())
-        found = Evaluation([], {"predictions.csv": file}, {"num_statements": len(samples)}, judged)
-        known = glance(samples, "id", "label")
-        labels = {sample["id"]: sample["label"] for sample in known if sample["label"] is not None}
-        if len(labels) == len(samples):
-            true = sum(labels.values()) / len(labels)
-            scores = nlvr2_accuracy(judged, labels)
-            guess = {"accuracy": max(true, 1 - true)}
-            found.measures += [
-                Measure(name, float(value), guess.get(name), "best constant guess" * (name in guess))
-                for name, value in scores.items()
-            ]
+        found = Evaluation([], {"predictions.csv": file}, {}, judged)
+        labels: dict[Any, Any] = {sample["id"]: sample.get("label") for sample in glance(samples, "id", "label")}
+        bare = [name for name, label in labels.items() if label is None]
+        if bare and len(bare) < len(labels):
+            raise ValueError(
+                f"{self.config.data.eval_split}: {len(bare)} of {len(labels)} statements have no label, the first: "
+                f"{bare[0]!r}; make one set of these, another of the rest"
+            )
+        if bare:
+            found.left_out += LeftOut.of("statements", bare, len(labels), NO_ANNOTATIONS)
+            return found
+        true = sum(labels.values()) / len(labels)
+        guess = {"accuracy": max(true, 1 - true)}
+        found.counts["num_statements"] = len(labels)
+        found.measures += [
+            Measure(name, float(value), guess.get(name), "best constant guess" * (name in guess))
+            for name, value in nlvr2_accuracy(judged, labels).items()
+        ]
         return found
 
     def describe(self, found: Evaluation) -> str:
         """Accuracy beside the more frequent label's share."""
-        lines = [f"{found.counts['num_statements']:,} statements"]
+        lines = []
         if found.measures:
+            lines.append(f"{found.counts['num_statements']:,} statements")
             accuracy = found.find("accuracy")
             lines.append(f"accuracy       {accuracy.value:.3f} ({accuracy.baseline_name} {accuracy.baseline:.3f})")
             lines.append(f"consistency    {found['consistency']:.3f}")

@@ -18,8 +18,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fiber_train.evaluation import Evaluation
-from fiber_train.tasks.captions import CaptionTask, count, with_normalization
-from fiber_train.tasks.recall import KS, recall_lines, recall_measures
+from fiber_train.tasks.captions import CaptionTask, check_captioned, check_contrast, count, with_normalization
+from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
 from fiber_train.tasks.retrieval.settings import RetrievalSettings
 
 
@@ -35,6 +35,16 @@ class Retrieval(CaptionTask[RetrievalSettings]):
     ) -> FiberForRetrieval:
         """A fresh model of the run's objectives."""
         return FiberForRetrieval(backbone, with_normalization(self.settings.model, processor))
+
+    def preview(self, samples: Sequence[CaptionSample]) -> Evaluation:
+        """The recalls."""
+        check_captioned(samples, self.config.data.eval_split)
+        return Evaluation(recall_preview(), counts=count(samples))
+
+    def check_training(self, samples: Sequence[CaptionSample]) -> None:
+        """Images need captions that tell them apart."""
+        super().check_training(samples)
+        check_contrast(samples, self.config, self.settings.model)
 
     def evaluate(
         self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
