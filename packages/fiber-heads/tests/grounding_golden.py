@@ -1,4 +1,7 @@
-"""The fine stage's reference cases: what the head said and what it was taught."""
+"""The fine stage's reference cases: what the head said and what it was taught.
+
+The boxes of their files include their last pixel; those that the functions give are half-open, as everywhere.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,11 @@ def fine_folder(name: str) -> Path:
     return folder
 
 
+def half_open(boxes: Tensor) -> Tensor:
+    """Inclusive boxes (..., 4), whose width is x2 - x1 + 1."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] + 1], dim=-1)
+
+
 def read_outputs(folder: Path) -> dict[str, Any]:
     """The head's stored outputs in float64, as the functions take them; all stored token columns stand for the rest."""
     stored, meta = load_file(folder / "forward.safetensors"), json.loads((folder / "meta.json").read_text())
@@ -37,7 +45,7 @@ def read_outputs(folder: Path) -> dict[str, Any]:
         "token_logits": torch.cat([logits, rest], dim=2),
         "deltas": deltas,
         "centerness": centerness.squeeze(2),
-        "anchors": torch.cat(levels).double(),
+        "anchors": half_open(torch.cat(levels).double()),
         "anchors_per_level": [len(level) for level in levels],
         "text_mask": stored["attention_mask"],
         "image_sizes": stored["image_sizes"],
@@ -55,7 +63,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
 def read_targets(folder: Path, name: str) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
     stored = load_file(folder / "loss.safetensors")
     stored = {key.removeprefix(f"{name}."): value for key, value in stored.items() if key.startswith(f"{name}.")}
-    boxes = [stored["boxes0"].double(), stored["boxes1"].double()]
+    boxes = [half_open(stored[f"boxes{row}"].double()) for row in (0, 1)]
     return boxes, list(stored["positive_map"].split([len(own) for own in boxes])), stored
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig, fiber_tiny, original_backbone_map
 from fiber_heads import FiberForGrounding, GroundingConfig
+from fiber_heads.grounding.boxes import box_sizes
 from fiber_heads.grounding.checkpoints import original_grounding_map
 from fiber_heads.grounding.config import DetectionSettings
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from torch.nn.functional import pad
 from transformers import RobertaTokenizerFast
 
 from .golden import full_size_tensors
-from .grounding_golden import fine_folder, read_targets
+from .grounding_golden import fine_folder, half_open, read_targets
 
 
 @pytest.fixture(scope="module", params=["v2", "v3"])
@@ -53,7 +54,8 @@ def model(case: Path, tensors: dict[str, Tensor]) -> FiberForGrounding:
     model = FiberForGrounding(FiberBackbone.from_config(config), head)
     report = model.load_original_checkpoint(tensors)
     assert report.left == []
-    assert model.to_config()["head"]["flat_offsets"]  # so that a saved copy reads the offsets alike
+    assert model.to_config()["head"]["flat_offsets"]  # so that a saved copy reads offsets and boxes alike
+    assert model.to_config()["head"]["inclusive_boxes"]
     return model.eval()
 
 
@@ -143,6 +145,7 @@ def test_grounding_from_the_pixels(case: Path, model: FiberForGrounding, inputs:
 def assert_stable_found(found: dict[str, Tensor], reference: dict[str, Tensor], name: str, row: int) -> None:
     """Every detection that the original also makes in float64 is there."""
     boxes, scores, labels = (reference[f"{name}.{part}{row}"] for part in ("boxes", "scores", "labels"))
+    boxes = half_open(boxes)
     stable = reference[f"{name}.stable{row}"].bool()
     near = (found["boxes"] - boxes[:, None]).abs().amax(dim=2) < 0.05
     near &= (found["scores"] - scores[:, None]).abs() < 5e-4
@@ -262,6 +265,33 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(small: FiberF
     assert losses == again
     for name, one, two in zip(names, gradients, others, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_no_box_is_empty_in_an_image_of_a_single_row(small: FiberForGrounding, inclusive: bool) -> None:
+    """6000 x 20 pixels become 107 x 1; the backbone's canvas has 15 rows more, where the network finds boxes too."""
+    model = copy.deepcopy(small)
+    model.grounding_head.read_as(GroundingConfig(inclusive_boxes=inclusive))
+    batch = make_batch([(1, 107)]) | {"original_sizes": torch.tensor([[20, 6000]])}
+    batch |= {"phrase_maps": [torch.eye(2, 6).bool()], "phrase_labels": [torch.arange(2)]}
+    (found,) = model.find(batch, DetectionSettings(score_threshold=0.0))
+    assert len(found["boxes"]) > 5
+    assert (box_sizes(found["boxes"]) > 0).all()
+    assert (found["boxes"] >= 0).all()
+    assert (found["boxes"][:, 2:] <= torch.tensor([6000, 20])).all()
+
+
+def test_inclusive_boxes_are_taught_by_the_pixels_of_the_image_as_it_came(small: FiberForGrounding) -> None:
+    """The original takes the last pixel off, then resizes: of half the size the box is half a pixel longer than here."""
+    model, batch = copy.deepcopy(small), make_batch([(64, 64)])
+    model.grounding_head.read_as(GroundingConfig(inclusive_boxes=True))
+    half = model(**batch, original_sizes=torch.tensor([[128, 128]])).losses["box"].item()
+    longer = copy.deepcopy(batch)
+    longer["targets"][0]["boxes"][:, 2:] += 0.5
+    assert half == pytest.approx(model(**longer).losses["box"].item(), rel=1e-6)
+    assert half != pytest.approx(model(**batch).losses["box"].item(), rel=1e-3)
+    plain = [small(**batch, original_sizes=sizes).losses for sizes in (None, torch.tensor([[128, 128]]))]
+    assert plain[0] == plain[1]
 
 
 def test_it_learns_two_boxes_by_their_words(small: FiberForGrounding) -> None:

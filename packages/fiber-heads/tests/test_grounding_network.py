@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d, pad
 
 from .conftest import REFERENCE
+from .grounding_golden import half_open
 
 CASES = ("v2", "v3")
 
@@ -96,7 +97,7 @@ def test_every_tensor_of_the_reference(case: tuple, path: str) -> None:
     assert_close(predictions.centerness, flat(numbers, "centerness")[..., 0], "centerness")
     logits = torch.cat([numbers[f"head.dot_product_logits.level{level}"] for level in range(5)], dim=1)
     assert_close(predictions.token_logits[..., : logits.shape[2]], logits, "words")
-    anchors = torch.cat([numbers[f"anchors.level{level}"] for level in range(5)])
+    anchors = half_open(torch.cat([numbers[f"anchors.level{level}"] for level in range(5)]))
     assert torch.equal(predictions.anchors.double(), anchors)
     assert predictions.valid.all()
 
@@ -293,8 +294,8 @@ def test_a_fresh_head_expects_no_word() -> None:
 
 def test_anchors_of_a_level() -> None:
     anchors = level_anchors([(2, 3), (1, 1)], (8, 128), 8.0)
-    assert anchors[0][4].tolist() == [-20.0, -20.0, 43.0, 43.0]  # second row, second column
-    assert anchors[1].tolist() == [[-448.0, -448.0, 575.0, 575.0]]
+    assert anchors[0][4].tolist() == [-20.0, -20.0, 44.0, 44.0]  # second row, second column
+    assert anchors[1].tolist() == [[-448.0, -448.0, 576.0, 576.0]]
 
 
 @pytest.mark.parametrize("version", CASES)
@@ -331,8 +332,9 @@ def test_original_weights_bring_the_reading_of_offsets_that_they_were_trained_wi
     expected = run(original_head(settings, weights), numbers).token_logits
     head = original_head(settings, weights, flat_offsets=False)
     assert head.config.flat_offsets
+    assert head.config.inclusive_boxes
     assert torch.equal(run(head, numbers).token_logits, expected)
-    head.set_flat_offsets(False)
+    head.read_as(GroundingConfig())
     assert (run(head, numbers).token_logits - expected).abs().max() > 0.1
 
 

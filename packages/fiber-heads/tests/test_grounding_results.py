@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from .grounding_golden import encode_boxes, fine_folder, read_outputs
+from .grounding_golden import encode_boxes, fine_folder, half_open, read_outputs
 
 POST = ["detection", "detection_small_topn", "detection_max", "mdetr", "mdetr_power", "refcoco"]
 
@@ -39,19 +39,20 @@ def box_goldens() -> dict[str, Any]:
 
 def test_boxes_are_measured_as_the_original_does(box_goldens: dict[str, Any]) -> None:
     golden = {key: torch.tensor(box_goldens[key]) for key in box_goldens if isinstance(box_goldens[key], list)}
-    boxes, size = golden["input_xyxy"], golden["image_size_wh"].flip(0)
+    boxes, size = half_open(golden["input_xyxy"]), golden["image_size_wh"].flip(0)
     assert torch.equal(box_areas(boxes), golden["area_xyxy"])
-    assert torch.allclose(box_iou(boxes[:, None], golden["iou_other"]), golden["boxlist_iou_plus1"])
-    clipped = clip_boxes(boxes, size)
-    assert torch.equal(clipped, golden["clip_keep_all"])
-    assert torch.equal(clipped[is_at_least(clipped, 0)], golden["remove_small_min0"])
-    assert torch.equal(clipped[is_at_least(clipped, 5)], golden["remove_small_min5_after_clip"])
-    assert torch.equal(boxes[is_at_least(boxes, 0)], golden["remove_small_min0_without_clip"])
+    assert torch.allclose(box_iou(boxes[:, None], half_open(golden["iou_other"])), golden["boxlist_iou_plus1"])
+    clipped = clip_boxes(boxes, size, least=1)
+    assert torch.equal(clipped, half_open(golden["clip_keep_all"]))
+    assert torch.equal(clipped[is_at_least(clipped, 0)], half_open(golden["remove_small_min0"]))
+    assert torch.equal(clipped[is_at_least(clipped, 5)], half_open(golden["remove_small_min5_after_clip"]))
+    assert torch.equal(boxes[is_at_least(boxes, 0)], half_open(golden["remove_small_min0_without_clip"]))
 
 
 def test_boxes_are_coded_as_the_original_does(box_goldens: dict[str, Any]) -> None:
     names = ("coder_anchors", "coder_gt", "coder_encode", "coder_decode_of_encode")
     anchors, boxes, deltas, decoded = (torch.tensor(box_goldens[name]) for name in names)
+    anchors, boxes, decoded = half_open(anchors), half_open(boxes), half_open(decoded)
     assert torch.allclose(encode_boxes(boxes, anchors), deltas)
     assert torch.allclose(decode_boxes(deltas, anchors), decoded, atol=1e-4)
     exact = decode_boxes(encode_boxes(boxes.double(), anchors.double()), anchors.double())
@@ -61,10 +62,10 @@ def test_boxes_are_coded_as_the_original_does(box_goldens: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("limit", [0.6, 0.75, 0.8])
-def test_suppression_counts_the_last_pixel(box_goldens: dict[str, Any], limit: float) -> None:
+def test_suppression_is_the_originals(box_goldens: dict[str, Any], limit: float) -> None:
     golden = box_goldens["nms"]
     boxes, scores, labels = (torch.tensor(golden[name]) for name in ("boxes", "scores", "labels"))
-    kept = class_nms(boxes, scores, labels.long(), limit)
+    kept = class_nms(half_open(boxes), scores, labels.long(), limit)
     assert sorted(kept.tolist()) == golden[f"keep_thr_{limit}".replace(".", "_")]
     assert scores[kept].tolist() == sorted(scores[kept].tolist(), reverse=True)
 
@@ -73,7 +74,7 @@ def test_suppression_equals_its_definition_for_many_labels_and_an_overlap_at_the
     generator = torch.Generator().manual_seed(0)
     corner = torch.randint(0, 1300, (600, 2), generator=generator) / 8
     boxes = torch.cat([corner, corner + torch.randint(1, 200, (600, 2), generator=generator)], dim=1)
-    boxes = torch.cat([boxes, torch.tensor([[2e3, 0, 2e3 + 9, 9], [2e3, 0, 2e3 + 9, 5]])])  # 60 of 100 pixels
+    boxes = torch.cat([boxes, torch.tensor([[2e3, 0, 2e3 + 10, 10], [2e3, 0, 2e3 + 10, 6]])])  # 60 of 100 pixels
     scores, labels = torch.rand(602, generator=generator), torch.randint(0, 3000, (602,), generator=generator) // 300
     labels[-2:] = 2999
     kept: list[int] = []
@@ -122,9 +123,15 @@ def post_case(request: pytest.FixtureRequest) -> Callable[[str], list[tuple[dict
             max_detections=note["detections_per_img"],
             aggregation=note["score_agg"].lower(),
         )
-        found = detect_boxes(**outputs, class_tokens=[tokens] * 2, labels=[labels] * 2, settings=settings)
+        found = detect_boxes(
+            **outputs, class_tokens=[tokens] * 2, labels=[labels] * 2, settings=settings, keep_outside=True
+        )
         return [
-            (own, {key: golden[f"{name}.{key}{row}"] for key in ("boxes", "scores", "labels")})
+            (
+                own,
+                {key: golden[f"{name}.{key}{row}"] for key in ("scores", "labels")}
+                | {"boxes": half_open(golden[f"{name}.boxes{row}"])},
+            )
             for row, own in enumerate(found)
         ]
 
@@ -154,7 +161,7 @@ def two_levels(**changed: Any) -> dict[str, Any]:
         "token_logits": torch.tensor([[[3.0, -9.0], [2.0, -9.0], [1.0, -9.0]]]),
         "deltas": torch.zeros(1, 3, 4),
         "centerness": torch.full((1, 3), 9.0),
-        "anchors": torch.tensor([[0.0, 0.0, 15.0, 15.0], [16.0, 0.0, 31.0, 15.0], [-8.0, -8.0, 55.0, 55.0]]),
+        "anchors": torch.tensor([[0.0, 0.0, 16.0, 16.0], [16.0, 0.0, 32.0, 16.0], [-8.0, -8.0, 56.0, 56.0]]),
         "anchors_per_level": [2, 1],
         "image_sizes": torch.tensor([[40, 60]]),
         "class_tokens": [torch.tensor([[1, 0], [0, 1]])],
@@ -165,7 +172,7 @@ def two_levels(**changed: Any) -> dict[str, Any]:
 def test_results_lie_within_the_unpadded_picture_and_carry_the_callers_labels() -> None:
     (found,) = detect_boxes(**two_levels(), labels=[torch.tensor([7, 4])])
     assert found["labels"].tolist() == [7, 7, 7]
-    assert found["boxes"][2].tolist() == [0.0, 0.0, 55.0, 39.0]
+    assert found["boxes"][2].tolist() == [0.0, 0.0, 56.0, 40.0]
     assert found["scores"][0].item() == pytest.approx(
         (torch.tensor(3.0).sigmoid() * torch.tensor(9.0).sigmoid()).sqrt()
     )
@@ -174,7 +181,7 @@ def test_results_lie_within_the_unpadded_picture_and_carry_the_callers_labels() 
 
 def test_anchors_in_the_padding_detect_nothing_when_left_out() -> None:
     (found,) = detect_boxes(**two_levels(), valid=torch.tensor([[False, True, True]]))
-    assert found["boxes"].tolist() == [[16.0, 0.0, 31.0, 15.0], [0.0, 0.0, 55.0, 39.0]]
+    assert found["boxes"].tolist() == [[16.0, 0.0, 32.0, 16.0], [0.0, 0.0, 56.0, 40.0]]
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "max", "power"])

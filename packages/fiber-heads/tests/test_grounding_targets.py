@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from fiber_heads.grounding.assignment import assign_anchors, matched_boxes, matched_tokens
+from fiber_heads.grounding.boxes import shrink_boxes
 from fiber_heads.grounding.losses import GroundingLoss, centerness_targets, focal_loss_sum
+from fiber_heads.grounding.model import PIXEL_MARGIN
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import sigmoid_focal_loss
@@ -25,7 +27,8 @@ SETS = [("v2", "train"), ("v2", "one_each"), ("v3", "train"), ("v3", "no_box")]
 def losses_of(outputs: dict[str, Any], boxes: list[Tensor], maps: list[Tensor], **more: Any) -> dict[str, Tensor]:
     """The losses of anchors that the assignment matched; `more` are settings, and the valid anchors."""
     valid = more.pop("valid", None)
-    matched = assign_anchors(outputs["anchors"], outputs["anchors_per_level"], boxes, valid)
+    margin = more.get("margin", 0.0)
+    matched = assign_anchors(outputs["anchors"], outputs["anchors_per_level"], boxes, valid, margin=margin)
     names = ("token_logits", "deltas", "centerness", "anchors", "text_mask")
     given = {name: outputs[name] for name in names}
     return GroundingLoss(**more)(**given, matched=matched, boxes=boxes, positive_maps=maps, valid=valid)
@@ -46,7 +49,7 @@ def test_anchors_and_targets_are_the_originals(case: str, name: str) -> None:
     outputs = read_outputs(fine_folder(case))
     boxes, maps, golden = read_targets(fine_folder(case), name)
     anchors = outputs["anchors"]
-    matched = assign_anchors(anchors, outputs["anchors_per_level"], boxes)
+    matched = assign_anchors(anchors, outputs["anchors_per_level"], boxes, margin=PIXEL_MARGIN)
     target, central = matched_boxes(anchors, boxes, matched), []
     for row in range(2):
         positive = matched[row] >= 0
@@ -59,7 +62,7 @@ def test_anchors_and_targets_are_the_originals(case: str, name: str) -> None:
         tokens = matched_tokens(maps[row], matched[row])
         assert torch.equal(tokens[positive].float(), golden[f"token_labels_pos{row}"])
         assert not tokens[~positive].any()
-        central.append(centerness_targets(target[row], anchors)[positive])
+        central.append(centerness_targets(shrink_boxes(target[row], PIXEL_MARGIN), anchors)[positive])
     assert torch.allclose(torch.cat(central).float(), golden["centerness_targets"], atol=2e-5)
 
 
@@ -96,9 +99,13 @@ def test_each_loss_is_the_originals(case: str, name: str) -> None:
     outputs, golden = read_outputs(fine_folder(case)), json.loads((fine_folder(case) / "loss.json").read_text())
     boxes, maps, _ = read_targets(fine_folder(case), name)
     last = outputs["token_logits"].shape[2] - 1
-    expect_losses(losses_of(outputs, boxes, maps, no_object_column=last), golden[name])
+    expect_losses(losses_of(outputs, boxes, maps, no_object_column=last, margin=PIXEL_MARGIN), golden[name])
     if name == "train":
-        expect_losses(losses_of(outputs, boxes, maps, no_object_column=last), golden["train_float64"], rel=2e-6)
+        expect_losses(
+            losses_of(outputs, boxes, maps, no_object_column=last, margin=PIXEL_MARGIN),
+            golden["train_float64"],
+            rel=2e-6,
+        )
 
 
 def test_an_anchor_without_a_box_answers_to_no_token() -> None:
@@ -121,7 +128,7 @@ def loss_on_rank(rank: int, folder: str, case: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     outputs, (boxes, maps, _) = read_outputs(Path(case)), read_targets(Path(case), "train")
     last = outputs["token_logits"].shape[2] - 1
-    losses = losses_of(picture(outputs, rank), [boxes[rank]], [maps[rank]], no_object_column=last)
+    losses = losses_of(picture(outputs, rank), [boxes[rank]], [maps[rank]], no_object_column=last, margin=PIXEL_MARGIN)
     torch.save(losses, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 

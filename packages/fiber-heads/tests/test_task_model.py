@@ -177,12 +177,19 @@ def test_the_detector_takes_a_coarse_checkpoint_without_its_head_but_no_head_in_
     report = model.load_original_checkpoint(tensors, partial=True)
     assert set(report.fresh) == head | pyramid
     assert not model.config.flat_offsets
+    assert not model.config.inclusive_boxes
     with pytest.raises(ValueError, match=r"for FiberForGrounding\) does not fit the model: .* keys missing"):
         model.load_original_checkpoint(tensors)
     whole = original_tensors(model)
     report = model.load_original_checkpoint(whole, partial=True)
     assert report.fresh == []
     assert model.config.flat_offsets
+    assert model.config.inclusive_boxes
+    assert model.loss.margin == 0.5
+    other = make_grounding()
+    other.start_from(model)
+    assert other.config.flat_offsets
+    assert other.config.inclusive_boxes
     assert model.config is model.grounding_head.config
     assert not SMALL.flat_offsets
     del whole["rpn.head.scales.1.scale"]

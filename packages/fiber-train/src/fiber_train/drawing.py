@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from fiber_data import ImageSource, load_image
+from fiber_heads.grounding.boxes import outermost_pixels
 from matplotlib.font_manager import findfont
 from PIL import Image
 from torch import Tensor
@@ -45,7 +46,7 @@ def draw_detections(image: ImageSource, detections: Mapping[str, Any]) -> Image.
     short = min(pixels.shape[1:])
     drawn = draw_bounding_boxes(
         pixels,
-        torch.as_tensor(detections["boxes"]).cpu(),
+        outermost_pixels(torch.as_tensor(detections["boxes"]).cpu()),  # as Pillow draws: the last one included
         labels=names,
         colors=colors,
         width=max(1, short // 200),

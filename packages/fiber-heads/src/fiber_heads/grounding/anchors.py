@@ -16,8 +16,7 @@ def level_anchors(
 ) -> list[Tensor]:
     """Anchors of every level, row after row.
 
-    Pixels count as cells of side 1 whose width is x2 - x1 + 1, as everywhere in this head: a level's first anchor is
-    centered on the middle of its first cell, at (stride - 1) / 2.
+    A level's first anchor is centered on the middle of its first cell, at stride / 2.
 
     Args:
         shapes: Rows and columns of each level.
@@ -26,16 +25,16 @@ def level_anchors(
         device: Where the anchors shall live.
 
     Returns:
-        For each level (H W, 4) float32 xyxy in pixels of the padded image.
+        For each level (H W, 4) float32 xyxy in pixels of the padded image, half-open.
 
     Example:
         >>> level_anchors([(1, 2)], [8])[0].tolist()
-        [[-28.0, -28.0, 35.0, 35.0], [-20.0, -28.0, 43.0, 35.0]]
+        [[-28.0, -28.0, 36.0, 36.0], [-20.0, -28.0, 44.0, 36.0]]
     """
     levels = []
     for (height, width), stride in zip(shapes, strides, strict=True):
-        half = (scale * stride - 1) / 2
-        rows, columns = (torch.arange(side, device=device) * stride + (stride - 1) / 2 for side in (height, width))
+        half = scale * stride / 2
+        rows, columns = (torch.arange(side, device=device) * stride + stride / 2 for side in (height, width))
         y, x = (place.flatten() for place in torch.meshgrid(rows, columns, indexing="ij"))
         levels.append(torch.stack([x - half, y - half, x + half, y + half], dim=1).float())
     return levels

@@ -5,7 +5,8 @@
 After `fine_grained/maskrcnn_benchmark/modeling/rpn/loss.py` of microsoft/FIBER. Differences:
     * all boxes of an image at once, and nothing is read back to the host;
     * a box counts whatever its label is; there a box of label 0 takes anchors from others and then gives them up;
-    * anchors in the padding can be left out, so that an image's targets do not depend on the rest of its batch.
+    * anchors in the padding can be left out, so that an image's targets do not depend on the rest of its batch;
+    * boxes are half-open; there their last pixel belongs to them (`margin=0.5` for the same targets).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fiber_heads.grounding.boxes import box_centers, box_iou
+from fiber_heads.grounding.boxes import box_centers, box_iou, shrink_boxes
 
 MIN_INSIDE = 0.01  # pixels that an anchor's center must lie inside the box
 
@@ -26,6 +27,7 @@ def assign_anchors(
     boxes: Sequence[Tensor],
     valid: Tensor | None = None,
     top_k: int = 9,
+    margin: float = 0.0,
 ) -> Tensor:
     """Matches the anchors of a batch with the boxes of its images.
 
@@ -39,6 +41,7 @@ def assign_anchors(
         boxes: For each image (n, 4) xyxy; n may be 0.
         valid: (B, A) bool, anchors that may take a box; all if None.
         top_k: Candidates of a box on each level; all of the level if it has fewer.
+        margin: Pixels by which a box is smaller on every side when its anchors' centers have to lie inside.
 
     Returns:
         (B, A) int64: the row of the image's box, or -1.
@@ -53,7 +56,10 @@ def assign_anchors(
         )
     rows = [None] * len(boxes) if valid is None else valid
     return torch.stack(
-        [_assign(anchors, anchors_per_level, own.to(anchors), row, top_k) for own, row in zip(boxes, rows, strict=True)]
+        [
+            _assign(anchors, anchors_per_level, own.to(anchors), row, top_k, margin)
+            for own, row in zip(boxes, rows, strict=True)
+        ]
     )
 
 
@@ -92,7 +98,7 @@ def matched_tokens(positive_map: Tensor, matched: Tensor, no_object_column: int 
 
 
 def _assign(
-    anchors: Tensor, anchors_per_level: Sequence[int], boxes: Tensor, valid: Tensor | None, top_k: int
+    anchors: Tensor, anchors_per_level: Sequence[int], boxes: Tensor, valid: Tensor | None, top_k: int, margin: float
 ) -> Tensor:
     """Rows (A,) of one image's boxes (n, 4), or -1."""
     if not len(boxes):
@@ -108,7 +114,8 @@ def _assign(
     chosen = torch.cat(candidates)  # (K, n)
     iou = box_iou(anchors[chosen], boxes)
     real = distances.gather(0, chosen).isfinite()
-    inside = torch.cat([centers[chosen] - boxes[:, :2], boxes[:, 2:] - centers[chosen]], dim=-1).amin(dim=-1)
+    inner = shrink_boxes(boxes, margin)
+    inside = torch.cat([centers[chosen] - inner[:, :2], inner[:, 2:] - centers[chosen]], dim=-1).amin(dim=-1)
     positive = real & (iou >= _threshold(iou, real)) & (inside > MIN_INSIDE)
     claims = torch.full_like(distances, -torch.inf).scatter(0, chosen, iou.masked_fill(~positive, -torch.inf))
     best, row = claims.max(dim=1)

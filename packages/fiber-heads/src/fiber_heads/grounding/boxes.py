@@ -1,7 +1,8 @@
-"""Boxes as the original detector measures them: a box of corners x1 and x2 is `x2 - x1 + 1` wide.
+"""What is measured and done with boxes: (..., 4) xyxy in pixels, half-open, so that `x2 - x1` is a width.
 
-    Boxes are (..., 4) xyxy in pixels, the last pixel included. Centers are `(x1 + x2) / 2`, without the one, and so is
-    the generalized IoU of the loss; everything else here counts it. Released weights were trained so.
+The original's boxes include their last pixel: with x2 and y2 one greater they are these, and its `x2 - x1 + 1`, its
+box coder, its overlaps and its suppression are those of this module (`GroundingConfig.inclusive_boxes` tells of the
+rest).
 
 After `fine_grained/maskrcnn_benchmark` (`structures/boxlist_ops.py`, `modeling/box_coder.py`) of microsoft/FIBER.
 """
@@ -19,8 +20,8 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def box_sizes(boxes: Tensor) -> Tensor:
-    """Widths and heights (..., 2) of boxes (..., 4), one more than the difference of their corners."""
-    return boxes[..., 2:] - boxes[..., :2] + 1
+    """Widths and heights (..., 2) of boxes (..., 4)."""
+    return boxes[..., 2:] - boxes[..., :2]
 
 
 def box_centers(boxes: Tensor) -> Tensor:
@@ -33,25 +34,30 @@ def box_areas(boxes: Tensor) -> Tensor:
     return box_sizes(boxes).prod(dim=-1)
 
 
+def shrink_boxes(boxes: Tensor, margin: float) -> Tensor:
+    """Boxes (..., 4) made smaller by `margin` pixels on every side; corners swap where there are not so many."""
+    return torch.cat([boxes[..., :2] + margin, boxes[..., 2:] - margin], dim=-1)
+
+
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of boxes (..., 4) with others (..., 4) that broadcast against them.
 
     For all pairs of N with M boxes: `box_iou(boxes[:, None], others)`, (N, M).
 
     Example:
-        >>> box_iou(torch.tensor([0.0, 0.0, 9.0, 9.0]), torch.tensor([0.0, 0.0, 9.0, 4.0])).item()
+        >>> box_iou(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([0.0, 0.0, 10.0, 5.0])).item()
         0.5
     """
     corners = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
-    common = (corners[1] - corners[0] + 1).clamp(min=0).prod(dim=-1)
+    common = (corners[1] - corners[0]).clamp(min=0).prod(dim=-1)
     return common / (box_areas(boxes) + box_areas(others) - common)
 
 
 def generalized_box_iou(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:
     """Generalized IoU (...), in [-1, 1], of boxes (..., 4) with others (..., 4), one to one; for the loss.
 
-    Widths are plain differences here. A box of swapped corners counts as empty. torchvision's loss gives the same
-    for proper boxes, but looks up its values on the host.
+    A box of swapped corners counts as empty. torchvision's loss gives the same for proper boxes, but looks up its
+    values on the host.
     """
     ends, other_ends = torch.maximum(boxes[..., :2], boxes[..., 2:]), others[..., 2:]
     low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(ends, other_ends)
@@ -67,17 +73,36 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
     anchor_sizes = box_sizes(anchors)
     centers = deltas[..., :2] / SHIFT_WEIGHT * anchor_sizes + box_centers(anchors)
     sizes = (deltas[..., 2:] / SCALE_WEIGHT).clamp(max=MAX_LOG_SCALE).exp() * anchor_sizes
-    return torch.cat([centers - (sizes - 1) / 2, centers + (sizes - 1) / 2], dim=-1)
+    return torch.cat([centers - sizes / 2, centers + sizes / 2], dim=-1)
 
 
-def clip_boxes(boxes: Tensor, image_size: Tensor) -> Tensor:
-    """Boxes (..., 4) cut to an image of `image_size` (2,) height, width: x in [0, width - 1], y likewise."""
-    return boxes.clamp(min=0).minimum((image_size.flip(0) - 1).to(boxes).repeat(2))
+def clip_boxes(boxes: Tensor, image_size: Tensor, least: float = 0.0) -> Tensor:
+    """Boxes (..., 4) cut to an image.
+
+    Args:
+        boxes: xyxy.
+        image_size: (2,) height, width.
+        least: How much of the image a box beyond it keeps in each direction, in pixels; 0 leaves it empty.
+
+    Returns:
+        Boxes whose x are in [0, width], whose y in [0, height].
+    """
+    end = image_size.flip(0).to(boxes)
+    return torch.cat(
+        [boxes[..., :2].clamp(min=0).minimum(end - least), boxes[..., 2:].clamp(min=least).minimum(end)], -1
+    )
 
 
 def is_at_least(boxes: Tensor, min_size: float) -> Tensor:
-    """Which boxes (..., 4) are at least `min_size` pixels wide and high; 0 rejects only those of swapped corners."""
-    return (box_sizes(boxes) >= min_size).all(dim=-1)
+    """Which boxes (..., 4) are at least `min_size` pixels wide and high, and not empty."""
+    sizes = box_sizes(boxes)
+    return ((sizes >= min_size) & (sizes > 0)).all(dim=-1)
+
+
+def outermost_pixels(boxes: Tensor) -> Tensor:
+    """The first and the last column and row (..., 4), whole numbers, of the pixels that boxes (..., 4) touch."""
+    first = boxes[..., :2].floor()
+    return torch.cat([first, torch.maximum(boxes[..., 2:].ceil() - 1, first)], dim=-1)
 
 
 def class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, max_iou: float) -> Tensor:
@@ -92,7 +117,6 @@ def class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, max_iou: float) -> 
     Returns:
         (K,) int64, the rows that stay, best score first.
     """
-    # One pixel on the far corner makes torchvision's plain widths ours. In float64 its way of parting labels, moving
-    # them far from each other, costs no accuracy, and an IoU equal to the limit stays whatever the limit.
-    widened = torch.cat([boxes[:, :2].double(), boxes[:, 2:].double() + 1], dim=-1)
-    return batched_nms(widened, scores.double(), labels, max_iou)
+    # In float64 torchvision's way of parting labels, moving them far from each other, costs no accuracy, and an IoU
+    # equal to the limit stays whatever the limit.
+    return batched_nms(boxes.double(), scores.double(), labels, max_iou)

@@ -24,6 +24,11 @@ class GroundingConfig:
             map's size, as the original's kernel does. Weights trained with it need it: loading the original's switches
             it on. False takes every second row and column, which are the cells that a convolution of stride 2 is
             centered on.
+        inclusive_boxes: Whether boxes are the original's, whose last pixel belongs to them, so that they are `x2 - x1 +
+            1` wide. Boxes given and found are half-open under either; under this setting the network is taught the
+            original's (`Scaling`), measures the box loss and centerness from the center of the first to that of the
+            last pixel, and makes boxes beyond the image its outermost pixels. Loading the original's detectors switches
+            it on.
         padding_aware: Whether an image's results are kept apart from the padding of its batch. False counts padding
             in every average, as the original does.
         no_object_column: Whether the token loss asks anchors without a box for a 1 in column `max_tokens - 1`, as the
@@ -53,6 +58,7 @@ class GroundingConfig:
     anchor_scale: float = 8.0
     max_tokens: int = 256
     flat_offsets: bool = False
+    inclusive_boxes: bool = False
     padding_aware: bool = True
     no_object_column: bool = False
     deformable: DeformablePath = "auto"
@@ -93,7 +99,8 @@ class GroundingConfig:
         unknown = overrides.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"GroundingConfig has no field {sorted(unknown)[0]!r}")
-        return cls(**{"flat_offsets": True, "padding_aware": False, "no_object_column": True, **overrides})
+        habits = {"flat_offsets": True, "inclusive_boxes": True, "padding_aware": False, "no_object_column": True}
+        return cls(**{**habits, **overrides})
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class DetectionSettings:
         candidates_per_level: The most candidates, pairs of an anchor and a class, that a level passes on.
         max_iou: Of two boxes of a class with more overlap than this the better one stays.
         max_detections: The most detections of an image; more only where scores tie with the last one.
-        min_size: Narrower or lower boxes are dropped, in pixels.
+        min_size: Narrower or lower boxes are dropped, in pixels; empty ones always.
         aggregation: A class's probability from those of its tokens: `mean`, `max`, or `power`, the geometric mean.
 
     Raises:

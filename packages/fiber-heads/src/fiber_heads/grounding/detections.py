@@ -19,6 +19,7 @@ from torchvision.utils import draw_bounding_boxes
 from transformers.image_utils import load_image
 from transformers.utils.generic import ModelOutput
 
+from fiber_heads.grounding.boxes import outermost_pixels
 from fiber_heads.processing import Image
 from fiber_heads.task import NONE
 
@@ -32,7 +33,7 @@ class Detections(ModelOutput):
     `supervision.Detections.from_transformers(found, id2label=...)` takes it as it is.
 
     Attributes:
-        boxes: (K, 4) corners x1, y1, x2, y2 in the pixels of the image as it came.
+        boxes: (K, 4) corners x1, y1, x2, y2 in the pixels of the image as it came; half-open, x2 - x1 is the width.
         scores: (K,) in [0, 1], descending.
         labels: (K,) int64, index into the categories or among the sentence's phrases.
         text_labels: The K categories or phrases themselves.
@@ -95,7 +96,8 @@ class Detections(ModelOutput):
             return to_pil_image(pixels)
         names = [f"{name} {score:.2f}" for score, name, _ in self.rows()]
         colors = [PALETTE[label % len(PALETTE)] for label in self.labels.tolist()]
-        return to_pil_image(draw_bounding_boxes(pixels, self.boxes.cpu(), names, colors, width=2))
+        corners = outermost_pixels(self.boxes.cpu())  # as Pillow draws: the last one included
+        return to_pil_image(draw_bounding_boxes(pixels, corners, names, colors, width=2))
 
     def show(self) -> None:
         """Opens the drawn image in a viewer."""

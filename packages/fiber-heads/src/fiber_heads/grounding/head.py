@@ -35,7 +35,7 @@ class GroundingPredictions:
         deltas: (B, A, 4) from anchor to box, in the box coder's units.
         centerness: (B, A) logits.
         token_logits: (B, A, L).
-        anchors: (A, 4) xyxy in pixels of the padded image.
+        anchors: (A, 4) xyxy in pixels of the padded image, half-open.
         anchors_per_level: The levels' shares of A.
         valid: (B, A) bool, False where an anchor belongs to the batch's padding and not to the image's own canvas.
             Neither the losses nor the results may count these anchors.
@@ -108,11 +108,11 @@ class GroundingHead(nn.Module):
             valid=valid,
         )
 
-    def set_flat_offsets(self, enable: bool = True) -> None:
-        """Switches `GroundingConfig.flat_offsets`: weights go with the reading that they were trained with."""
-        self.config.flat_offsets = enable
+    def read_as(self, config: GroundingConfig) -> None:
+        """Takes over how weights are to be read that were trained under `config`: its offsets and its boxes."""
+        self.config.flat_offsets, self.config.inclusive_boxes = config.flat_offsets, config.inclusive_boxes
         for block in self.tower.blocks:
-            block.flat_offsets = enable  # type: ignore[assignment]
+            block.flat_offsets = config.flat_offsets  # type: ignore[assignment]
 
     def _features(self, maps: Sequence[Tensor], image_sizes: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """The dynamic head's maps, and which anchors belong to their image, (B, A)."""
@@ -125,7 +125,7 @@ class GroundingHead(nn.Module):
         return levels, torch.cat(valid, dim=1)
 
     def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
-        """Loads the head of an original detector, and reads offsets as it was trained to (`set_flat_offsets`).
+        """Loads the head of an original detector, and reads offsets and boxes as it was trained to (`read_as`).
 
         Args:
             source: A file, or the state dict already read by `fiber_backbone.read_original_state_dict`.
@@ -143,7 +143,7 @@ class GroundingHead(nn.Module):
         key_map = original_grounding_map(self.config)
         values, report = convert(tensors, key_map, shapes, f"{origin} (for the grounding head)")
         self.load_state_dict(values)
-        self.set_flat_offsets()
+        self.read_as(GroundingConfig.as_original())
         return report
 
 

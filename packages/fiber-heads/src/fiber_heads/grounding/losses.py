@@ -9,7 +9,8 @@ case. Differences:
       256 (`no_object_column=255`);
     * the loss of the unused class logits, zero times a number that can be infinite, is left out;
     * all processes take part in the sums, also one whose images hold no box (there it leaves the others waiting);
-    * anchors in the padding can be left out.
+    * anchors in the padding can be left out;
+    * boxes are half-open; there their last pixel belongs to them (`margin=0.5` for the same losses).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from fiber_heads.distributed import mean_over_processes
 from fiber_heads.grounding.assignment import matched_boxes, matched_tokens
-from fiber_heads.grounding.boxes import box_centers, decode_boxes, generalized_box_iou
+from fiber_heads.grounding.boxes import box_centers, decode_boxes, generalized_box_iou, shrink_boxes
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class GroundingLoss:
         centerness_weight: Factor of the centerness loss.
         token_weight: Factor of the token loss.
         no_object_column: See `matched_tokens`.
+        margin: Pixels by which boxes, predicted and right ones, are smaller on every side in the generalized IoU and
+            for the distances that make up centerness.
         reduce: Gives the mean over processes of a small tensor, without gradient.
     """
 
@@ -46,6 +49,7 @@ class GroundingLoss:
     centerness_weight: float = 1.0
     token_weight: float = 1.0
     no_object_column: int | None = None
+    margin: float = 0.0
     reduce: Callable[[Tensor], Tensor] = mean_over_processes
 
     def __call__(
@@ -84,13 +88,14 @@ class GroundingLoss:
         _check_maps(positive_maps, boxes, token_logits.shape[2])
         token_logits, deltas, centerness = _at_least_float32(token_logits, deltas, centerness)
         anchors, positive = anchors.to(deltas), matched >= 0
-        target = matched_boxes(anchors, boxes, matched)
+        target = shrink_boxes(matched_boxes(anchors, boxes, matched), self.margin)
         central = torch.where(positive, centerness_targets(target, anchors), 0)
         num_positive, total_central = self.reduce(torch.stack([positive.sum().to(central), central.sum()])).unbind()
         num_positive = num_positive.clamp(min=1)
 
         # Masked before decoding: an anchor without a box sends back exactly nothing, however wild its deltas are.
         predicted = decode_boxes(deltas.masked_fill(~positive[..., None], 0), anchors)
+        predicted = shrink_boxes(predicted, self.margin)
         box = (central * (1 - generalized_box_iou(predicted, target))).sum() / total_central.clamp(min=1e-6)
         center = binary_cross_entropy_with_logits(centerness, central, reduction="none").where(positive, 0).sum()
         return {

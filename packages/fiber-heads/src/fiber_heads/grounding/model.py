@@ -18,9 +18,11 @@ from fiber_heads.grounding.detections import Detections
 from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
 from fiber_heads.grounding.losses import GroundingLoss
 from fiber_heads.grounding.postprocess import detect_boxes, merge_chunks
+from fiber_heads.grounding.scaling import Scaling
 from fiber_heads.processing import Images, PromptProcessor, Texts, as_list
 from fiber_heads.task import TaskModel, TaskOutput, check_batch, is_bias
 
+PIXEL_MARGIN = 0.5  # from the border of a box to the centers of its outermost pixels
 REFERRING = DetectionSettings(score_threshold=0.0, candidates_per_level=3000)  # the original's for RefCOCO
 
 
@@ -56,14 +58,20 @@ class FiberForGrounding(TaskModel):
         _check_backbone(backbone, self.config)
         widths = backbone.stage_dims[-3:]
         self.grounding_head = GroundingHead((widths[0], widths[1], widths[2]), backbone.text_dim, self.config)
-        self.config = config = self.grounding_head.config
-        self.loss = GroundingLoss(
+        self.config = self.grounding_head.config
+
+    @property
+    def loss(self) -> GroundingLoss:
+        """The losses by the settings as they are now."""
+        config = self.config
+        return GroundingLoss(
             config.focal_alpha,
             config.focal_gamma,
             config.box_loss_weight,
             config.centerness_loss_weight,
             config.token_loss_weight,
             config.max_tokens - 1 if config.no_object_column else None,
+            PIXEL_MARGIN if config.inclusive_boxes else 0.0,
         )
 
     def set_gradient_checkpointing(self, enable: bool = True) -> None:
@@ -78,6 +86,7 @@ class FiberForGrounding(TaskModel):
         image_sizes: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
+        original_sizes: Tensor | None = None,
         targets: Sequence[Mapping[str, Tensor]] | None = None,
         return_loss: bool = True,
         **_: Any,
@@ -89,8 +98,10 @@ class FiberForGrounding(TaskModel):
             image_sizes: (B, 2), true height and width.
             input_ids: (B, L).
             attention_mask: (B, L).
-            targets: For losses, for each image `boxes` (n, 4) xyxy in pixels and `positive_map` (n, L) bool, the tokens
-                that speak of each box.
+            original_sizes: (B, 2), height and width before the images were resized; only inclusive boxes need them
+                (`Scaling`), and without them images count as not resized.
+            targets: For losses, for each image `boxes` (n, 4) xyxy in pixels of `pixel_values`, half-open, and
+                `positive_map` (n, L) bool, the tokens that speak of each box.
             return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
             **_: Other keys of the batch.
 
@@ -102,9 +113,12 @@ class FiberForGrounding(TaskModel):
         if targets is None or not return_loss:
             nothing = attention_mask.new_zeros(())
             return GroundingOutput(nothing, logits=found.token_logits, predictions=found)
-        boxes = [target["boxes"] for target in targets]
-        matched = assign_anchors(found.anchors, found.anchors_per_level, boxes, found.valid, self.config.top_k)
-        losses = self.loss(
+        scaling, loss = Scaling(image_sizes, original_sizes, self.config.inclusive_boxes), self.loss
+        boxes = scaling.to_taught([target["boxes"] for target in targets])
+        matched = assign_anchors(
+            found.anchors, found.anchors_per_level, boxes, found.valid, self.config.top_k, loss.margin
+        )
+        losses = loss(
             found.token_logits,
             found.deltas,
             found.centerness,
@@ -141,8 +155,8 @@ class FiberForGrounding(TaskModel):
             settings: Further settings; `threshold` goes before theirs.
 
         Returns:
-            For each image `boxes` (K, 4) xyxy in its own pixels, `scores` (K,) descending, `labels` (K,) indices into
-            `categories`, and `text_labels`, their names.
+            For each image `boxes` (K, 4) xyxy in its own pixels, half-open, `scores` (K,) descending, `labels` (K,)
+            indices into `categories`, and `text_labels`, their names.
 
         Raises:
             ValueError: If there is no category, one is empty or does not fit a prompt, or the model has no processor.
@@ -278,21 +292,22 @@ class FiberForGrounding(TaskModel):
         phrase_labels: Sequence[Tensor],
         settings: DetectionSettings | None,
     ) -> list[dict[str, Tensor]]:
-        sizes = batch["image_sizes"]
-        predictions = self._predict(image, text, sizes)
+        scaling = Scaling(batch["image_sizes"], batch.get("original_sizes"), self.config.inclusive_boxes)
+        predictions = self._predict(image, text, scaling.image_sizes)
         found = detect_boxes(
             predictions.token_logits,
             predictions.deltas,
             predictions.centerness,
             anchors=predictions.anchors,
             anchors_per_level=predictions.anchors_per_level,
-            image_sizes=sizes,
+            image_sizes=scaling.limits,
             class_tokens=phrase_maps,
             labels=phrase_labels,
             valid=predictions.valid,
             settings=settings,
+            keep_outside=scaling.inclusive,
         )
-        return _to_original(found, sizes, batch.get("original_sizes"))
+        return scaling.to_original(found)
 
     def _begin(self, pixel_values: Tensor, image_sizes: Tensor) -> ImageState:
         own = image_sizes if self.config.padding_aware and self._differ(pixel_values, image_sizes) else None
@@ -326,9 +341,16 @@ class FiberForGrounding(TaskModel):
         return () if any(HEAD.match(name) for name in tensors) else ("grounding_head.",)
 
     def finish_original_checkpoint(self, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
-        """Reads offsets as the original's head was trained to (`GroundingConfig.flat_offsets`), if it came with one."""
+        """Reads offsets and boxes as the original's head was trained to, if the checkpoint came with one."""
         if any(HEAD.match(name) for name in report.taken):
-            self.grounding_head.set_flat_offsets()
+            self.grounding_head.read_as(GroundingConfig.as_original())
+
+    def start_from(self, other: TaskModel) -> LoadReport:
+        """As of `TaskModel`; the head of another detector brings how its offsets and boxes are to be read."""
+        report = super().start_from(other)
+        if isinstance(other, FiberForGrounding) and any(name.startswith("grounding_head.") for name in report.taken):
+            self.grounding_head.read_as(other.config)
+        return report
 
     def decayed_by_original(self, name: str) -> bool:
         """The original's detector decays whatever is not called a bias."""
@@ -351,15 +373,3 @@ def _check_backbone(backbone: FiberBackbone, config: GroundingConfig) -> None:
             f"the backbone's last maps have strides {strides}, but the head reads {config.strides[:3]}; set "
             "GroundingConfig.strides"
         )
-
-
-def _to_original(
-    found: list[dict[str, Tensor]], sizes: Tensor, original_sizes: Tensor | None
-) -> list[dict[str, Tensor]]:
-    """Boxes in the pixels of the images as they came."""
-    if original_sizes is None:
-        return found
-    ratios = (original_sizes / sizes).flip(1).repeat(1, 2)  # width, height, width, height
-    return [
-        {**each, "boxes": each["boxes"] * ratio.to(each["boxes"])} for each, ratio in zip(found, ratios, strict=True)
-    ]

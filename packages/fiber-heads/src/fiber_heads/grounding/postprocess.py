@@ -7,7 +7,8 @@ After `fine_grained/maskrcnn_benchmark/modeling/rpn/inference.py` of microsoft/F
     * suppression follows the original's CUDA code on every device (its CPU code returns wrong rows);
     * a class without a token scores 0 (there not a number);
     * results come sorted by score;
-    * anchors in the padding can be left out, so that an image's result does not depend on the rest of its batch.
+    * anchors in the padding can be left out, so that an image's result does not depend on the rest of its batch;
+    * boxes are half-open, and what is empty or lies beyond the image is no detection (`keep_outside`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def detect_boxes(
     labels: Sequence[Tensor] | None = None,
     valid: Tensor | None = None,
     settings: DetectionSettings | None = None,
+    keep_outside: bool = False,
 ) -> list[dict[str, Tensor]]:
     """The detections of a batch.
 
@@ -49,10 +51,11 @@ def detect_boxes(
         labels: For each image (C,) int64, what to call the classes in the result; 0 to C - 1 if None.
         valid: (B, A) bool, the anchors that may answer; all if None.
         settings: Thresholds and counts.
+        keep_outside: Whether a box beyond the image becomes its outermost pixels, as in the original.
 
     Returns:
-        For each image `boxes` (K, 4) xyxy within the unpadded image, `scores` (K,) in [0, 1], descending, and
-        `labels` (K,) int64.
+        For each image `boxes` (K, 4) xyxy within the unpadded image, none of them empty, `scores` (K,) in [0, 1],
+        descending, and `labels` (K,) int64.
     """
     settings = settings or DetectionSettings()
     token_logits, deltas, centerness = token_logits.float(), deltas.float(), centerness.float()
@@ -66,7 +69,8 @@ def detect_boxes(
         scores = (scores * centerness[row].sigmoid()[:, None]).masked_fill(~candidate, -1)
         own = torch.arange(len(tokens), device=scores.device) if labels is None else labels[row].to(scores.device)
         best, anchor, label = _best_of_levels(scores, anchors_per_level, settings.candidates_per_level)
-        boxes = clip_boxes(decode_boxes(deltas[row][anchor], anchors[anchor]), image_sizes[row])
+        boxes = decode_boxes(deltas[row][anchor], anchors[anchor])
+        boxes = clip_boxes(boxes, image_sizes[row], least=1.0 if keep_outside else 0.0)
         fits = is_at_least(boxes, settings.min_size)
         results.append(_suppress(boxes[fits], best[fits].sqrt(), own[label[fits]], settings))
     return results

@@ -66,6 +66,8 @@ def measure_detection(
     rows: dict[Any, list[dict[str, Any]]] = {}
     for batch in batches(lambda transform: DetectionDataset(data, transform, prompts[0])):
         results = model.find_categories(batch, encoded, settings.detection, limit_together=not data.frequencies)
+        if data.frequencies:
+            results = _as_evaluated(model, results)
         rows |= {name: _coco_rows(name, result) for name, result in zip(batch["ids"], results, strict=True)}
     return score_detection(gather_by_id(rows), data)
 
@@ -111,11 +113,30 @@ def _sides(box: Sequence[float]) -> list[float]:
 
 
 def _coco_rows(image_id: Any, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a results file of COCO: boxes as x, y, width, height."""
+    """Rows of a results file of COCO: half-open boxes as x, y, width, height.
+
+    Of the original's inclusive boxes the width is x2 - x1 + 1 in their own terms, as in its files for COCO and ODinW.
+    """
     boxes = result["boxes"].double()
     sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
     columns = zip(sides.tolist(), result["scores"].tolist(), result["labels"].tolist(), strict=True)
     return [{"image_id": image_id, "category_id": label, "bbox": box, "score": score} for box, score, label in columns]
+
+
+def _as_evaluated(model: Any, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results as the evaluators of LVIS, Flickr30k and expressions get them: half-open, as everywhere.
+
+    With one exception: those of the original take x2 - x1 for the width of its inclusive boxes, a pixel less than they
+    are wide. A detector with `GroundingConfig.inclusive_boxes` is measured so too, or its numbers would not be
+    comparable with published ones; its boxes then lack the pixel in the files of predictions as well.
+    """
+    if not model.config.inclusive_boxes:
+        return results
+    cut = [
+        torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:] - 1, boxes[:, :2])], dim=1)
+        for boxes in (result["boxes"] for result in results)
+    ]
+    return [{**result, "boxes": boxes} for result, boxes in zip(results, cut, strict=True)]
 
 
 def measure_phrases(
@@ -300,7 +321,7 @@ def _find(
     """Batches of captions with the boxes found for their phrases, or, with the processor `blind`, for empty texts."""
     for batch in batches(lambda transform: GroundingDataset(samples, transform)):
         asked = batch if blind is None else batch | _empty_texts(len(batch["ids"]), blind)
-        yield batch, model.find(asked, settings)
+        yield batch, _as_evaluated(model, model.find(asked, settings))
 
 
 def _with_tokens_left(batch: dict[str, Any]) -> dict[str, Any]:
