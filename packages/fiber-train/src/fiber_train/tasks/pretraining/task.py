@@ -133,4 +133,5 @@ class OneCaption(Pretraining):
         self, samples: Sequence[CaptionSample], transform: Any, training: bool, model: Any
     ) -> CaptionDataset:
         """An item for each image."""
-        return CaptionDataset(samples, transform, captions="random", seed=self.config.trainer.seed)
+        seed = self.config.trainer.seed
+        return CaptionDataset(samples, transform, captions="random", seed=seed, **self.image_options)
