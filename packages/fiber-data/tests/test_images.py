@@ -280,7 +280,7 @@ def test_a_limit_of_pixels_of_ones_own(monkeypatch, pillow):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow)
     content = encode(Image.new("1", (100, 100)))
     assert load_image(content, max_pixels=10_000).shape == (3, 100, 100)
-    with pytest.raises(BrokenImageError, match="100 x 100 pixels, at most 9,999.*data.max_pixels"):
+    with pytest.raises(BrokenImageError, match=r"100 x 100 pixels, at most 9,999.*data\.max_pixels"):
         load_image(content, max_pixels=9_999)
 
 
