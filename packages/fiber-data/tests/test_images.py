@@ -111,11 +111,11 @@ def test_without_a_size_the_setting_decides_of_exif():
         assert np.array_equal(load_image(content, exif="stored").permute(1, 2, 0).numpy(), GRADIENT)
 
 
-@pytest.mark.parametrize("block", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", "orientation 9", "text"])
+@pytest.mark.parametrize("block", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", "orientation 9"])
 def test_damaged_exif_counts_as_none(block):
     if isinstance(block, str):
         exif = Image.Exif()
-        exif[0x0112] = 9 if block == "orientation 9" else "6"
+        exif[0x0112] = 9
         block = exif.tobytes()
     assert load_image(encode(Image.fromarray(GRADIENT), "JPEG", exif=block)).shape == (3, 16, 24)
 
@@ -129,7 +129,7 @@ def test_every_mode_keeps_its_colors():
     half = np.dstack([np.full((4, 4), 100, np.uint8), np.repeat(np.uint8([[0], [0], [255], [255]]), 4, 1)])
     expected = np.where(half[..., 1:] == 0, 255, 100).repeat(3, -1)
     gray = Image.fromarray(half, "LA")
-    for mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+    for mode in ("LA", "La", "RGBA", "RGBa"):
         converted = gray if mode == "LA" else gray.convert("RGBA" if mode in ("RGBA", "RGBa") else mode)
         assert np.array_equal(pixels(converted.convert(mode)), expected), mode
 
