@@ -141,6 +141,10 @@ def test_what_is_no_data_set_is_refused(samples):
         CaptionDataset([{**samples[0], "captions": []}], transform)
     with pytest.raises(ValueError, match="'each', 'random' or 'all', not 'first'"):
         CaptionDataset(samples, transform, captions="first")
+    with pytest.raises(ValueError, match="exif must be 'stored', 'displayed' or None, not 'raw'"):
+        CaptionDataset(samples, transform, exif="raw")
+    with pytest.raises(ValueError, match="max_pixels must be at least 1, or None, not 0"):
+        CaptionDataset(samples, transform, max_pixels=0)
     dataset = CaptionDataset(samples, transform, captions="all")
     for index in (12, -1):
         with pytest.raises(IndexError, match=f"item {index} of 12"):

@@ -154,7 +154,51 @@ def test_a_image_of_another_size_than_annotated_is_broken(data, tmp_path):
     wrong = DetectionData([sample(tmp_path / "a.png", [], [], size=(80, 120))], CATEGORIES)
     item = DetectionDataset(wrong, build_detection_evaluation_transform(40, 60), make_prompt(CATEGORIES))[0]
     assert isinstance(item, BrokenSample)
-    assert "the image is 40 x 60 pixels (height x width), but its boxes are for 80 x 120" in item.reason
+    assert "the image is 40 x 60 pixels (height x width), but its annotations are for 80 x 120" in item.reason
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_square", [False, True])
+def test_boxes_and_exif_agree(tmp_path, file_format, orientation, is_square):
+    """The annotated size tells whether boxes are for the stored or the displayed image; where both fit, `exif` does."""
+    stored = np.zeros((40, 40 if is_square else 64, 3), np.uint8)
+    stored[4:16, 8:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{file_format.lower()}"
+    options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(file_format, {})
+    Image.fromarray(stored).save(path, file_format, exif=exif, **options)
+    turns = {2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: lambda x: x.swapaxes(0, 1)}
+    turns |= {6: lambda x: np.rot90(x, -1), 7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90}
+    displayed = turns.get(orientation, lambda x: x)(stored)
+    is_ambiguous = stored.shape == displayed.shape
+    for annotated, setting in [(stored, None), (stored, "stored"), (displayed, "displayed"), (displayed, None)]:
+        if annotated is displayed and setting is None and is_ambiguous:
+            continue
+        rows, columns = np.nonzero(annotated[..., 0])
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        found = DetectionData([sample(path, [tuple(map(float, box))], [1], size=annotated.shape[:2])], CATEGORIES)
+        transform = build_detection_evaluation_transform(40, 64)
+        settings = [setting] if is_ambiguous else [setting, "stored", "displayed"]  # the size decides alone
+        for exif_setting in settings:
+            item = DetectionDataset(found, transform, make_prompt(CATEGORIES), exif=exif_setting)[0]
+            assert item["original_size"] == annotated.shape[:2]
+            x1, y1, x2, y2 = map(int, item["target"]["boxes"][0].tolist())
+            bright = item["pixel_values"][0] > 0
+            assert bright[y1:y2, x1:x2].all() and bright.sum() <= 1.3 * (y2 - y1) * (x2 - x1)
+
+
+def test_an_image_of_the_annotated_size_in_neither_way_is_left_out_and_named(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    found = DetectionData([sample(tmp_path / "a.jpg", [], [], size=(30, 60))], CATEGORIES)
+    item = DetectionDataset(found, build_detection_evaluation_transform(40, 60), make_prompt(CATEGORIES))[0]
+    assert item.reason.endswith(
+        "a.jpg: the image is 40 x 60 pixels (height x width) as stored, 60 x 40 as displayed (EXIF orientation 6), but "
+        "its annotations are for 30 x 60"
+    )
 
 
 def test_prompts_of_other_categories_are_refused(data):

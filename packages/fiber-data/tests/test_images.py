@@ -101,6 +101,71 @@ def test_exif_orientation_is_applied():
     assert np.array_equal(pixels(encode(image, exif=exif)), np.rot90(GRADIENT, -1))
 
 
+def test_without_a_size_the_setting_decides_of_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file_format in ("PNG", "TIFF"):
+        content = encode(Image.fromarray(GRADIENT), file_format, exif=exif)
+        displayed = load_image(content, exif="displayed").permute(1, 2, 0).numpy()
+        assert np.array_equal(displayed, np.rot90(GRADIENT, -1)) and np.array_equal(displayed, pixels(content))
+        assert np.array_equal(load_image(content, exif="stored").permute(1, 2, 0).numpy(), GRADIENT)
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", "orientation 9"])
+def test_damaged_exif_counts_as_none(block):
+    if isinstance(block, str):
+        exif = Image.Exif()
+        exif[0x0112] = 9
+        block = exif.tobytes()
+    assert load_image(encode(Image.fromarray(GRADIENT), "JPEG", exif=block)).shape == (3, 16, 24)
+
+
+def test_every_mode_keeps_its_colors():
+    image = Image.fromarray(GRADIENT)
+    for mode, bound in (("1", 0), ("YCbCr", 3), ("HSV", 6), ("RGBX", 0), ("CMYK", 0)):
+        converted = image.convert(mode)
+        expected = np.asarray(converted.convert("RGB")) if mode == "1" else GRADIENT
+        assert np.abs(pixels(converted).astype(int) - expected).max() <= bound, mode
+    half = np.dstack([np.full((4, 4), 100, np.uint8), np.repeat(np.uint8([[0], [0], [255], [255]]), 4, 1)])
+    expected = np.where(half[..., 1:] == 0, 255, 100).repeat(3, -1)
+    gray = Image.fromarray(half, "LA")
+    for mode in ("LA", "La", "RGBA", "RGBa"):
+        converted = gray if mode == "LA" else gray.convert("RGBA" if mode in ("RGBA", "RGBa") else mode)
+        assert np.array_equal(pixels(converted.convert(mode)), expected), mode
+
+
+def test_deep_gray_of_either_byte_order_and_with_a_transparent_value():
+    deep = GRADIENT[..., 0].astype(np.uint16) * 256 + 17
+    for mode, order in (("I;16L", "<u2"), ("I;16B", ">u2")):
+        image = Image.frombytes(mode, (24, 16), deep.astype(order).tobytes())
+        assert np.array_equal(pixels(image)[..., 0], GRADIENT[..., 0])
+    loaded = pixels(encode(Image.fromarray(deep), transparency=17))[..., 0]
+    assert (loaded[deep == 17] == 255).all() and np.array_equal(loaded[deep != 17], GRADIENT[..., 0][deep != 17])
+
+
+def test_the_first_frame_of_what_moves():
+    frames = [Image.fromarray(GRADIENT), Image.new("RGB", (24, 16))]
+    for file_format, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
+        content = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+        assert np.array_equal(pixels(content), GRADIENT), file_format
+
+
+def test_an_image_without_pixels_is_broken():
+    with pytest.raises(BrokenImageError, match="it has 0 x 5 pixels"):
+        load_image(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "longdouble", ">f4", ">f8"])
+def test_floats_of_any_precision_and_byte_order(dtype):
+    assert np.array_equal(pixels((GRADIENT / 255).astype(dtype)), GRADIENT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_float_tensors_of_any_precision(dtype):
+    white = torch.ones(3, 2, 2, dtype=dtype, requires_grad=True)
+    assert (load_image(white) == 255).all() and (load_image(white / 2).int() - 128).abs().max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "bomb"])
 def test_a_broken_image_names_file_and_reason(tmp_path, monkeypatch, kind):
     path = tmp_path / "broken.png"
@@ -126,6 +191,8 @@ def test_a_broken_image_names_file_and_reason(tmp_path, monkeypatch, kind):
         (np.zeros((2, 4, 4, 3), np.uint8), r"shape \(H, W, 3\) or \(H, W\), not \(2, 4, 4, 3\)"),
         (torch.zeros(4, 4, 3), r"shape \(3, H, W\) or \(1, H, W\), not \(4, 4, 3\)"),
         (np.zeros((4, 4), np.int64), "uint8 in 0..255 or floats"),
+        (np.zeros((4, 4), ">u2"), "uint8 in 0..255 or floats"),
+        (np.zeros((4, 4), object), "uint8 in 0..255 or floats"),
         (torch.full((3, 2, 2), 200.0), r"must lie in \[0, 1\]; .* goes from 200"),
         (torch.full((3, 2, 2), float("nan")), r"must lie in \[0, 1\]"),
     ],
@@ -195,15 +262,26 @@ def test_more_pixels_than_pillows_setting_are_refused(monkeypatch):
     """Pillow itself only warns up to twice its setting: 13000 x 13000 pixels in 20 KB took 1.8 GB."""
     large = encode(Image.new("1", (13000, 13000)))
     assert len(large) < 25_000
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
         with pytest.raises(BrokenImageError, match=r"too many pixels .*13000 x 13000 pixels, at most 89,478,485"):
             load_image(large)
+    assert not shown
     small = encode(Image.new("1", (100, 100)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     assert load_image(small).shape == (3, 100, 100)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert load_image(small).shape == (3, 100, 100)
+
+
+@pytest.mark.parametrize("pillow", [1_000, 100_000, None])
+def test_a_limit_of_pixels_of_ones_own(monkeypatch, pillow):
+    """It counts above and below Pillow's."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow)
+    content = encode(Image.new("1", (100, 100)))
+    assert load_image(content, max_pixels=10_000).shape == (3, 100, 100)
+    with pytest.raises(BrokenImageError, match=r"100 x 100 pixels, at most 9,999.*data\.max_pixels"):
+        load_image(content, max_pixels=9_999)
 
 
 # Addresses

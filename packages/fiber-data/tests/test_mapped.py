@@ -1,6 +1,8 @@
 """Samples mapped from the rows of somebody's table: made when asked for, never copied, and the same as a list of them."""
 
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -132,6 +134,22 @@ def test_a_row_that_cannot_be_decoded_costs_one_sample(rows):
     assert broken == BrokenSample("row 1: cannot be read (OSError: image file is truncated)")
 
 
+@pytest.mark.parametrize(
+    "error", [EOFError("a"), SyntaxError("a"), struct.error("a"), zlib.error("a"), Image.DecompressionBombError("a")]
+)
+def test_what_pillow_raises_where_rows_decode_costs_one_sample(rows, error):
+    class Decoding(Table):
+        def __getitem__(self, index):
+            if index == 1:
+                raise error
+            return super().__getitem__(index)
+
+    mapped = MappedSamples(Decoding(rows[:3]), captions_of, columns={"captions": [row["texts"] for row in rows[:3]]})
+    first, broken, _ = CaptionDataset(mapped, build_evaluation_transform(8), captions="random")
+    assert first["id"] == "image-0"
+    assert broken == BrokenSample(f"row 1: cannot be read ({type(error).__name__}: a)")
+
+
 def test_columns_have_a_value_for_each_row(rows):
     with pytest.raises(ValueError, match=r"the column 'captions' has 2 values, expected 12, one for each row"):
         MappedSamples(rows, captions_of, columns={"captions": [["a"], ["b"]]})
@@ -194,7 +212,7 @@ def test_boxes_on_images_in_memory(samples):
     assert dataset[0]["target"]["boxes"].tolist() == [[1, 2, 11, 12]] and table.decoded == [0]
     wrong = DetectionData([{**boxes, "labels": [7], "size": (4, 6)}], {7: "cat"})
     broken = DetectionDataset(wrong, transform, make_prompt(wrong.categories))[0]
-    assert broken.reason.startswith("sample 1: the image is 40 x 60 pixels")
+    assert broken.reason.startswith("sample 1: image in memory: the image is 40 x 60 pixels")
 
     caption = {"caption": "a cat", "spans": [[(2, 5)]], "phrases": [[(2, 5)]], "dataset_name": ""}
     told = [{**boxes, **caption, "original_id": of} for of in (3, 4, 3)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from fiber_data import read_captions
+from fiber_data import image_suffixes, read_captions
 from fiber_train.checkpoint import load_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
@@ -63,10 +64,21 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
     assert [line.split()[-1] for line in lines] == [str(match.path) for match in found[:3]]
 
 
+def test_a_folder_of_images_holds_what_pillow_opens_and_no_folders(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.WEBP", "c.avif" if ".avif" in image_suffixes() else "c.png", "notes.txt", "film.mpg"):
+        (tmp_path / name).write_bytes(b"content")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "folder.jpg" / "d.jp2").write_bytes(b"content")
+    os.mkfifo(tmp_path / "pipe.jpg")  # read at once, and named, by `retrieve`
+    names = [path.name for path in find_images(tmp_path)]
+    assert [name[0] for name in names] == ["a", "b", "c", "d", "p"]
+
+
 def test_a_folder_with_a_broken_image_is_searched(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "deep").mkdir()
     shutil.copy(scenes / "images" / "val" / "000000.png", tmp_path / "deep" / "good.PNG")
     (tmp_path / "bad.jpg").write_bytes(b"no image")
+    os.mkfifo(tmp_path / "pipe.jpg")
     words = ["retrieve", "--checkpoint", str(run), "--images", str(tmp_path), "--query", "a circle"]
     with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as an image .*; left out"):
         assert main(words) == 0

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from fiber_data.sampling import EpochIndex, EpochSampler
     from fiber_data.seeding import derive_seed
+    from fiber_data.suffixes import image_suffixes
     from fiber_data.text import load_tokenizer, mask_tokens, positive_map, train_tokenizer
     from fiber_data.transforms import (
         IMAGENET_MEAN,
@@ -111,6 +112,7 @@ _HOMES = {
     ),
     "sampling": ("EpochIndex", "EpochSampler"),
     "seeding": ("derive_seed",),
+    "suffixes": ("image_suffixes",),
     "text": ("load_tokenizer", "mask_tokens", "positive_map", "train_tokenizer"),
     "transforms": (
         "IMAGENET_MEAN",
@@ -179,6 +181,7 @@ __all__ = [
     "find_shared",
     "fit_size",
     "glance",
+    "image_suffixes",
     "inspect_samples",
     "load_image",
     "load_processor",

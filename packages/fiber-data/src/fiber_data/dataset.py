@@ -8,9 +8,10 @@ from typing import Any, Generic, Literal, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from fiber_data.formats.samples import CaptionSample
-from fiber_data.images import BrokenImageError, ImageSource, load_image
+from fiber_data.images import BrokenImageError, ImageSource, Orientation, load_image
 from fiber_data.mapped import glance
 from fiber_data.packed import PackedRecords
 from fiber_data.seeding import derive_seed, seeded
@@ -41,15 +42,32 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
         transform: A torchvision v2 transform of a dict with ``image`` and texts, such as
             `fiber_data.build_evaluation_transform` makes. It may be random.
         seed: Seed of everything random.
+        exif: "stored" gives images as they are stored, "displayed" turns them as EXIF says. None is displayed, and
+            stored where samples have boxes; an image whose annotated size tells it is given as that says.
+        max_pixels: Images of more pixels count as unreadable; None is Pillow's setting, see `fiber_data.load_image`.
 
     Raises:
-        ValueError: There are no samples.
+        ValueError: There are no samples, or `exif` or `max_pixels` is none of these.
     """
 
-    def __init__(self, samples: Iterable[Sample], transform: Transform, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Iterable[Sample],
+        transform: Transform,
+        seed: int,
+        *,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        if exif not in ("stored", "displayed", None):
+            raise ValueError(f"exif must be 'stored', 'displayed' or None, not {exif!r}")
+        if max_pixels is not None and max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, or None, not {max_pixels}")
         self.samples: Sequence[Sample] = samples if is_lazy(samples) else PackedRecords(samples)
         self.transform = transform
         self.seed = seed
+        self.exif = exif
+        self.max_pixels = max_pixels
         if len(self.samples) == 0:
             raise ValueError("the data set has no samples: check the annotation file and the split")
 
@@ -80,6 +98,18 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
             BrokenImageError: The image cannot be read; the data set then gives a `BrokenSample`.
         """
 
+    def load(self, image: ImageSource, size: tuple[int, int] | None = None) -> tv_tensors.Image:
+        """An image as `fiber_data.load_image` gives it by `exif` and `max_pixels`.
+
+        Args:
+            image: What `fiber_data.load_image` takes.
+            size: The (height, width) that annotations are for.
+
+        Raises:
+            BrokenImageError: The image cannot be read, or is of another size.
+        """
+        return load_image(image, size=size, exif=self.exif, max_pixels=self.max_pixels)
+
     def transformed(self, image: ImageSource, texts: dict[str, Any]) -> dict[str, Any]:
         """An image, transformed with all the texts that must stay true of it.
 
@@ -93,7 +123,7 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
         Raises:
             BrokenImageError: The image cannot be read.
         """
-        item = self.transform({"image": load_image(image), **texts})
+        item = self.transform({"image": self.load(image), **texts})
         return {"pixel_values": item.pop("image").as_subclass(Tensor).contiguous(), **item}
 
 
@@ -128,6 +158,8 @@ class CaptionDataset(SeededDataset[CaptionSample]):
         references: Whether an item brings all captions of its image, as training against a caption metric
             needs. None of them is then made false by a flip.
         seed: Seed of everything random.
+        exif: As of `SeededDataset`, like `max_pixels`.
+        max_pixels: As there.
 
     Raises:
         ValueError: There are no samples, or a sample has no caption, or `captions` is none of the three.
@@ -141,10 +173,12 @@ class CaptionDataset(SeededDataset[CaptionSample]):
         captions: Literal["each", "random", "all"] = "each",
         references: bool = False,
         seed: int = 0,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         if captions not in ("each", "random", "all"):
             raise ValueError(f"captions must be 'each', 'random' or 'all', not {captions!r}")
-        super().__init__(samples, transform, seed)
+        super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         self.captions = captions
         self.references = references
         known = glance(self.samples, "captions")

@@ -4,7 +4,7 @@ Both give the same kind of item, so that a batch may mix them: a caption, boxes,
 caption that name it. For detection the caption is a prompt made of category names.
 
 - ``pixel_values``: what the transform made of the image, float32 (3, H, W);
-- ``original_size``: (height, width) of the image as it is stored;
+- ``original_size``: (height, width) of the image as its boxes see it;
 - ``text``: the caption, and ``text_id``: the position among the samples;
 - ``target``: of the n boxes ``boxes`` (n, 4) float32, corners (x1, y1, x2, y2) in half-open pixels of
   ``pixel_values``; ``labels`` (n,) int64; ``area`` (n,) float32, scaled with the image; ``iscrowd`` (n,) bool;
@@ -15,6 +15,10 @@ caption that name it. For detection the caption is a prompt made of category nam
 - ``id``, ``image_id``, ``index``, ``seed`` as in the other data sets.
 
 A flip is held back by a caption that names a side, and by a box whose category does.
+
+Boxes are for an image as it is stored or as EXIF turns it for display, which the annotated size tells: the image is
+given so, and is a `BrokenSample` if it has that size neither way. Where both have it, ``exif`` decides, by default
+stored: then most tools that made the boxes did not look at EXIF.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +33,7 @@ from fiber_data.dataset import SeededDataset, Transform, is_lazy
 from fiber_data.formats.boxes import Box
 from fiber_data.formats.detection import DetectionData, DetectionSample
 from fiber_data.formats.grounding import GroundingSample, Spans
-from fiber_data.images import BrokenImageError, load_image
+from fiber_data.images import BrokenImageError, Orientation
 from fiber_data.mapped import glance, image_key
 from fiber_data.packed import PackedRecords
 from fiber_data.prompts import Prompt, PromptSampler
@@ -46,11 +50,22 @@ class BoxDataset(SeededDataset[Sample]):
         transform: Such as `fiber_data.build_detection_training_transform` makes; it keeps all boxes.
         include_crowds: Whether boxes around crowds are kept; they name no single object to learn from.
         seed: Seed of everything random.
+        exif: As the module says, like `max_pixels` as of `SeededDataset`.
+        max_pixels: As there.
     """
 
-    def __init__(self, samples: Iterable[Sample], transform: Transform, include_crowds: bool, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Iterable[Sample],
+        transform: Transform,
+        include_crowds: bool,
+        seed: int,
+        *,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
         samples = samples if is_lazy(samples) else list(samples)
-        super().__init__(samples, transform, seed)
+        super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         self.include_crowds = include_crowds
         self.image_sizes = torch.tensor([sample["size"] for sample in glance(samples, "size")])
         """For every item the (height, width) of its image in pixels, as the file says, int64 (len(self), 2)."""
@@ -70,14 +85,13 @@ class BoxDataset(SeededDataset[Sample]):
         categories: Mapping[int, str] | None = None,
     ) -> dict[str, Any]:
         """The item of a sample; boxes whose spans are None are left out."""
-        image = load_image(sample["image"])
+        try:
+            image = self.load(sample["image"], sample["size"])
+        except BrokenImageError as error:
+            if isinstance(sample["image"], str | Path):
+                raise
+            raise BrokenImageError(f"sample {sample['id']!r}: {error}") from error
         size = (image.shape[-2], image.shape[-1])
-        if size != tuple(sample["size"]):
-            name = sample["image"] if isinstance(sample["image"], str | Path) else f"sample {sample['id']!r}"
-            raise BrokenImageError(
-                f"{name}: the image is {size[0]} x {size[1]} pixels (height x width), but its boxes are "
-                f"for {sample['size'][0]} x {sample['size'][1]}"
-            )
         kept = [
             number
             for number, own in enumerate(spans)
@@ -124,6 +138,8 @@ class DetectionDataset(BoxDataset[DetectionSample]):
             the prompt of an item does not name are left out.
         include_crowds: Whether boxes around crowds are kept.
         seed: Seed of everything random.
+        exif: As of `BoxDataset`, like `max_pixels`.
+        max_pixels: As there.
 
     Raises:
         ValueError: There are no samples, or the prompt names none of the data's categories.
@@ -137,8 +153,10 @@ class DetectionDataset(BoxDataset[DetectionSample]):
         *,
         include_crowds: bool = False,
         seed: int = 0,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
     ) -> None:
-        super().__init__(data.samples, transform, include_crowds, seed)
+        super().__init__(data.samples, transform, include_crowds, seed, exif=exif, max_pixels=max_pixels)
         named = prompts.spans if isinstance(prompts, Prompt) else prompts.categories
         if named.keys().isdisjoint(data.categories):
             raise ValueError(
@@ -176,6 +194,8 @@ class GroundingDataset(BoxDataset[GroundingSample]):
         captions: "each" gives an item for every caption, "random" for every image, with one of its captions.
         include_crowds: Whether boxes around crowds are kept.
         seed: Seed of everything random.
+        exif: As of `BoxDataset`, like `max_pixels`.
+        max_pixels: As there.
 
     Raises:
         ValueError: There are no samples.
@@ -189,9 +209,11 @@ class GroundingDataset(BoxDataset[GroundingSample]):
         captions: Literal["each", "random"] = "each",
         include_crowds: bool = False,
         seed: int = 0,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         samples = samples if is_lazy(samples) else list(samples)
-        super().__init__(samples, transform, include_crowds, seed)
+        super().__init__(samples, transform, include_crowds, seed, exif=exif, max_pixels=max_pixels)
         of_image: dict[Any, list[int]] = {}
         keys: Iterable[Any] = range(len(samples))
         if captions == "random":

@@ -1,12 +1,18 @@
 """Samples made from rows of a table as they are asked for, such as a Hugging Face data set or a data base."""
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
+from PIL import Image
+
 from fiber_data.images import BrokenImageError
 
 Sample = TypeVar("Sample")
+# What Pillow raises on damaged files, where rows decode their images, and what no fault of a program looks like.
+_DAMAGES = (OSError, EOFError, SyntaxError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class Rows(Protocol):
@@ -68,7 +74,7 @@ class MappedSamples(Sequence[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         try:
             return self.make(self.rows[position])
-        except OSError as error:  # what Pillow raises too, where rows decode their images
+        except _DAMAGES as error:
             raise BrokenImageError(f"row {position}: cannot be read ({type(error).__name__}: {error})") from error
 
     def __iter__(self) -> Iterator[Sample]:

@@ -14,6 +14,7 @@ from fiber_data.answers import AnswerVocabulary, soft_scores
 from fiber_data.dataset import SeededDataset, Transform, is_lazy
 from fiber_data.formats.nlvr2 import ReasoningSample
 from fiber_data.formats.vqav2 import QuestionSample
+from fiber_data.images import Orientation
 from fiber_data.mapped import glance, image_key
 
 
@@ -38,6 +39,8 @@ class QuestionDataset(SeededDataset[QuestionSample]):
             answered with one of them has a target of zeros, see `coverage`.
         normalize: Whether people's answers are normalized before they are counted, see `fiber_data.soft_scores`.
         seed: Seed of everything random.
+        exif: As of `SeededDataset`, like `max_pixels`.
+        max_pixels: As there.
 
     Raises:
         ValueError: There are no samples, only some have answers, or the vocabulary has no answer to any question.
@@ -51,9 +54,11 @@ class QuestionDataset(SeededDataset[QuestionSample]):
         *,
         normalize: bool = True,
         seed: int = 0,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         samples = samples if is_lazy(samples) else list(samples)
-        super().__init__(samples, transform, seed)
+        super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         self.vocabulary = vocabulary
         self.normalize = normalize
         numbers: dict[str, int] = {}
@@ -116,13 +121,23 @@ class ReasoningDataset(SeededDataset[ReasoningSample]):
         samples: Samples as of `fiber_data.read_nlvr2`, with labels all or none.
         transform: As of `SeededDataset`; it makes images of one size.
         seed: Seed of everything random.
+        exif: As of `SeededDataset`, like `max_pixels`.
+        max_pixels: As there.
 
     Raises:
         ValueError: There are no samples, or only some have a label.
     """
 
-    def __init__(self, samples: Iterable[ReasoningSample], transform: Transform, *, seed: int = 0) -> None:
-        super().__init__(samples, transform, seed)
+    def __init__(
+        self,
+        samples: Iterable[ReasoningSample],
+        transform: Transform,
+        *,
+        seed: int = 0,
+        exif: Orientation | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         num_labeled = sum(sample.get("label") is not None for sample in glance(self.samples, "label"))
         if num_labeled not in (0, len(self)):
             raise ValueError(

@@ -44,6 +44,11 @@ class DataConfig:
     mlm_probability: float = 0.15
     num_workers: int = 2
     """Loading processes beside each training process."""
+    exif: str | None = None
+    """Images as they are "stored", or turned by EXIF as they are "displayed"; without it displayed, and stored where
+    there are boxes. Boxes whose image has their annotated size in one of these ways only, decide themselves."""
+    max_pixels: int | None = None
+    """Images of more pixels count as unreadable; without it the limit is Pillow's, 89,478,485."""
     blind: bool = False
     """Whether every image is replaced by one gray one: what is learned without looking, to compare with."""
 
@@ -367,6 +372,10 @@ def _check_values(config: TrainConfig) -> None:
     _check_optim(optim)
     if config.data.format_options and config.data.format is None:
         raise ValueError("data.format_options are those of data.format, which is not set")
+    if config.data.exif not in ("stored", "displayed", None):
+        raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {config.data.exif!r}")
+    if config.data.max_pixels is not None and config.data.max_pixels < 1:
+        raise ValueError(f"data.max_pixels must be at least 1, is {config.data.max_pixels}")
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
         if getattr(trainer, key) < 1:
             raise ValueError(f"trainer.{key} must be at least 1, is {getattr(trainer, key)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fiber_data import GroundingSample, ImageSource
+from fiber_data import GroundingSample, ImageSource, load_image
 from fiber_heads import FiberForGrounding
 from torchvision.ops import nms
 
@@ -68,7 +68,8 @@ def ground_examples(run: str | Path, samples: Sequence[GroundingSample], number:
 def _ground(model: Any, sample: GroundingSample) -> Grounded:
     spans = [phrase[0] for phrase in sample["phrases"]]
     colors = [f"rgb{color}" for color in label_colors(len(spans))]
-    found = model.ground(sample["image"], sample["caption"], spans=[spans])[0]
+    image = load_image(sample["image"], size=sample["size"])  # turned as the right boxes are
+    found = model.ground(image, sample["caption"], spans=[spans])[0]
     kept = nms(found["boxes"], found["scores"], _SAME_THING)  # of phrases that claim one thing the highest-scoring
     kept = kept[found["scores"][kept] >= _LEAST_SCORE]
     pairs = zip(found["boxes"][kept].tolist(), found["labels"][kept].tolist(), strict=True)
@@ -80,7 +81,7 @@ def _ground(model: Any, sample: GroundingSample) -> Grounded:
     ]
     height, width = sample["size"]
     words = _colored(sample["caption"], spans, colors)
-    return Grounded(sample["image"], width, height, words, [_drawn(box, colors[label]) for box, label in pairs], true)
+    return Grounded(image, width, height, words, [_drawn(box, colors[label]) for box, label in pairs], true)
 
 
 def _drawn(box: Sequence[float], color: str) -> DrawnBox:

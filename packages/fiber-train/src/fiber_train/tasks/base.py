@@ -186,6 +186,11 @@ class Task(ABC, Generic[Settings]):
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
         return build(processor.image_size, mean=processor.mean, std=processor.std)
 
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """How data sets read images: the options `exif` and `max_pixels` of every `SeededDataset`."""
+        return {"exif": self.config.data.exif, "max_pixels": self.config.data.max_pixels}
+
     def make_collator(self, processor: Any, training: bool) -> Collate:
         """What makes batches of items."""
         # Broken images are replaced: processes that gather from each other need batches of equal size.

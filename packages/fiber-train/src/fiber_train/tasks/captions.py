@@ -33,8 +33,9 @@ class CaptionTask(Task[Settings]):
         self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: Any
     ) -> CaptionDataset:
         """An item for each caption or image in training, for each image with all its captions otherwise."""
-        captions = self.config.data.captions if training else "all"
-        return CaptionDataset(samples, transform, captions=captions, seed=self.config.trainer.seed)  # type: ignore[arg-type]
+        captions: Any = self.config.data.captions if training else "all"
+        seed = self.config.trainer.seed
+        return CaptionDataset(samples, transform, captions=captions, seed=seed, **self.image_options)
 
     def sampling_groups(self, dataset: CaptionDataset) -> dict[str, Any]:
         """No two captions of one image meet in a batch."""

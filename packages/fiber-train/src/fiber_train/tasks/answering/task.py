@@ -53,7 +53,8 @@ class Answering(Task[AnsweringSettings]):
     ) -> QuestionDataset:
         """Questions; in training with the scores of the model's answers."""
         vocabulary = AnswerVocabulary(model.config.answers) if training else None
-        return QuestionDataset(samples, transform, vocabulary, seed=self.config.trainer.seed)
+        seed = self.config.trainer.seed
+        return QuestionDataset(samples, transform, vocabulary, seed=seed, **self.image_options)
 
     def evaluate(
         self,

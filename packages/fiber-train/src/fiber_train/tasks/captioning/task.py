@@ -68,6 +68,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
             captions=self.config.data.captions if training else "random",  # type: ignore[arg-type]
             references=training and self.settings.model.objective == "cider",
             seed=self.config.trainer.seed,
+            **self.image_options,
         )
 
     def evaluate(

@@ -1,12 +1,14 @@
 """How well boxes fit words: detection by AP, phrases by recall, expressions by accuracy.
 
-`batches` of the functions gives the evaluation batches of the data set that is made of the evaluation's transform.
+`batches` of the functions gives the evaluation batches of the data set that is made with the evaluation's transform and
+options of images, as keywords.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ from fiber_train.tasks.grounding.settings import GroundingSettings
 _KS = (1, 5, 10)
 _AP_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 _AP_TITLES = {"AP": "AP, IoU 0.5 to 0.95", "AP50": "AP at IoU 0.5, categories by name"}
-Batches = Callable[[Callable[[Any], Any]], Iterable[dict[str, Any]]]
+Batches = Callable[[Callable[..., Any]], Iterable[dict[str, Any]]]
 
 
 def measure_detection(
@@ -64,7 +66,7 @@ def measure_detection(
     )
     encoded = encode_prompts(prompts, tokenizer, max_length=length)
     rows: dict[Any, list[dict[str, Any]]] = {}
-    for batch in batches(lambda transform: DetectionDataset(data, transform, prompts[0])):
+    for batch in batches(partial(DetectionDataset, data, prompts=prompts[0])):
         results = model.find_categories(batch, encoded, settings.detection, limit_together=not data.frequencies)
         if data.frequencies:
             results = _as_evaluated(model, results)
@@ -319,7 +321,7 @@ def _find(
     blind: GroundingProcessor | None = None,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Batches of captions with the boxes found for their phrases, or, with the processor `blind`, for empty texts."""
-    for batch in batches(lambda transform: GroundingDataset(samples, transform)):
+    for batch in batches(partial(GroundingDataset, samples)):
         asked = batch if blind is None else batch | _empty_texts(len(batch["ids"]), blind)
         yield batch, _as_evaluated(model, model.find(asked, settings))
 

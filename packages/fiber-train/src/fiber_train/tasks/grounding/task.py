@@ -135,10 +135,11 @@ class Grounding(Task[GroundingSettings]):
                 self.settings.prompts,
                 max_tokens=self.config.data.max_length - 2,
             )
-            parts.append(DetectionDataset(samples.detection, transform, prompts, seed=seed))
+            parts.append(DetectionDataset(samples.detection, transform, prompts, seed=seed, **self.image_options))
         if samples.texts:
-            captions = self.config.data.captions
-            parts.append(GroundingDataset(samples.texts, transform, captions=captions, seed=seed))  # type: ignore[arg-type]
+            captions: Any = self.config.data.captions
+            options = {"captions": captions, "seed": seed, **self.image_options}
+            parts.append(GroundingDataset(samples.texts, transform, **options))
         return ConcatDataset(parts)
 
     def sampling_groups(self, dataset: ConcatDataset) -> dict[str, Any]:
@@ -169,8 +170,9 @@ class Grounding(Task[GroundingSettings]):
         ("detection" for categories): by id the boxes found.
         """
 
-        def batches(make: Callable[[Any], Any]) -> Iterable[dict[str, Any]]:
-            return self.batches_of(make(self.make_transform(processor, False)), processor, fabric)
+        def batches(make: Callable[..., Any]) -> Iterable[dict[str, Any]]:
+            dataset = make(transform=self.make_transform(processor, False), **self.image_options)
+            return self.batches_of(dataset, processor, fabric)
 
         found, settings, split = Evaluation(), self.settings, self.config.data.eval_split
         if (data := samples.detection) is not None:

@@ -150,4 +150,5 @@ class OneCaption(Pretraining):
         self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: FiberForPretraining
     ) -> CaptionDataset:
         """An item for each image."""
-        return CaptionDataset(samples, transform, captions="random", seed=self.config.trainer.seed)
+        seed = self.config.trainer.seed
+        return CaptionDataset(samples, transform, captions="random", seed=seed, **self.image_options)

@@ -34,7 +34,7 @@ class Reasoning(Task[TaskSettings]):
         self, samples: Sequence[ReasoningSample], transform: Transform, training: bool, model: FiberForVisualReasoning
     ) -> ReasoningDataset:
         """Statements with their pairs."""
-        return ReasoningDataset(samples, transform, seed=self.config.trainer.seed)
+        return ReasoningDataset(samples, transform, seed=self.config.trainer.seed, **self.image_options)
 
     def evaluate(
         self,

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 from fiber_backbone import ImageState
-from fiber_data import BrokenImageError, FiberProcessor
+from fiber_data import BrokenImageError, FiberProcessor, image_suffixes
 from fiber_heads.search import SearchModel, search_scores
 from torch import Tensor
 from tqdm import tqdm
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Match:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The images below a folder, sorted.
+    """The files below a folder that are called like images (`fiber_data.image_suffixes`), sorted.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
@@ -39,9 +37,10 @@ def find_images(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of images")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = image_suffixes()
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
     if not found:
-        raise FileNotFoundError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise FileNotFoundError(f"{root} holds no image ({', '.join(suffixes)})")
     return found
 
 
