@@ -8,6 +8,7 @@ from typing import Any
 from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, glance, read_captions
 from fiber_heads import PretrainingConfig
 
+from fiber_train.config import as_share
 from fiber_train.tasks.base import Settings, Task, fill_in
 
 
@@ -16,7 +17,8 @@ class CaptionTask(Task[Settings]):
 
     def read(self, split: str) -> list[CaptionSample]:
         """Images with captions, in any format that `fiber_data.read_captions` knows."""
-        return read_captions(self.config.data.root, split)
+        share = as_share(self.config.data.eval_split)  # the task takes it of all lines
+        return read_captions(self.config.data.root, split, **({} if share is None else {"hold_out": 0.0}))
 
     def texts(self, samples: Sequence[CaptionSample]) -> Iterator[str]:
         """All captions."""

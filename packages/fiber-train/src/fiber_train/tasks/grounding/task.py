@@ -25,7 +25,7 @@ from torch.utils.data import ConcatDataset
 
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task, fill_in
-from fiber_train.tasks.grounding.boxes import BoxData, as_boxes, read_boxes, worded_categories
+from fiber_train.tasks.grounding.boxes import BoxData, as_boxes, read_boxes, take_share, worded_categories
 from fiber_train.tasks.grounding.evaluation import describe, measure_detection, measure_expressions, measure_phrases
 from fiber_train.tasks.grounding.settings import GroundingSettings
 
@@ -64,6 +64,10 @@ class Grounding(Task[GroundingSettings]):
         if training and data.detection is not None and self.settings.shots is not None:
             data.detection = take_shots(data.detection, self.settings.shots, seed=self.config.trainer.seed)
         return data
+
+    def take_share(self, samples: Any, share: float, *, held: bool) -> BoxData:
+        """Of each file the boxes of the images that are held out, or of all others."""
+        return take_share(as_boxes(samples), share, held=held)
 
     def texts(self, samples: BoxData) -> Iterator[str]:
         """Captions, expressions and names of categories."""
