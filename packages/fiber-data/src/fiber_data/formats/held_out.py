@@ -41,15 +41,20 @@ def hold_out(samples: Data, share: float, *, held: bool) -> Data:
     """
     if isinstance(samples, DetectionData):
         return replace(samples, samples=hold_out(samples.samples, share, held=held))
+    if isinstance(samples, list):
+        kept = _places(map(image_id, samples), share, held)
+        return Samples([samples[place] for place in kept], faults_of(samples))  # type: ignore[return-value]
     from fiber_data.mapped import MappedSamples, glance  # imports torch, which reading needs not
 
     assert isinstance(samples, Sequence)
-    keys = [image_id(sample) for sample in glance(samples, "id", "image_id", "original_id")]
-    chosen = held_out_ids(keys, share)
-    kept = [place for place, key in enumerate(keys) if (key in chosen) == held]
-    if isinstance(samples, list):
-        return Samples([samples[place] for place in kept], faults_of(samples))  # type: ignore[return-value]
+    kept = _places(map(image_id, glance(samples, "id", "image_id", "original_id")), share, held)
     return MappedSamples(kept, samples.__getitem__)  # type: ignore[return-value]
+
+
+def _places(ids: Iterable[Id], share: float, held: bool) -> list[int]:
+    listed = list(ids)
+    chosen = held_out_ids(listed, share)
+    return [place for place, name in enumerate(listed) if (name in chosen) == held]
 
 
 def image_id(sample: Mapping[str, Any]) -> Id:
