@@ -17,8 +17,10 @@ class CaptionTask(Task[Settings]):
 
     def read(self, split: str) -> list[CaptionSample]:
         """Images with captions, in any format that `fiber_data.read_captions` knows."""
-        share = as_share(self.config.data.eval_split)  # the task takes it of all lines
-        return read_captions(self.config.data.root, split, **({} if share is None else {"hold_out": 0.0}))
+        root = self.config.data.root
+        if as_share(self.config.data.eval_split) is None:
+            return read_captions(root, split)
+        return read_captions(root, split, hold_out=0.0)  # the task takes the share of all lines
 
     def texts(self, samples: Sequence[CaptionSample]) -> Iterator[str]:
         """All captions."""
