@@ -52,7 +52,7 @@ def test_null_ids_are_refused(null: Any) -> None:
         PhraseGroundingRecall([Sentence(null, 0, "a dog", (DOG,))])
     with pytest.raises(ValueError, match=f"image or sentence 0: {expected}"):
         phrase_grounding_recall({(null, 0): [[[0, 0, 9, 9]]]}, [Sentence("7", 0, "a dog", (DOG,))])
-    with pytest.raises(ValueError, match="ids must be whole numbers"):
+    with pytest.raises(ValueError, match="ids must be those of the annotations, whole numbers or texts"):
         CocoAP(annotations(1)).update([found(10)], ids=[null])
     with pytest.raises(ValueError, match="id must be an integer"):
         coco_ap([], annotations(null))
@@ -60,9 +60,12 @@ def test_null_ids_are_refused(null: Any) -> None:
         RetrievalRecall().update(image_features=torch.ones(1, 2), image_ids=[null])
 
 
-@pytest.mark.parametrize("own", ["1", 1.9, torch.tensor(1.0)])
-def test_ids_of_detection_are_not_rounded(own: Any) -> None:
-    with pytest.raises(ValueError, match="ids must be whole numbers, as in the annotations"):
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [("1", "no image of the annotations has such an id"), (1.9, "ids must be"), (torch.tensor(1.0), "ids must be")],
+)
+def test_ids_of_detection_are_not_rounded(own: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         CocoAP(annotations(1)).update([found(10)], ids=[own])
 
 

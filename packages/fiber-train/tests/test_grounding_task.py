@@ -65,7 +65,7 @@ def as_roboflow(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("odinw")
     for split, name in (("train", "train"), ("val", "valid")):
         content = read(scenes / "annotations" / f"instances_{split}.json")
-        content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
+        content["categories"].insert(0, {"id": 0, "name": "shape", "supercategory": "none"})
         write(root / name / "_annotations.coco.json", content)
         for image in (scenes / "images" / split).iterdir():
             os.link(image, root / name / image.name)

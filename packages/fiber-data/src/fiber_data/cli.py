@@ -1,4 +1,4 @@
-"""The `fiber-data` command: generate the scenes data set, look into a data set before training on it."""
+"""The `fiber-data` command: generate the scenes data set, check or look into a data set before training on it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
-    from fiber_data.formats import CaptionSample
+    from fiber_data.formats import CaptionSample, Samples
 
-_COMMANDS = ("scenes", "inspect")
+_COMMANDS = ("scenes", "inspect", "check")
 _USUAL_SPLITS = ("train", "val", "test")
 
 
@@ -37,6 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--decode", action="store_true", help="decode every image and name those that are broken")
     inspect.add_argument("--tokenizer", help="folder or name of a tokenizer, for lengths in tokens")
     inspect.add_argument("--max-length", type=int, default=40, help="tokens that a caption is cut to (%(default)s)")
+
+    check = commands.add_parser("check", help="list all that is wrong with the annotation files of a data set")
+    check.add_argument("root", type=Path, help="folder of a data set, in whatever layout")
+    check.add_argument("--images", action="store_true", help="open each image too, to compare its size")
     return parser
 
 
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``fiber-data``; None takes them from the shell.
 
     Returns:
-        0, or 1 when the input is at fault; the reason goes to standard error.
+        0, or 1 when the input is at fault; the reason goes to standard error, of a check to standard output.
     """
     words = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_name(words[0], parser)
     options = parser.parse_args(words)
     try:
-        (_scenes if options.command == "scenes" else _inspect)(options)
+        return {"scenes": _scenes, "inspect": _inspect, "check": _check}[options.command](options)
     except (OSError, KeyError, ValueError) as error:
         sys.stderr.write(f"fiber-data: {error.args[0] if isinstance(error, KeyError) else error}\n")
         return 1
@@ -70,7 +74,7 @@ def _check_name(word: str, parser: argparse.ArgumentParser) -> None:
         parser.error(f"there is no command {word!r}; {hint}known are: {', '.join(_COMMANDS)}")
 
 
-def _scenes(options: argparse.Namespace) -> None:
+def _scenes(options: argparse.Namespace) -> int:
     from fiber_data.scenes import audit_scenes, generate_scenes
 
     splits = {"train": options.train, "val": options.val}
@@ -79,9 +83,10 @@ def _scenes(options: argparse.Namespace) -> None:
     for finding in audit_scenes(options.out):
         note = "  solvable without looking!" if finding.leaks else ""
         sys.stdout.write(f"{finding.kind:22} blind {finding.accuracy:.3f}   chance {finding.chance:.3f}{note}\n")
+    return 0
 
 
-def _inspect(options: argparse.Namespace) -> None:
+def _inspect(options: argparse.Namespace) -> int:
     from fiber_data.inspection import find_shared, inspect_samples
 
     tokenizer = None
@@ -95,9 +100,22 @@ def _inspect(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{split}\n{findings}\n\n")
     for (first, second), names in find_shared(splits).items():
         sys.stdout.write(f"{first} and {second} share {len(names):,} images, such as {names[0]}\n")
+    return 0
 
 
-def _read_splits(root: Path, wanted: list[str] | None) -> dict[str, list[CaptionSample]]:
+def _check(options: argparse.Namespace) -> int:
+    from fiber_data.check import check_folder_of
+
+    refused = noted = 0
+    for checked in check_folder_of(options.root, images=options.images):
+        sys.stdout.write(f"{checked}\n")
+        refused += checked.is_refused
+        noted += sum(fault.count for fault in checked.faults if not fault.refused)
+    sys.stdout.write(f"files that a run refuses: {refused:,}; faults that it mends or leaves out: {noted:,}\n")
+    return min(refused, 1)
+
+
+def _read_splits(root: Path, wanted: list[str] | None) -> dict[str, Samples[CaptionSample]]:
     from fiber_data.formats import SplitNotFoundError, read_captions
 
     if wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -78,6 +78,8 @@ class GroundTruth:
     iou_type: IouType
     source: str
     """What errors call them."""
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Of ids of images that are text, the whole numbers that stand for them here, in the order of the texts."""
 
     @staticmethod
     def join(parts: Mapping[int, GroundTruth]) -> GroundTruth:
@@ -116,14 +118,15 @@ def read_annotations(given: Given, iou_type: IouType) -> GroundTruth:
             raise ValueError(f"{source} must hold a list under {part!r}; give an annotation file in COCO's format")
     if not contents["images"]:
         raise ValueError(f"{source} holds no image; give an annotation file with the images that were evaluated")
-    images = _by_id(contents["images"], f"{source}: images")
+    numbers = _numbers_of_texts(contents["images"])
+    images = _by_id(_numbered(contents["images"], "id", numbers), f"{source}: images")
     categories = _by_id(contents["categories"], f"{source}: categories")
-    entries, where = contents["annotations"], f"{source}: annotations"
+    entries, where = _numbered(contents["annotations"], "image_id", numbers), f"{source}: annotations"
     if any("id" in entry for entry in entries if isinstance(entry, Mapping)):
         _by_id(entries, where)
     areas = _areas(entries, where)
     regions = _regions(entries, images, categories, iou_type, where, annotated=True, areas=areas)
-    return GroundTruth(images, categories, regions, iou_type, source)
+    return GroundTruth(images, categories, regions, iou_type, source, numbers)
 
 
 def read_detections(given: Given, truth: GroundTruth, source: str = "detections") -> Regions:
@@ -140,7 +143,8 @@ def read_detections(given: Given, truth: GroundTruth, source: str = "detections"
     contents, source = opened(given, source)
     if not _is_list(contents):
         raise ValueError(f"{source} must hold a list of detections, but holds a {type(contents).__name__}")
-    return _regions(contents, truth.images, truth.categories, truth.iou_type, source)
+    entries = _numbered(contents, "image_id", truth.numbers)
+    return _regions(entries, truth.images, truth.categories, truth.iou_type, source)
 
 
 def read_target(
@@ -177,6 +181,25 @@ def category_ids(entries: Entries, source: str) -> list[int]:
 def opened(given: Given, name: str) -> tuple[Any, str]:
     """The contents of a file and what errors call them: its path, or `name` if the contents were given themselves."""
     return (read_json(given), str(given)) if isinstance(given, Path | str) else (given, name)
+
+
+def _numbers_of_texts(images: Entries) -> dict[str, int]:
+    """A number for each id that is a text, above those that are numbers."""
+    ids = [image["id"] for image in images if isinstance(image, Mapping) and "id" in image]
+    first = max((each for each in ids if isinstance(each, int)), default=0) + 1
+    return {name: first + place for place, name in enumerate(sorted({each for each in ids if isinstance(each, str)}))}
+
+
+def _numbered(entries: Entries, key: str, numbers: Mapping[str, int]) -> Entries:
+    """The same with numbers in place of ids that are texts."""
+    if not numbers:
+        return entries
+    return [
+        {**entry, key: numbers[entry[key]]}
+        if isinstance(entry, Mapping) and isinstance(entry.get(key), str) and entry[key] in numbers
+        else entry
+        for entry in entries
+    ]
 
 
 def _is_list(contents: object) -> bool:
@@ -259,7 +282,10 @@ def _areas(entries: Entries, source: str) -> NDArray[np.float64]:
 
 
 def _ids(entries: Entries, key: str, source: str) -> NDArray[np.int64]:
-    return _column(entries, key, source, "iu", (), "an integer").astype(np.int64)
+    """[N]; 7.0, as some tools write it, is 7."""
+    values = _column(entries, key, source, "iuf", (), "an integer")
+    _refuse(~np.isfinite(values) | (values != np.floor(values)), entries, source, f"{key} must be an integer")
+    return values.astype(np.int64)
 
 
 def _numbers(entries: Entries, key: str, source: str, width: int | None = None) -> NDArray[np.float64]:

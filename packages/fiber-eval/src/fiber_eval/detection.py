@@ -42,7 +42,7 @@ from fiber_eval._regions import (
     read_target,
 )
 from fiber_eval._tensors import BoxFormat, OfImage, as_entries, image_size
-from fiber_eval.files import some
+from fiber_eval.files import Id, some
 from fiber_eval.samples import MetricOptions, RecordMetric, as_numbers, as_tensors
 
 COCO_MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
@@ -65,7 +65,8 @@ def coco_ap(
         predictions: A COCO results file or its contents: `image_id`, `category_id`, `score`, and `bbox` or, for masks,
             `segmentation` in run lengths. A detection that comes twice counts twice.
         annotations: A COCO annotation file (`.json` or `.json.gz`) or its contents: `images`, `annotations` (each with
-            `area`; `iscrowd` is 0 where it is absent) and `categories`. Ids need not be contiguous.
+            `area`; `iscrowd` is 0 where it is absent) and `categories`. Ids need not be contiguous; those
+            of images may be texts.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
         backend: The evaluator: faster-coco-eval, or the official pycocotools, several times as slow.
         per_category: Whether to add `AP/<category id>` for each category.
@@ -170,9 +171,11 @@ class DetectionMetric(RecordMetric):
     def _score(self, found: Regions, truth: GroundTruth) -> dict[str, float]:
         raise NotImplementedError
 
-    def _update_known(self, truth: GroundTruth, predictions: Sequence[OfImage], ids: Tensor | Sequence[int]) -> None:
+    def _update_known(self, truth: GroundTruth, predictions: Sequence[OfImage], ids: Tensor | Sequence[Id]) -> None:
         """Add predictions of images that an annotation file holds."""
-        listed = _listed(ids, predictions)
+        listed = _listed(
+            [truth.numbers.get(name, name) if isinstance(name, str) else name for name in ids], predictions
+        )
         if unknown := [image_id for image_id in listed if image_id not in truth.images]:
             raise ValueError(f"{some(unknown)}: no image of the annotations has such an id; give their ids")
         found = []
@@ -296,7 +299,7 @@ class CocoAP(DetectionMetric):
         predictions: Sequence[OfImage],
         targets: Sequence[OfImage] | None = None,
         *,
-        ids: Tensor | Sequence[int] | None = None,
+        ids: Tensor | Sequence[Id] | None = None,
     ) -> None:
         """Add the detections of some images.
 
@@ -306,7 +309,8 @@ class CocoAP(DetectionMetric):
                 the image's size, true inside, or N COCO run lengths.
             targets: B of them, an image without objects too, unless there are annotations: `boxes` or `masks` as above,
                 `labels` [N], and as wanted `iscrowd` [N] (0 without it) and `area` [N] (without it, of box or mask).
-            ids: [B] integers: the images' ids in the annotations; without annotations they are optional.
+            ids: [B]: the images' ids in the annotations, integers or texts; without annotations they are optional,
+                and integers.
 
         Raises:
             ValueError: A part is missing, shapes disagree, an id is unknown, a value is NaN or a box negative, or
@@ -365,13 +369,13 @@ def _check_again(
         )
 
 
-def _listed(ids: Tensor | Sequence[int], predictions: Sequence[OfImage]) -> list[int]:
-    """As many ids as predictions."""
+def _listed(ids: Tensor | Sequence[Id], predictions: Sequence[OfImage]) -> list[Any]:
+    """As many ids as predictions; a text is unknown."""
     listed = (
         ids.tolist() if isinstance(ids, Tensor) else [each.item() if hasattr(each, "item") else each for each in ids]
     )
-    if strange := [each for each in listed if not isinstance(each, int) or isinstance(each, bool)]:
-        raise ValueError(f"ids must be whole numbers, as in the annotations, but one is {strange[0]!r}")
+    if strange := [each for each in listed if not isinstance(each, int | str) or isinstance(each, bool)]:
+        raise ValueError(f"ids must be those of the annotations, whole numbers or texts, but one is {strange[0]!r}")
     if len(listed) != len(predictions):
         raise ValueError(f"update needs an id for each prediction, but got {len(listed)} ids, {len(predictions)}")
     return listed

@@ -26,6 +26,7 @@ from fiber_eval._coco_evaluation import AREAS, Backend, average_precisions, cate
 from fiber_eval._regions import Given, GroundTruth, IouType, Regions, read_annotations, read_detections
 from fiber_eval._tensors import BoxFormat, OfImage
 from fiber_eval.detection import DetectionMetric
+from fiber_eval.files import Id
 from fiber_eval.samples import MetricOptions, as_numbers, as_tensors
 
 FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
@@ -197,7 +198,7 @@ class LvisAP(DetectionMetric):
         )
         self.fixed, self.per_image, self.fixed_per_category = fixed, per_image, fixed_per_category
 
-    def update(self, predictions: Sequence[OfImage], *, ids: Tensor | Sequence[int]) -> None:
+    def update(self, predictions: Sequence[OfImage], *, ids: Tensor | Sequence[Id]) -> None:
         """Add the detections of some images.
 
         Args:

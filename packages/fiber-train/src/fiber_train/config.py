@@ -31,6 +31,8 @@ class DataConfig:
     format_options: dict[str, Any] = field(default_factory=dict)
     train_split: str = "train"
     eval_split: str = "val"
+    """The held-out split; or a share of the training split that is held out, such as 0.1: about so many images, chosen
+    by their ids alone, which training then leaves out."""
     captions: str = "each"
     """An item for every caption ("each", an epoch passes all captions), or every image ("random", one of its)."""
     augment: bool = False
@@ -360,6 +362,15 @@ def has_setting(config: TrainConfig, key: str) -> bool:
             return False
         node = getattr(node, part)
     return True
+
+
+def as_share(split: str) -> float | None:
+    """The share of the training split that `data.eval_split` means; None where it names a split."""
+    try:
+        share = float(split)
+    except ValueError:
+        return None
+    return share if 0 < share < 1 else None
 
 
 def _check_values(config: TrainConfig) -> None:

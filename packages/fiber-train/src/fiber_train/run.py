@@ -24,6 +24,7 @@ from fiber_train.build import build_model
 from fiber_train.checkpoint import find_checkpoints, load_training_state, replace_folder, save_checkpoint
 from fiber_train.config import TrainConfig, TrainerConfig, to_yaml
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
+from fiber_train.data_check import read_samples
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
 from fiber_train.loop import Loop
@@ -64,9 +65,9 @@ def train(
     """Trains a task; the same call goes on where an earlier one stopped.
 
     Args:
-        config: The run. `config.out` receives `config.yaml`, `metrics.csv`, `checkpoints/`, `best/` (the best weights
-            by the task's measure, with their evaluation and predictions), and at the end `model/` and
-            `evaluation.json`.
+        config: The run. `config.out` receives `config.yaml`, `metrics.csv`, `data_check.json` (what was wrong with the
+            annotation files), `checkpoints/`, `best/` (the best weights by the task's measure, with their evaluation
+            and predictions), and at the end `model/` and `evaluation.json`.
         task: A task of your own, in place of the one that `config.task.name` names.
         samples: By split, or a function of the split, in place of the files below `config.data.root`: such as the
             task's reader gives, for instance `fiber_data.MappedSamples` over a data set of Hugging Face.
@@ -128,7 +129,7 @@ class _Run:
 def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
     config = task.config
-    samples, held_out = task.samples(config.data.train_split, training=True), task.samples(config.data.eval_split)
+    samples, held_out = read_samples(task, fabric)
     task.check_training(samples)
     check_monitor(task, task.check(held_out))
     processor = build_processor(config, task.make_processor, task.texts(samples), fabric)

@@ -3,8 +3,11 @@
 from fiber_data.formats.caption_folder import read_caption_folder
 from fiber_data.formats.coco_captions import read_coco_captions
 from fiber_data.formats.detection import DetectionData, DetectionSample, read_detection
-from fiber_data.formats.files import find_missing, keep_on_disk
+from fiber_data.formats.faults import Fault, Faults, Samples, faults_of
+from fiber_data.formats.files import SplitFile, find_missing, keep_on_disk
 from fiber_data.formats.grounding import GroundingSample, read_grounding
+from fiber_data.formats.held_out import hold_out
+from fiber_data.formats.ids import read_id
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
@@ -15,17 +18,24 @@ __all__ = [
     "CaptionSample",
     "DetectionData",
     "DetectionSample",
+    "Fault",
+    "Faults",
     "GroundingSample",
     "QuestionSample",
     "ReasoningSample",
+    "Samples",
+    "SplitFile",
     "SplitNotFoundError",
+    "faults_of",
     "find_missing",
+    "hold_out",
     "keep_on_disk",
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",
     "read_detection",
     "read_grounding",
+    "read_id",
     "read_json_lines",
     "read_karpathy",
     "read_nlvr2",

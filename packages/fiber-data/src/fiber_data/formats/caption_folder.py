@@ -1,20 +1,40 @@
 """The plain format: a folder with ``images/`` and ``captions.jsonl``, a JSON object in each line.
 
-Each line names its image (``image``, or ``file_name`` as Hugging Face's image folders call it) relative to
-``images/``, or to the folder itself where there is no ``images/``. It has ``caption`` (or ``text``) with one
-caption, or ``captions`` with several. ``id`` and ``split`` are optional; a line without split belongs to
-``train``. Lines of the same image are joined.
+Each line names its image (``image``, or ``file_name`` as Hugging Face's image folders call it) relative to ``images/``
+or to the folder itself. It has ``caption`` (or ``text``) with one caption, or ``captions`` with several. ``id`` and
+``split`` are optional. Lines of the same image are joined.
+
+Hugging Face's ``metadata.jsonl`` is such a file too, in the folder or in a folder of the split. Where lines name
+splits, one without belongs to ``train``. Where none does, a share of the images is held out as ``val``, by a rule that
+depends on their ids alone.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fiber_data.formats.files import FolderListing, check_folder, keep_on_disk, whole_folder
-from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, clean_caption, read_json_lines
+from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.files import ImageFinder, SplitFile, check_folder, keep_on_disk, portable_names, whole_folder
+from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids
+from fiber_data.formats.ids import Id, read_id
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import (
+    CaptionSample,
+    SplitNotFoundError,
+    clean_caption,
+    list_some,
+    parse_line,
+    read_lines,
+    read_name,
+)
 
 CAPTIONS_FILE = "captions.jsonl"
+_FILES = (CAPTIONS_FILE, "metadata.jsonl")
 _IMAGE_KEYS = ("image", "file_name")
 _CAPTION_KEYS = ("captions", "caption", "text")
+_TRAIN, _VAL = "train", "val"
 
 
 def read_caption_folder(
@@ -22,57 +42,129 @@ def read_caption_folder(
     split: str | None = None,
     *,
     check_images: bool = True,
+    strict: bool = True,
+    hold_out: float = USUAL_SHARE,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
-) -> list[CaptionSample]:
-    """Reads a folder with ``images/`` and ``captions.jsonl``.
+) -> Samples[CaptionSample]:
+    """Reads a folder with images and ``captions.jsonl`` or ``metadata.jsonl``.
 
     Args:
         root: Folder of the data set.
         split: Keep the lines of this split only; None keeps all.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
+        strict: Whether a line that is out of format is an error; else it is left out and counted.
+        hold_out: About which share of the images is ``"val"`` where no line has a split; 0 for none.
         annotation_file: A file of such lines that lies elsewhere or has another name.
         image_folder: The folder that the names of images are relative to, if it is another.
 
     Returns:
-        A sample for each image, in the order of the file; ``id`` is the image's name unless the line has an id.
+        A sample for each image, in the order of the file, and what was wrong with it (``faults``); ``id`` is the
+        image's name unless a line has an id.
 
     Raises:
-        FileNotFoundError: There is no such folder or no ``captions.jsonl``, or none of its images is on disk.
+        FileNotFoundError: There is no such folder or no such file, or none of its images is on disk.
         KeyError: A line lacks its image or caption; the message names file and line.
-        ValueError: A line is not a JSON object, or a name or caption in it is no text.
+        ValueError: The file is not in UTF-8, a line is not a JSON object, a name or caption in it is no text, or two
+            images have one id.
         SplitNotFoundError: No line belongs to the split.
     """
-    if annotation_file is None:
-        check_folder(Path(root))
-    path = Path(root) / CAPTIONS_FILE if annotation_file is None else Path(annotation_file)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a caption folder holds images/ and {CAPTIONS_FILE}")
-    folder = whole_folder(Path(root), image_folder)
-    samples: dict[str, CaptionSample] = {}
-    splits: set[str] = set()
-    for where, record in read_json_lines(path):
-        name = _first_of(record, _IMAGE_KEYS, where)
-        if not isinstance(name, str):
-            raise ValueError(f"{where}: expected the image's name as text, found {type(name).__name__}")
-        captions = _first_of(record, _CAPTION_KEYS, where)
-        captions = [clean_caption(text, where) for text in (captions if isinstance(captions, list) else [captions])]
-        splits.add(line_split := record.get("split") or "train")
-        if split not in (None, line_split):
-            continue
-        image_id = record.get("id", name)
-        sample = samples.setdefault(name, {"image": folder / name, "captions": [], "id": image_id, "split": line_split})
-        sample["captions"] += [caption for caption in captions if caption]
-    if not samples:
-        raise SplitNotFoundError(f"{path}: no line of split {split!r}; the file has {sorted(splits) or 'no lines'}")
-    found = list(samples.values())
-    return keep_on_disk(found, "samples", path, FolderListing()) if check_images else found
+    folder = Path(root)
+    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    of_folder = path.parent.name if path.name == _FILES[1] and path.parent.parent == folder else None
+    listing, faults = FolderListing(), Faults(path, strict)
+    roots = [folder] if of_folder is None else [path.parent, folder]
+    folders = [each for base in roots for each in (whole_folder(base, None), base)]
+    finder = ImageFinder(folders if image_folder is None else [Path(image_folder)], listing)
+    lines = _read_lines(faults)
+    if any(line.split is not None for line in lines) or of_folder is not None:
+        lines = [replace(line, split=line.split or of_folder or _TRAIN) for line in lines]
+    elif split is not None:
+        lines = _hold_out(lines, hold_out, faults)
+    found = _join([line for line in lines if split in (None, line.split)], finder, faults)
+    if not found and not faults.refused:
+        splits = sorted({line.split or _TRAIN for line in lines})
+        raise SplitNotFoundError(f"{path}: no line of split {split!r}; the file has {splits or 'no lines'}")
+    if check_images:
+        found = keep_on_disk(found, "samples", path, listing, faults=faults)
+    faults.warn()
+    return Samples(found, faults)
+
+
+def find_caption_folder(root: Path) -> list[SplitFile]:
+    """The files of such lines that a folder holds, each with all splits."""
+    paths = [*(root / name for name in _FILES), *sorted(root.glob(f"*/{_FILES[1]}"))]
+    return [SplitFile(path, None, {"annotation_file": path}) for path in paths if path.is_file()]
+
+
+def caption_file(root: Path, split: str | None) -> Path | None:
+    """The file of a folder, if it has one, that holds lines of all splits, or of this one."""
+    tried = [root / name for name in _FILES] + ([] if split is None else [root / split / _FILES[1]])
+    return next((path for path in tried if path.is_file()), None)
+
+
+def _find_file(root: Path, split: str | None) -> Path:
+    check_folder(root)
+    if (path := caption_file(root, split)) is None:
+        wanted = f"{root / CAPTIONS_FILE}: no such file"
+        raise FileNotFoundError(f"{wanted}; a caption folder holds images/ and {CAPTIONS_FILE}")
+    return path
+
+
+@dataclass(frozen=True)
+class _Line:
+    where: str
+    name: str
+    id: Id
+    split: str | None
+    captions: list[str]
+
+
+def _read_lines(faults: Faults) -> list[_Line]:
+    lines = []
+    for where, text in read_lines(faults.source):
+        with faults:
+            record = parse_line(text, where)
+            name = _first_of(record, _IMAGE_KEYS, where)
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: expected the image's name as text, found {type(name).__name__}")
+            captions = _first_of(record, _CAPTION_KEYS, where)
+            captions = [clean_caption(each, where) for each in (captions if isinstance(captions, list) else [captions])]
+            own, split = record.get("id"), record.get("split") or None
+            number = read_name(name, "the image's name", where) if own is None else read_id(own, "id", where)
+            split = split if split is None else read_name(split, "split", where)
+            lines.append(_Line(where, name, number, split, [caption for caption in captions if caption]))
+    return lines
+
+
+def _hold_out(lines: list[_Line], share: float, faults: Faults) -> list[_Line]:
+    """The lines, which name no split, as ``train`` and ``val``."""
+    first: dict[str, Id] = {}
+    for line in lines:
+        first.setdefault(line.name, line.id)
+    held = held_out_ids(first.values(), share) if share > 0 else set()
+    if held:
+        what = f"are held out as {_VAL!r}, by a rule that depends on ids alone, for no line has a split"
+        faults.note(f"{len(first)} images", what, count=len(held))
+    return [replace(line, split=_VAL if first[line.name] in held else _TRAIN) for line in lines]
+
+
+def _join(lines: list[_Line], finder: ImageFinder, faults: Faults) -> list[CaptionSample]:
+    """A sample for each image, with the captions of all of its lines and the id of the first."""
+    samples: dict[Path, CaptionSample] = {}
+    seen: set[Id] = set()
+    for line in lines:
+        with faults:
+            path = finder.find(portable_names(line.name))
+            if path not in samples:
+                seen.add(number := read_id(line.id, "id", line.where, seen))
+                samples[path] = {"image": path, "captions": [], "id": number, "split": line.split or _TRAIN}
+            samples[path]["captions"] += line.captions
+    return list(samples.values())
 
 
 def _first_of(record: dict[str, Any], keys: tuple[str, ...], where: str) -> Any:
     for key in keys:
         if key in record:
             return record[key]
-    raise KeyError(
-        f"{where}: expected one of the keys {', '.join(map(repr, keys))}, found {', '.join(map(repr, record))}"
-    )
+    raise KeyError(f"{where}: expected one of the keys {', '.join(map(repr, keys))}, found {list_some(record)}")

@@ -3,8 +3,21 @@
 import re
 from pathlib import Path
 
-from fiber_data.formats.files import FolderListing, ImageFinder, find_annotation_file, keep_on_disk, split_folders
-from fiber_data.formats.samples import CaptionSample, clean_caption, entries, read_json, require
+from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.files import (
+    ImageFinder,
+    SplitFile,
+    find_annotation_file,
+    find_split_files,
+    keep_on_disk,
+    portable_names,
+    split_folders,
+)
+from fiber_data.formats.ids import Id, read_id, shown
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import CaptionSample, clean_caption, entries, read_json, read_name, require
+
+_GLOB = "annotations/captions_*.json"
 
 
 def read_coco_captions(
@@ -12,9 +25,10 @@ def read_coco_captions(
     split: str,
     *,
     check_images: bool = True,
+    strict: bool = True,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
-) -> list[CaptionSample]:
+) -> Samples[CaptionSample]:
     """Reads one split of COCO captions.
 
     Looked for is ``annotations/captions_<split>.json``, or with a year such as ``captions_<split>2017.json``; images in
@@ -25,52 +39,69 @@ def read_coco_captions(
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ...; noted in the samples.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
+        strict: Whether an entry that is out of format is an error; else it is left out and counted.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder that the file names are relative to, if it is another.
 
     Returns:
-        A sample for each image, in the order of the file; ``id`` is COCO's image id.
+        A sample for each image, in the order of the file, and what was wrong with it (``faults``); ``id`` is COCO's
+        image id.
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
         KeyError: A key of the format is missing; the message names file and location.
-        ValueError: The file is not JSON, an annotation belongs to no image, or several files fit the split.
+        ValueError: The file is not JSON in UTF-8 or holds no image, ids repeat or are neither whole numbers nor text,
+            an annotation belongs to no image, or several files fit the split.
         SplitNotFoundError: The folder holds no such file of the split.
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    samples = _read_samples(path, split)
+    faults = Faults(path, strict)
+    samples = _read_samples(split, faults)
     own = path.stem.removeprefix("captions_")
     folders = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
     listing = FolderListing()
-    images = ImageFinder(folders, listing).find_together([[str(sample["image"])] for sample in samples])
-    for sample, image in zip(samples, images, strict=True):
+    names = [portable_names(str(sample["image"])) for sample in samples]
+    for sample, image in zip(samples, ImageFinder(folders, listing).find_together(names), strict=True):
         sample["image"] = image
-    return keep_on_disk(samples, "samples", path, listing) if check_images else samples
+    if check_images:
+        samples = keep_on_disk(samples, "samples", path, listing, faults=faults)
+    faults.warn()
+    return Samples(samples, faults)
+
+
+def find_coco_captions(root: Path) -> list[SplitFile]:
+    """The files of COCO captions that a folder holds."""
+    return find_split_files(root, [_GLOB], r"annotations/captions_(?P<split>.+?)(\d{4})?\.json")
 
 
 def _find_file(root: Path, split: str) -> Path:
     return find_annotation_file(
         root,
-        ["annotations/captions_*.json"],
+        [_GLOB],
         rf"annotations/captions_{re.escape(split)}(\d{{4}})?\.json",
         expected=f"no captions of split {split!r}; expected annotations/captions_{split}*.json",
         mend="keep one, or name the one that is meant with annotation_file",
     )
 
 
-def _read_samples(path: Path, split: str) -> list[CaptionSample]:
+def _read_samples(split: str, faults: Faults) -> list[CaptionSample]:
     """The samples; their images are still the file's names."""
+    path = faults.source
     content = read_json(path)
-    samples: dict[int, CaptionSample] = {}
+    samples: dict[Id, CaptionSample] = {}
     for where, image in entries(path, content, "images"):
-        file_name = require(image, "file_name", where)
-        image_id = require(image, "id", where)
-        samples[image_id] = {"image": file_name, "captions": [], "id": image_id, "split": split}
+        with faults:
+            file_name = read_name(require(image, "file_name", where), "file_name", where)
+            image_id = read_id(require(image, "id", where), "image id", where, samples)
+            samples[image_id] = {"image": file_name, "captions": [], "id": image_id, "split": split}
     for where, annotation in entries(path, content, "annotations"):
-        image_id = require(annotation, "image_id", where)
-        if image_id not in samples:
-            raise ValueError(f"{where}: image_id {image_id} is not among the file's {len(samples)} images")
-        if caption := clean_caption(require(annotation, "caption", where), where):
-            samples[image_id]["captions"].append(caption)
+        with faults:
+            image_id = read_id(require(annotation, "image_id", where), "image_id", where)
+            if image_id not in samples:
+                raise ValueError(f"{where}: image_id {shown(image_id)} is not among the file's {len(samples)} images")
+            if caption := clean_caption(require(annotation, "caption", where), where):
+                samples[image_id]["captions"].append(caption)
+    if not samples and not faults.refused:
+        raise ValueError(f"{path}: it holds no images; is it the right file?")
     return list(samples.values())

@@ -13,23 +13,29 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from fiber_data.formats.boxes import Box, BoxReader, image_size
+from fiber_data.formats.boxes import Box, read_area, read_box, read_crowd, read_size
+from fiber_data.formats.faults import Fault, Faults
 from fiber_data.formats.files import (
-    FolderListing,
     ImageFinder,
+    SplitFile,
     find_annotation_file,
+    find_split_files,
     image_names,
     keep_on_disk,
     root_of_images,
     split_folders,
 )
-from fiber_data.formats.samples import entries, list_some, read_json, require
+from fiber_data.formats.ids import Id, read_id, shown, whole
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import entries, list_some, read_json, read_name, require
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
 
 _FILE_FOLDERS = ("annotations",)
 _ROBOFLOW_FILE = "_annotations.coco.json"
+_FREQUENCIES = ("r", "c", "f")
+_NEGATIVE, _PARTIAL = "neg_category_ids", "not_exhaustive_category_ids"
 
 
 class DetectionSample(TypedDict):
@@ -37,7 +43,7 @@ class DetectionSample(TypedDict):
 
     image: ImageSource
     """A path from our readers; anything that `fiber_data.load_image` takes from yours."""
-    id: int | str
+    id: Id
     size: tuple[int, int]
     """Height and width in pixels."""
     boxes: list[Box]
@@ -62,12 +68,14 @@ class DetectionData:
         categories: Names by category id, sorted by id, as the file has them.
         frequencies: LVIS's ``"r"``, ``"c"`` or ``"f"`` by category id; empty for other data.
         path: The annotation file.
+        faults: What was left out or mended of it, see `fiber_data.formats.Fault`.
     """
 
     samples: Sequence[DetectionSample]
     categories: dict[int, str]
     frequencies: dict[int, str] = field(default_factory=dict)
     path: Path | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 def read_detection(
@@ -75,6 +83,7 @@ def read_detection(
     split: str,
     *,
     check_images: bool = True,
+    strict: bool = True,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
 ) -> DetectionData:
@@ -84,47 +93,66 @@ def read_detection(
     ``lvis_v1_<split>.json`` and ``lvis_v0.5_<split>.json``, ``*obj*365_<split>.json`` and
     ``zhiyuan_objv2_<split>.json`` (Objects365), and ``<split>/_annotations.coco.json`` (Roboflow, ODinW).
     Images are sought below the folder as the file names them, by ``coco_url`` where LVIS names none, and in the
-    patch folders of Objects365. Roboflow's category 0, which stands for the data set, is left out.
+    patch folders of Objects365. Roboflow's category 0 is left out where others name it as their supercategory: it then
+    stands for the data set.
 
     Args:
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ...
         check_images: Whether to leave out, with a warning, images that are not on disk.
+        strict: Whether an entry that is out of format is an error; else it is left out and counted.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder with the images, if it is another.
 
     Returns:
-        The samples and the categories. Boxes that are no boxes (not finite, of negative size, empty) are left out,
-        boxes that reach out of their image are cut; one warning says how many.
+        The samples, the categories, and what was wrong with the file. Boxes that are no boxes (absent, not finite, of
+        negative size, empty) are left out, boxes that reach out of their image are cut; one warning says how many.
+        ``area`` and ``iscrowd`` are optional, ids of annotations are not read.
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
         KeyError: A key of the format is missing; the message names file and location.
-        ValueError: The file is not JSON, ids repeat, an annotation belongs to no image or category, a box is not
-            four numbers, or several files fit the split.
+        ValueError: The file is not JSON in UTF-8 or holds no image, ids repeat or are neither whole numbers nor text,
+            an annotation belongs to no image or category, a box is not four numbers, or several files fit the split.
         SplitNotFoundError: The folder holds no boxes of the split.
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    listing = FolderListing()
+    listing, faults = FolderListing(), Faults(path, strict)
     finder = ImageFinder([Path(image_folder)] if image_folder is not None else _folders(folder, path, split), listing)
     content = read_json(path)
-    categories, frequencies = _read_categories(path, content)
-    samples = _read_images(path, content, finder)
-    _add_boxes(samples, categories, path, content)
+    categories, frequencies = _read_categories(content, faults)
+    samples = _read_images(content, finder, faults)
+    _complete_lists(samples, categories, bool(frequencies), faults)
+    _add_boxes(samples, categories, content, faults)
     found = list(samples.values())
+    if not found and not faults.refused:
+        raise ValueError(f"{path}: it holds no images; is it the right file?")
     if check_images:
-        found = keep_on_disk(found, "images with boxes", path, listing)
-    return DetectionData(found, categories, frequencies, path)
+        found = keep_on_disk(found, "images with boxes", path, listing, faults=faults)
+    faults.warn()
+    return DetectionData(found, categories, frequencies, path, tuple(faults))
+
+
+def find_detection(root: Path) -> list[SplitFile]:
+    """The files of boxes that a folder holds."""
+    return find_split_files(root, ["*.json", "annotations/*.json", f"*/{_ROBOFLOW_FILE}"], _pattern())
+
+
+def _pattern(split: str | None = None) -> str:
+    """What the files of a split are called, or of any."""
+    kinds = r"instances|lvis_v[\d.]+|zhiyuan_objv2|objects365(_v\d)?|obj365"
+    if split is None:
+        return rf"(annotations/)?({kinds})_(?P<split>.+?)(\d{{4}})?\.json|(?P<folder>[^/]+)/{re.escape(_ROBOFLOW_FILE)}"
+    own = re.escape(split)
+    return rf"(annotations/)?({kinds})_{own}(\d{{4}})?\.json|{own}/{re.escape(_ROBOFLOW_FILE)}"
 
 
 def _find_file(root: Path, split: str) -> Path:
-    kinds = r"instances|lvis_v[\d.]+|zhiyuan_objv2|objects365(_v\d)?|obj365"
-    own = re.escape(split)
     return find_annotation_file(
         root,
         ["*.json", "annotations/*.json", f"{escape(split)}/{_ROBOFLOW_FILE}"],
-        rf"(annotations/)?({kinds})_{own}(\d{{4}})?\.json|{own}/{re.escape(_ROBOFLOW_FILE)}",
+        _pattern(split),
         expected=f"no boxes of split {split!r}; expected annotations/instances_{split}*.json (COCO), "
         f"lvis_v1_{split}.json, zhiyuan_objv2_{split}.json (Objects365) or {split}/{_ROBOFLOW_FILE}",
         mend="name the one that is meant with annotation_file",
@@ -138,64 +166,102 @@ def _folders(root: Path, path: Path, split: str) -> list[Path]:
     return split_folders(root_of_images(root, path, _FILE_FOLDERS), path.stem.rpartition("_")[2], split)
 
 
-def _read_categories(path: Path, content: Any) -> tuple[dict[int, str], dict[int, str]]:
+def _read_categories(content: Any, faults: Faults) -> tuple[dict[int, str], dict[int, str]]:
     categories: dict[int, str] = {}
     frequencies: dict[int, str] = {}
-    for where, entry in entries(path, content, "categories"):
-        number, name = require(entry, "id", where), require(entry, "name", where)
-        if not isinstance(number, int) or not isinstance(name, str):
-            raise ValueError(f"{where}: expected id as a whole number and name as text, found {number!r}, {name!r}")
-        if number in categories:
-            raise ValueError(f"{where}: category id {number} occurs more than once; keep one of each")
-        if path.name == _ROBOFLOW_FILE and number == 0 and entry.get("supercategory") == "none":
-            continue
-        categories[number] = name
-        if "frequency" in entry:
-            frequencies[number] = entry["frequency"]
+    above: set[str] = set()
+    for where, entry in entries(faults.source, content, "categories"):
+        with faults:
+            number, name = require(entry, "id", where), require(entry, "name", where)
+            if (own := whole(number)) is None or not isinstance(name, str):
+                given = f"{shown(number)}, {shown(name)}"
+                raise ValueError(f"{where}: expected id as a whole number and name as text, found {given}")
+            read_id(own, "category id", where, categories)
+            if (frequency := entry.get("frequency")) is not None:
+                if frequency not in _FREQUENCIES:
+                    raise ValueError(f"{where}: expected frequency as 'r', 'c' or 'f', found {shown(frequency)}")
+                frequencies[own] = frequency
+            categories[own] = name
+            above.add(shown(entry.get("supercategory")))
+    if faults.source.name == _ROBOFLOW_FILE and 0 in categories and shown(categories[0]) in above:
+        del categories[0]
+    with faults:
+        if frequencies and (bare := [number for number in categories if number not in frequencies]):
+            raise ValueError(
+                f"{faults.source}: some categories have a frequency, as LVIS's do, these have none: {list_some(bare)}; "
+                "give all one, or none"
+            )
     return dict(sorted(categories.items())), dict(sorted(frequencies.items()))
 
 
-def _read_images(path: Path, content: Any, finder: ImageFinder) -> dict[int | str, DetectionSample]:
-    samples: dict[int | str, DetectionSample] = {}
-    for where, entry in entries(path, content, "images"):
-        number = require(entry, "id", where)
-        if number in samples:
-            raise ValueError(f"{where}: image id {number!r} occurs more than once; keep one of each")
-        sample: DetectionSample = {
-            "image": finder.find(_names(entry, where)),
-            "id": number,
-            "size": image_size(entry, where),
-            "boxes": [],
-            "labels": [],
-            "area": [],
-            "iscrowd": [],
-        }
-        if "neg_category_ids" in entry:
-            sample["neg_category_ids"] = entry["neg_category_ids"]
-            sample["not_exhaustive_category_ids"] = entry.get("not_exhaustive_category_ids", [])
-        samples[number] = sample
+def _read_images(content: Any, finder: ImageFinder, faults: Faults) -> dict[Id, DetectionSample]:
+    samples: dict[Id, DetectionSample] = {}
+    for where, entry in entries(faults.source, content, "images"):
+        with faults:
+            number = read_id(require(entry, "id", where), "image id", where, samples)
+            sample: DetectionSample = {
+                "image": finder.find(_names(entry, where)),
+                "id": number,
+                "size": read_size(entry, where),
+                "boxes": [],
+                "labels": [],
+                "area": [],
+                "iscrowd": [],
+            }
+            if entry.get(_NEGATIVE) is not None or entry.get(_PARTIAL) is not None:
+                sample["neg_category_ids"] = _category_list(entry, _NEGATIVE, where)
+                sample["not_exhaustive_category_ids"] = _category_list(entry, _PARTIAL, where)
+            samples[number] = sample
     return samples
 
 
 def _names(entry: dict[str, Any], where: str) -> list[str]:
-    if written := entry.get("file_name"):
-        return image_names(str(written), str(entry.get("coco_url", "")))
-    return image_names("", str(require(entry, "coco_url", f"{where} (which has no file_name)")))
+    url = str(entry.get("coco_url") or "")
+    if entry.get("file_name"):
+        return image_names(read_name(entry["file_name"], "file_name", where), url)
+    return image_names(
+        "", read_name(require(entry, "coco_url", f"{where} (which has no file_name)"), "coco_url", where)
+    )
 
 
-def _add_boxes(samples: dict[int | str, DetectionSample], categories: dict[int, str], path: Path, content: Any) -> None:
-    reader = BoxReader(path)
-    for where, entry in entries(path, content, "annotations"):
-        number, label = require(entry, "image_id", where), require(entry, "category_id", where)
-        if number not in samples:
-            raise ValueError(f"{where}: image_id {number!r} is not among the file's {len(samples)} images")
-        if label not in categories:
-            raise ValueError(f"{where}: category_id {label!r} is not among {list_some(categories)}")
-        sample = samples[number]
-        if (box := reader.corners(require(entry, "bbox", where), sample["size"], where)) is None:
-            continue
-        sample["boxes"].append(box)
-        sample["labels"].append(label)
-        sample["area"].append(float(entry.get("area", (box[2] - box[0]) * (box[3] - box[1]))))
-        sample["iscrowd"].append(bool(entry.get("iscrowd", 0)))
-    reader.report()
+def _category_list(entry: dict[str, Any], key: str, where: str) -> list[int]:
+    given = entry.get(key)
+    found = [] if given is None else [whole(each) for each in given] if isinstance(given, list) else [None]
+    if None in found:
+        raise ValueError(f"{where}: expected {key} as a list of whole numbers, found {shown(given)}")
+    return found  # type: ignore[return-value]
+
+
+def _complete_lists(
+    samples: dict[Id, DetectionSample], categories: dict[int, str], is_lvis: bool, faults: Faults
+) -> None:
+    """LVIS's lists of categories: known ones, and empty for an image without them where others have them."""
+    if not is_lvis and not any("neg_category_ids" in sample for sample in samples.values()):
+        return
+    for number, sample in samples.items():
+        sample["neg_category_ids"] = _known(sample.get("neg_category_ids", ()), categories, number, faults)
+        partial = sample.get("not_exhaustive_category_ids", ())
+        sample["not_exhaustive_category_ids"] = _known(partial, categories, number, faults)
+
+
+def _known(listed: Sequence[int], categories: dict[int, str], number: Id, faults: Faults) -> list[int]:
+    if unknown := sum(each not in categories for each in listed):
+        faults.note("the listed categories", "are left out, not being in the file", f"image {number!r}", count=unknown)
+    return [each for each in listed if each in categories]
+
+
+def _add_boxes(samples: dict[Id, DetectionSample], categories: dict[int, str], content: Any, faults: Faults) -> None:
+    for where, entry in entries(faults.source, content, "annotations"):
+        with faults:
+            number = read_id(require(entry, "image_id", where), "image_id", where)
+            label = read_id(require(entry, "category_id", where), "category_id", where)
+            if number not in samples:
+                raise ValueError(f"{where}: image_id {shown(number)} is not among the file's {len(samples)} images")
+            if not isinstance(label, int) or label not in categories:
+                raise ValueError(f"{where}: category_id {shown(label)} is not among {list_some(categories)}")
+            sample, crowd = samples[number], read_crowd(entry, where)
+            if (box := read_box(entry, sample["size"], where, faults)) is not None:
+                sample["boxes"].append(box)
+                sample["labels"].append(label)
+                sample["area"].append(read_area(entry, box, where, faults))
+                sample["iscrowd"].append(crowd)

@@ -1,16 +1,17 @@
 """Where a split's annotation files and images lie. People move both, and file names begin with folders or not.
 
 A reader looks for its annotation file by `find_annotation_file`, for images by an `ImageFinder` over the folders where
-they may lie, and leaves out what is not on disk by `keep_on_disk`. Folders are listed, each once, instead of asking the
-disk for every file, so that large sets are quick.
+they may lie, and leaves out what is not on disk by `keep_on_disk`.
 """
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fiber_data.formats.faults import Faults
+from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import SplitNotFoundError
 from fiber_data.urls import is_url
 
@@ -20,19 +21,6 @@ _PROBED = 100  # images that decide where all of a set lie
 
 class FileOfSplitNotFoundError(SplitNotFoundError):
     """The folder holds no annotation file of this format and split; it may be of another format."""
-
-
-class FolderListing:
-    """Which files are on disk: ``path in listing``, and each folder is listed once."""
-
-    def __init__(self) -> None:
-        self._names: dict[Path, set[str]] = {}
-
-    def __contains__(self, path: Path) -> bool:
-        folder = path.parent
-        if folder not in self._names:
-            self._names[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        return path.name in self._names[folder]
 
 
 # Annotation files
@@ -63,6 +51,37 @@ def find_annotation_file(root: Path, globs: Iterable[str], wanted: str, *, expec
         names = ", ".join(str(file.relative_to(root)) for file in files)
         raise ValueError(f"{root}: several files would fit ({names}); {mend}")
     return files[0]
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """A file of annotations that a folder holds.
+
+    Attributes:
+        path: The file.
+        split: What its split is called; None for a file with all splits, which its reader then reads together.
+        options: What its reader needs beside root and split to read this file and no other.
+    """
+
+    path: Path
+    split: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_split_files(root: Path, globs: Iterable[str], wanted: str) -> list[SplitFile]:
+    """All annotation files of a format that a folder holds, sorted; each is read as ``annotation_file``.
+
+    Args:
+        root: Folder of the data set.
+        globs: Where files of the format may lie, relative to the root.
+        wanted: The regular expression that their names fit, as of `find_annotation_file`, with a group ``split``.
+    """
+    found = []
+    for path in sorted({path for glob in globs for path in root.glob(glob)}):
+        if parts := re.fullmatch(wanted, path.relative_to(root).as_posix()):
+            split = parts["split"] or path.parent.name  # Roboflow's split is a folder
+            found.append(SplitFile(path, split, {"annotation_file": path}))
+    return found
 
 
 def check_folder(root: Path) -> None:
@@ -106,26 +125,34 @@ def whole_folder(root: Path, image_folder: str | Path | None) -> Path:
 def image_names(file_name: str, url: str = "") -> list[str]:
     """What an image may be called below its folder: as written, in its patch or split folder, plainly.
 
-    COCO's images are known with and without the prefix of 2014.
+    COCO's images are known with and without the prefix of 2014; a name of Windows has its folders before backslashes.
 
     Args:
         file_name: As the annotation file has it, or empty if only the address is known.
         url: Address of the image, or empty; its last two parts are a name too.
     """
-    parts = (file_name or url).split("/")
-    names = [file_name, "/".join(parts[-2:]), parts[-1]]
+    names = [file_name]
+    for written in (file_name or url, (file_name or url).replace("\\", "/")):
+        parts = written.split("/")
+        names += [written if file_name else "", "/".join(parts[-2:]), parts[-1]]
     if url:  # LVIS v0.5 keeps names of 2014 for files of 2017
         names.append("/".join(url.split("/")[-2:]))
     names.append(re.sub(r"^COCO_\w+_", "", parts[-1]))
     return [name for name in dict.fromkeys(names) if name]
 
 
+def portable_names(written: str) -> list[str]:
+    """What an image of a file without folders of its own may be called: as written, or as Windows writes it."""
+    portable = written.replace("\\", "/")
+    return [written, portable, portable.rpartition("/")[2] if re.match("[A-Za-z]:/", portable) else portable]
+
+
 class ImageFinder:
-    """Looks for images in several folders under several names.
+    """Looks for images in several folders under several names, and where they are nowhere under names that are alike.
 
     Args:
         folders: Where to look, the likeliest first.
-        listing: What is known of the disk already.
+        listing: What is known of the disk already, and what names are alike.
     """
 
     def __init__(self, folders: Iterable[Path], listing: FolderListing) -> None:
@@ -140,11 +167,13 @@ class ImageFinder:
             names: What the file may be called, relative to the folders.
         """
         ways = [self._last, *((folder, name) for folder in range(len(self.folders)) for name in range(len(names)))]
+        ways = [way for way in ways if way[1] < len(names)]
         for folder, name in ways:
-            if name < len(names) and (path := self.folders[folder] / names[name]) in self.listing:
+            if (path := self.folders[folder] / names[name]) in self.listing:
                 self._last = folder, name
                 return path
-        return self.folders[0] / names[0]
+        alike = (self.listing.alike(self.folders[folder] / names[name]) for folder, name in ways)
+        return next(filter(None, alike), self.folders[0] / names[0])
 
     def find_together(self, names: Sequence[Sequence[str]]) -> list[Path]:
         """The images of a set that lies in one folder and is named in one way.
@@ -155,10 +184,15 @@ class ImageFinder:
             names: For each image what it may be called, relative to the folders; the ways of naming in one order.
         """
         ways = [(folder, way) for folder in self.folders for way in range(len(names[0]) if names else 0)]
-        for folder, way in ways:
-            if any(folder / each[way] in self.listing for each in names[:_PROBED]):
-                return [folder / each[way] for each in names]
+        for is_there in (self.listing.__contains__, self.listing.alike):
+            for folder, way in ways:
+                if any(is_there(folder / each[way]) for each in names[:_PROBED]):
+                    return [self.meant(folder / each[way]) for each in names]
         return [self.folders[0] / each[0] for each in names]
+
+    def meant(self, path: Path) -> Path:
+        """The path, or that of the file on disk whose name is alike."""
+        return path if path in self.listing else self.listing.alike(path) or path
 
 
 # What is not on disk
@@ -176,7 +210,14 @@ def find_missing(samples: Iterable[Mapping[str, Any]], listing: FolderListing | 
     return list(dict.fromkeys(path for sample in samples for path in _paths(sample) if path not in known))
 
 
-def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: FolderListing | None = None) -> list[Sample]:
+def keep_on_disk(
+    samples: list[Sample],
+    what: str,
+    source: Path,
+    listing: FolderListing | None = None,
+    *,
+    faults: Faults | None = None,
+) -> list[Sample]:
     """Leaves out samples without all of their images on disk, or with an empty list of captions; one warning says so.
 
     Args:
@@ -184,6 +225,7 @@ def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: Folder
         what: What a sample is, in the plural, for the message.
         source: The annotation file, for the message.
         listing: What is known of the disk already; None looks anew.
+        faults: Counts them instead of the warning.
 
     Raises:
         FileNotFoundError: Not one sample has its images.
@@ -197,13 +239,15 @@ def keep_on_disk(samples: list[Sample], what: str, source: Path, listing: Folder
             "image folder"
         )
     kept = [sample for sample in found if sample.get("captions", True)]
-    faults = []
+    noted, outcome = Faults(source) if faults is None else faults, "these are left out"
+    bare, of = sum(not sample.get("captions", True) for sample in samples), f"{len(samples)} {what}"
     if missing:
-        faults.append(f"{len(samples) - len(found)} lack an image on disk (the first: {next(iter(missing))})")
-    if bare := sum(not sample.get("captions", True) for sample in samples):
-        faults.append(f"{bare} have no caption")
-    if faults:
-        warnings.warn(f"{source}: of {len(samples)} {what} {' and '.join(faults)}; these are left out", stacklevel=3)
+        count = len(samples) - len(found)
+        noted.note(of, "lack an image on disk", str(next(iter(missing))), count=count, outcome="" if bare else outcome)
+    if bare:
+        noted.note(of, "have no caption", count=bare, outcome=outcome)
+    if faults is None:
+        noted.warn()
     return kept
 
 

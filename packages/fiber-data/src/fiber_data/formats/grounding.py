@@ -12,17 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from fiber_data.formats.boxes import Box, BoxReader, image_size
+from fiber_data.formats.boxes import Box, read_area, read_box, read_crowd, read_size
+from fiber_data.formats.faults import Faults, Samples
 from fiber_data.formats.files import (
-    FolderListing,
     ImageFinder,
+    SplitFile,
     find_annotation_file,
+    find_split_files,
     image_names,
     keep_on_disk,
     root_of_images,
     split_folders,
 )
-from fiber_data.formats.samples import entries, read_json, require
+from fiber_data.formats.ids import Id, read_id, shown, whole
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import entries, read_json, read_name, require, whole_characters
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
@@ -46,9 +50,9 @@ class GroundingSample(TypedDict):
 
     image: ImageSource
     """A path from our readers; anything that `fiber_data.load_image` takes from yours."""
-    id: int | str
+    id: Id
     """Of the entry, that is of image and caption."""
-    original_id: int | str
+    original_id: Id
     """Of the image in the data set that it is from; the entry's id where the file says none."""
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -63,7 +67,7 @@ class GroundingSample(TypedDict):
     phrases: list[Spans]
     """What to look for in an evaluation: ``tokens_positive_eval`` of the file, else the spans of the boxes, once."""
     dataset_name: str
-    sentence_id: NotRequired[int | str]
+    sentence_id: NotRequired[Id]
     """Flickr30k: the number of the caption among those of the image."""
 
 
@@ -73,9 +77,10 @@ def read_grounding(
     *,
     name: str | None = None,
     check_images: bool = True,
+    strict: bool = True,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | Mapping[str, str | Path] | None = None,
-) -> list[GroundingSample]:
+) -> Samples[GroundingSample]:
     """Reads the captions and boxes of one split.
 
     Looked for, in the folder itself or in ``annotations``: ``final_<name>_<split>.json`` and
@@ -88,13 +93,14 @@ def read_grounding(
         name: ``"flickr_separateGT"``, ``"mixed"``, ``"refcoco+"``, ``"scenes"``, ...; None takes the one file
             ``final_*`` that there is.
         check_images: Whether to leave out, with a warning, captions whose image is not on disk.
+        strict: Whether an entry that is out of format is an error; else it is left out and counted.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder with the images, if it is another; or, for the mixed set, one for each
             ``data_source`` of the file, such as ``{"coco": "train2014", "vg": "vg/images"}``.
 
     Returns:
-        A sample for each caption, in the order of the file. Of boxes see `fiber_data.read_detection`; spans that do
-        not lie in the caption are left out, and counted with them.
+        A sample for each caption, in the order of the file, and what was wrong with it (``faults``). Of boxes see
+        `fiber_data.read_detection`; spans that do not lie in the caption are left out, and counted with them.
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
@@ -104,10 +110,20 @@ def read_grounding(
     """
     folder = Path(root)
     path = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
-    listing = FolderListing()
+    listing, faults = FolderListing(), Faults(path, strict)
     folders = _folders(folder, path, split) if image_folder is None else image_folder
-    samples = _read_samples(path, _finders(folders, listing))
-    return keep_on_disk(samples, "captions", path, listing) if check_images else samples
+    samples = _read_samples(_finders(folders, listing), faults)
+    if check_images:
+        samples = keep_on_disk(samples, "captions", path, listing, faults=faults)
+    faults.warn()
+    return Samples(samples, faults)
+
+
+def find_grounding(root: Path) -> list[SplitFile]:
+    """The files of captions with boxes that a folder holds."""
+    folders = ["", *(f"{folder}/" for folder in _FILE_FOLDERS)]
+    globs = [f"{folder}{kind}_*.json" for folder in folders for kind in ("final", "finetune")]
+    return find_split_files(root, globs, rf"({'|'.join(folders)})fin(al|etune)_.+_(?P<split>[^_]+)\.json")
 
 
 def _find_file(root: Path, split: str, name: str | None) -> Path:
@@ -142,49 +158,58 @@ def _with_known(folder: Path) -> list[Path]:
     return [folder, *(folder / each for each in _IMAGE_FOLDERS)]
 
 
-def _read_samples(path: Path, finders: dict[str | None, ImageFinder]) -> list[GroundingSample]:
+def _read_samples(finders: dict[str | None, ImageFinder], faults: Faults) -> list[GroundingSample]:
+    path = faults.source
     content = read_json(path)
-    samples: dict[int | str, GroundingSample] = {}
-    reader = BoxReader(path)
+    samples: dict[Id, GroundingSample] = {}
     for where, entry in entries(path, content, "images"):
-        sample = _read_entry(entry, where, finders, reader)
-        if sample["id"] in samples:
-            raise ValueError(f"{where}: image id {sample['id']!r} occurs more than once; keep one of each")
-        samples[sample["id"]] = sample
+        with faults:
+            number = read_id(require(entry, "id", where), "image id", where, samples)
+            samples[number] = _read_entry(number, entry, where, finders, faults)
     for where, entry in entries(path, content, "annotations"):
-        _add_box(samples, entry, where, reader)
-    reader.report()
+        with faults:
+            _add_box(samples, entry, where, faults)
+    if not samples and not faults.refused:
+        raise ValueError(f"{path}: it holds no images; is it the right file?")
     return [_with_phrases(sample) for sample in samples.values()]
 
 
-def _read_entry(entry: Any, where: str, finders: dict[str | None, ImageFinder], reader: BoxReader) -> GroundingSample:
-    number, file_name = require(entry, "id", where), require(entry, "file_name", where)
-    caption = require(entry, "caption", where)
+def _read_entry(
+    number: Id, entry: Any, where: str, finders: dict[str | None, ImageFinder], faults: Faults
+) -> GroundingSample:
+    file_name, caption = require(entry, "file_name", where), require(entry, "caption", where)
     if not isinstance(caption, str) or not isinstance(file_name, str):
-        raise ValueError(f"{where}: expected caption and file_name as text, found {caption!r}, {file_name!r}")
+        given = f"{shown(caption)}, {shown(file_name)}"
+        raise ValueError(f"{where}: expected caption and file_name as text, found {given}")
     source = entry.get("data_source")
-    if (finder := finders.get(source) or finders.get(None)) is None:
-        raise ValueError(f"{where}: data_source {source!r} has no image folder, only {', '.join(map(repr, finders))}")
+    finder = (finders.get(source) if isinstance(source, str) else None) or finders.get(None)
+    if finder is None:
+        given = shown(source)
+        raise ValueError(f"{where}: data_source {given} has no image folder, only {', '.join(map(repr, finders))}")
+    evaluated = entry.get("tokens_positive_eval") or []
+    if not isinstance(evaluated, list):
+        raise ValueError(f"{where}: expected tokens_positive_eval as a list, found {shown(evaluated)}")
     phrases = [
         kept
-        for position, spans in enumerate(entry.get("tokens_positive_eval") or [])
-        if (kept := _spans(spans, caption, f"{where}.tokens_positive_eval[{position}]", reader))
+        for position, spans in enumerate(evaluated)
+        if (kept := _spans(spans, caption, f"{where}.tokens_positive_eval[{position}]", faults))
     ]
+    original = next((key for key in ("original_img_id", "original_id") if entry.get(key) is not None), "id")
     sample: GroundingSample = {
-        "image": finder.find(image_names(file_name)),
+        "image": finder.find(image_names(read_name(file_name, "file_name", where))),
         "id": number,
-        "original_id": entry.get("original_img_id", entry.get("original_id", number)),
-        "size": image_size(entry, where),
-        "caption": caption,
+        "original_id": read_id(entry[original], original, where),
+        "size": read_size(entry, where),
+        "caption": whole_characters(caption),
         "boxes": [],
         "spans": [],
         "area": [],
         "iscrowd": [],
         "phrases": phrases,
-        "dataset_name": str(entry.get("dataset_name", "")),
+        "dataset_name": str(entry.get("dataset_name") or ""),
     }
-    if "sentence_id" in entry:
-        sample["sentence_id"] = entry["sentence_id"]
+    if entry.get("sentence_id") is not None:
+        sample["sentence_id"] = read_id(entry["sentence_id"], "sentence_id", where)
     return sample
 
 
@@ -195,25 +220,26 @@ def _with_phrases(sample: GroundingSample) -> GroundingSample:
     return sample
 
 
-def _spans(spans: Any, caption: str, where: str, reader: BoxReader) -> Spans:
+def _spans(spans: Any, caption: str, where: str, faults: Faults) -> Spans:
     """The spans that lie in the caption."""
     is_list = isinstance(spans, list) and all(isinstance(span, list) and len(span) == 2 for span in spans)
-    if not is_list or not all(isinstance(end, int) for span in spans for end in span):
-        raise ValueError(f"{where}: expected spans as pairs [start, end] of whole numbers, found {spans!r}")
-    kept = [(start, end) for start, end in spans if 0 <= start < end <= len(caption)]
-    if len(kept) < len(spans):
-        reader.note("without some of their character spans, which do not lie in the caption", where)
-    return kept
+    pairs = [(whole(start), whole(end)) for start, end in spans] if is_list else [(None, None)]
+    if any(start is None or end is None for start, end in pairs):
+        raise ValueError(f"{where}: expected spans as pairs [start, end] of whole numbers, found {shown(spans)}")
+    kept = [(start, end) for start, end in pairs if 0 <= start < end <= len(caption)]  # type: ignore[operator]
+    if len(kept) < len(pairs):
+        faults.note("the boxes", "are without some of their character spans, which do not lie in the caption", where)
+    return kept  # type: ignore[return-value]
 
 
-def _add_box(samples: dict[int | str, GroundingSample], entry: Any, where: str, reader: BoxReader) -> None:
-    number = require(entry, "image_id", where)
+def _add_box(samples: dict[Id, GroundingSample], entry: Any, where: str, faults: Faults) -> None:
+    number = read_id(require(entry, "image_id", where), "image_id", where)
     if number not in samples:
-        raise ValueError(f"{where}: image_id {number!r} is not among the file's {len(samples)} images")
-    sample = samples[number]
-    if (box := reader.corners(require(entry, "bbox", where), sample["size"], where)) is None:
-        return
-    sample["boxes"].append(box)
-    sample["spans"].append(_spans(require(entry, "tokens_positive", where), sample["caption"], where, reader))
-    sample["area"].append(float(entry.get("area", (box[2] - box[0]) * (box[3] - box[1]))))
-    sample["iscrowd"].append(bool(entry.get("iscrowd", 0)))
+        raise ValueError(f"{where}: image_id {shown(number)} is not among the file's {len(samples)} images")
+    sample, crowd = samples[number], read_crowd(entry, where)
+    if (box := read_box(entry, sample["size"], where, faults)) is not None:
+        spans = _spans(require(entry, "tokens_positive", where), sample["caption"], where, faults)
+        sample["boxes"].append(box)
+        sample["spans"].append(spans)
+        sample["area"].append(read_area(entry, box, where, faults))
+        sample["iscrowd"].append(crowd)

@@ -3,20 +3,41 @@
 from pathlib import Path
 from typing import Any
 
-from fiber_data.formats.files import FolderListing, find_annotation_file, keep_on_disk, whole_folder
-from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, clean_caption, entries, read_json, require
+from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.files import (
+    ImageFinder,
+    SplitFile,
+    find_annotation_file,
+    find_split_files,
+    keep_on_disk,
+    portable_names,
+    whole_folder,
+)
+from fiber_data.formats.ids import Id, read_id, shown
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import (
+    CaptionSample,
+    SplitNotFoundError,
+    clean_caption,
+    entries,
+    read_json,
+    read_name,
+    require,
+)
 
+_GLOBS = ["dataset_*.json", "annotations/dataset_*.json"]
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
 def read_karpathy(
     root: str | Path,
-    split: str,
+    split: str | None,
     *,
     check_images: bool = True,
+    strict: bool = True,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
-) -> list[CaptionSample]:
+) -> Samples[CaptionSample]:
     """Reads one split of ``dataset_coco.json`` or ``dataset_flickr30k.json``.
 
     Looked for is ``dataset_*.json``, in the folder itself or in ``annotations``; images in ``images`` or the folder
@@ -24,59 +45,81 @@ def read_karpathy(
 
     Args:
         root: Folder of the data set.
-        split: ``"train"``, which includes the file's ``restval`` as is the custom (COCO: 113,287 images), ``"val"`` or
-            ``"test"``.
+        split: ``"train"``, which includes the file's ``restval`` as is the custom (COCO: 113,287 images), ``"val"``,
+            ``"test"``, or None for all.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
+        strict: Whether an entry that is out of format is an error; else it is left out and counted.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder that ``filepath/filename`` is relative to, if it is another (COCO: it holds train2014
             and val2014).
 
     Returns:
-        A sample for each image, in the order of the file; ``id`` is ``cocoid`` where there is one, else ``imgid``,
-        else the file name.
+        A sample for each image, in the order of the file, and what was wrong with it (``faults``); ``id`` is
+        ``cocoid`` where there is one, else ``imgid``, else the file name.
 
     Raises:
         FileNotFoundError: The folder or the file is missing, or none of the images is on disk.
         KeyError: A key of the format is missing; the message names file and location.
-        ValueError: The file is not JSON, or several files fit.
+        ValueError: The file is not JSON in UTF-8, ids repeat or are neither whole numbers nor text, or several files
+            fit.
         SplitNotFoundError: The folder holds no such file, `split` is none of the three, or no image belongs to it.
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    if split not in _SPLITS:
+    if split is not None and split not in _SPLITS:
         raise SplitNotFoundError(f"{path}: a Karpathy split is one of {', '.join(_SPLITS)}, not {split!r}")
-    images = whole_folder(folder, image_folder)
-    samples: list[CaptionSample] = []
+    listing, faults = FolderListing(), Faults(path, strict)
+    finder = ImageFinder([whole_folder(folder, image_folder)], listing)
+    samples: dict[Id, CaptionSample] = {}
     splits: set[str] = set()
     for where, image in entries(path, read_json(path), "images"):
-        splits.add(require(image, "split", where))
-        if image["split"] not in _SPLITS[split]:
-            continue
-        samples.append(_read_image(image, where, images, split))
-    if not samples:
+        with faults:
+            splits.add(own := read_name(require(image, "split", where), "split", where))
+            if split is None or own in _SPLITS[split]:
+                sample = _read_image(image, where, finder, split or own, samples)
+                samples[sample["id"]] = sample
+    found = list(samples.values())
+    if not found and not faults.refused:
         raise SplitNotFoundError(f"{path}: no image of split {split!r}; the file has {sorted(splits) or 'no images'}")
-    return keep_on_disk(samples, "samples", path, FolderListing()) if check_images else samples
+    if check_images:
+        found = keep_on_disk(found, "samples", path, listing, faults=faults)
+    faults.warn()
+    return Samples(found, faults)
 
 
-def _find_file(root: Path, split: str) -> Path:
+def find_karpathy(root: Path) -> list[SplitFile]:
+    """The files that a folder holds, each with all splits."""
+    files = find_split_files(root, _GLOBS, r"(annotations/)?dataset_(?P<split>.*)\.json")
+    return [SplitFile(file.path, None, file.options) for file in files]
+
+
+def _find_file(root: Path, split: str | None) -> Path:
     return find_annotation_file(
         root,
-        ["dataset_*.json", "annotations/dataset_*.json"],
+        _GLOBS,
         r"(annotations/)?dataset_.*\.json",
         expected=f"no captions of split {split!r}; expected dataset_*.json, here or in annotations",
         mend="keep one, or name the one that is meant with annotation_file",
     )
 
 
-def _read_image(image: dict[str, Any], where: str, folder: Path, split: str) -> CaptionSample:
-    file_name = require(image, "filename", where)
+def _read_image(
+    image: dict[str, Any], where: str, finder: ImageFinder, split: str, seen: dict[Id, CaptionSample]
+) -> CaptionSample:
+    file_name = read_name(require(image, "filename", where), "filename", where)
+    key = next((key for key in ("cocoid", "imgid") if image.get(key) is not None), "filename")
+    sentences = require(image, "sentences", where)
+    if not isinstance(sentences, list):
+        raise ValueError(f"{where}: expected sentences as a list, found {shown(sentences)}")
     captions = [
         clean_caption(require(sentence, "raw", f"{where}.sentences[{number}]"), where)
-        for number, sentence in enumerate(require(image, "sentences", where))
+        for number, sentence in enumerate(sentences)
     ]
+    folder = image.get("filepath") or ""
+    name = f"{read_name(folder, 'filepath', where)}/{file_name}" if folder else file_name
     return {
-        "image": folder / image.get("filepath", "") / file_name,
+        "image": finder.find(portable_names(name)),
         "captions": [caption for caption in captions if caption],
-        "id": image.get("cocoid", image.get("imgid", file_name)),
+        "id": read_id(image[key], key, where, seen),
         "split": split,
     }

@@ -5,12 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fiber_data.formats.files import FileOfSplitNotFoundError, FolderListing, ImageFinder, check_folder, keep_on_disk
-from fiber_data.formats.samples import clean_text, list_some, read_json_lines, require
+from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.files import (
+    FileOfSplitNotFoundError,
+    ImageFinder,
+    SplitFile,
+    check_folder,
+    keep_on_disk,
+)
+from fiber_data.formats.ids import shown
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import clean_text, list_some, parse_line, read_lines, require
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
 
+_FOLDERS = ("", "data", "nlvr2", "nlvr2/data")
+_GLANCE = 4096  # bytes in which a line says what it is
 _LABELS = {"true": True, "false": False}
 
 
@@ -29,9 +40,10 @@ def read_nlvr2(
     split: str,
     *,
     check_images: bool = True,
+    strict: bool = True,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
-) -> list[ReasoningSample]:
+) -> Samples[ReasoningSample]:
     """Reads one split of NLVR2.
 
     The lines are in ``<split>.json``, in the folder itself, in ``data``, in ``nlvr2`` (where `fiber_data.scenes`
@@ -43,69 +55,93 @@ def read_nlvr2(
         root: Folder of the data set.
         split: ``"train"``, ``"dev"``, ``"test1"`` or what the file is called.
         check_images: Whether to leave out, with a warning, sentences without both images on disk.
+        strict: Whether an entry that is out of format is an error; else it is left out and counted.
         annotation_file: A file of such lines that lies elsewhere or has another name.
         image_folder: The folder with the images, or with the directories of train, if it is another.
 
     Returns:
-        A sample for each line, in the order of the file; ``id`` is its identifier.
+        A sample for each line, in the order of the file, and what was wrong with it (``faults``); ``id`` is its
+        identifier.
 
     Raises:
         FileNotFoundError: There is no such folder or file, or no sentence has its images on disk.
         KeyError: A key of the format is missing; the message names file and line.
-        ValueError: A line is not a JSON object, a sentence, label or identifier is of another form, identifiers
-            repeat, or only some lines have a label.
+        ValueError: The file is not in UTF-8, a line is not a JSON object, a sentence, label or identifier is of another
+            form, identifiers repeat, or only some lines have a label.
         SplitNotFoundError: The folder holds no such split.
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    samples, directories = _read_lines(path)
+    faults = Faults(path, strict)
+    samples, directories = _read_lines(faults)
     folders = [base / name for base in (folder, folder / "nlvr2") for name in (f"images/{split}", split)]
     listing = FolderListing()
     finder = ImageFinder(folders if image_folder is None else [Path(image_folder)], listing)
     pairs = [f"{directories.get(sample['id'], '')}/{sample['id'].rpartition('-')[0]}".lstrip("/") for sample in samples]
-    for sample, left in zip(samples, finder.find_together([[f"{pair}-img0.png"] for pair in pairs]), strict=True):
-        sample["images"] = left, left.with_name(f"{left.name.removesuffix('0.png')}1.png")
-    return keep_on_disk(samples, "sentences", path, listing) if check_images else samples
+    lefts = finder.find_together([[f"{pair}-img0.png"] for pair in pairs])
+    for sample, pair, left in zip(samples, pairs, lefts, strict=True):
+        sample["images"] = left, finder.meant(left.with_name(f"{pair.rpartition('/')[2]}-img1.png"))
+    if check_images:
+        samples = keep_on_disk(samples, "sentences", path, listing, faults=faults)
+    faults.warn()
+    return Samples(samples, faults)
+
+
+def find_nlvr2(root: Path) -> list[SplitFile]:
+    """The files of sentences that a folder holds, by what their first line has."""
+    files: dict[str, SplitFile] = {}
+    for path in (path for name in _FOLDERS for path in sorted((root / name).glob("*.json")) if path.is_file()):
+        with path.open("rb") as lines:
+            if b'"identifier"' in lines.read(_GLANCE).partition(b"\n")[0]:
+                files.setdefault(path.stem, SplitFile(path, path.stem, {"annotation_file": path}))
+    return list(files.values())
 
 
 def _find_file(root: Path, split: str) -> Path:
     """The first of the files where the lines may be; copies of them in the others do no harm."""
     check_folder(root)
-    tried = [root / name / f"{split}.json" for name in ("", "data", "nlvr2", "nlvr2/data")]
+    tried = [root / name / f"{split}.json" for name in _FOLDERS]
     if (path := next((path for path in tried if path.is_file()), None)) is None:
         candidates = ", ".join(str(path.relative_to(root)) for path in tried)
         raise FileOfSplitNotFoundError(f"{root}: no sentences of split {split!r}; expected one of {candidates}")
     return path
 
 
-def _read_lines(path: Path) -> tuple[list[ReasoningSample], dict[str, str]]:
+def _read_lines(faults: Faults) -> tuple[list[ReasoningSample], dict[str, str]]:
     """The samples, still without images, and the directories of those that name one, by identifier."""
+    path = faults.source
     samples: dict[str, ReasoningSample] = {}
     directories: dict[str, str] = {}
     repeated = []
-    for where, record in read_json_lines(path):
-        name = require(record, "identifier", where)
-        if not isinstance(name, str) or "-" not in name:
-            raise ValueError(f"{where}: expected an identifier such as 'dev-850-0-1', found {name!r}")
-        if name in samples:
-            repeated.append(name)
-        statement = clean_text(require(record, "sentence", where), "a sentence", where)
-        label = _read_label(record.get("label"), where)
-        samples[name] = {"images": (Path(), Path()), "statement": statement, "label": label, "id": name}
-        if "directory" in record:
-            directories[name] = str(record["directory"])
-    if not samples:
+    for where, line in read_lines(path):
+        with faults:
+            record = parse_line(line, where)
+            name = require(record, "identifier", where)
+            if not isinstance(name, str) or "-" not in name:
+                raise ValueError(f"{where}: expected an identifier such as 'dev-850-0-1', found {shown(name)}")
+            if name in samples:
+                repeated.append(name)
+            statement = clean_text(require(record, "sentence", where), "a sentence", where)
+            label = _read_label(record.get("label"), where)
+            samples[name] = {"images": (Path(), Path()), "statement": statement, "label": label, "id": name}
+            if record.get("directory") is not None:
+                directories[name] = str(record["directory"])
+    if not samples and not faults.refused:
         raise ValueError(f"{path}: it holds no line; is it the right file?")
-    if repeated:
-        raise ValueError(f"{path}: these identifiers occur more than once: {list_some(repeated)}; keep one of each")
-    if (bare := [name for name in samples if samples[name]["label"] is None]) and len(bare) < len(samples):
-        raise ValueError(f"{path}: some lines have a label, these have none: {list_some(bare)}; give all one, or none")
+    with faults:
+        if repeated:
+            raise ValueError(f"{path}: these identifiers occur more than once: {list_some(repeated)}; keep one of each")
+    bare = [name for name in samples if samples[name]["label"] is None]
+    with faults:
+        if 0 < len(bare) < len(samples):
+            some = list_some(bare)
+            raise ValueError(f"{path}: some lines have a label, these have none: {some}; give all one, or none")
     return list(samples.values()), directories
 
 
 def _read_label(label: Any, where: str) -> bool | None:
     if label is None:
         return None
-    if str(label).lower() not in _LABELS:
-        raise ValueError(f"{where}: expected the label 'True' or 'False', found {label!r}")
-    return _LABELS[str(label).lower()]
+    if (found := _LABELS.get(shown(label).strip("'").lower())) is None:
+        raise ValueError(f"{where}: expected the label 'True' or 'False', found {shown(label)}")
+    return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from fiber_data.formats.ids import shown
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
@@ -27,17 +30,42 @@ class SplitNotFoundError(ValueError):
     """The data set has no such split. The message names those that it has."""
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without the byte-order mark that Windows puts before it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is in another encoding.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such annotation file")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = f"byte {error.object[error.start]:#04x}"
+        raise ValueError(
+            f"{path}: line {line}: expected text in UTF-8, found {found}; save the file as UTF-8"
+        ) from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not JSON; the message names the line.
+        ValueError: It is not JSON in UTF-8; the message names the line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parse(text)
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); is the download complete?") from error
 
@@ -46,20 +74,31 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file with one a line, each with its location for messages, such as ``captions.jsonl: line 3``.
 
     Raises:
-        ValueError: A line is not JSON, or no object.
+        ValueError: The file is not in UTF-8, or a line is not JSON, or no object.
     """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}: line {number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{where}: not valid JSON ({error})") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{where}: expected an object, found {type(record).__name__}")
-            yield where, record
+    for where, line in read_lines(path):
+        yield where, parse_line(line, where)
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a file that hold anything, each with its location for messages."""
+    lines = enumerate(io.StringIO(read_text(path), newline=None), start=1)
+    return ((f"{path}: line {number}", line) for number, line in lines if line.strip())
+
+
+def parse_line(line: str, where: str) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        ValueError: It is not JSON, or no object.
+    """
+    try:
+        record = _parse(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected an object, found {type(record).__name__}")
+    return record
 
 
 def entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -90,19 +129,21 @@ def require(record: Any, key: str, where: str) -> Any:
     if not isinstance(record, dict):
         raise ValueError(f"{where}: expected an object with {key!r}, found {type(record).__name__}")
     if key not in record:
-        raise KeyError(f"{where}: no key {key!r}, only {', '.join(map(repr, record)) or 'an empty object'}")
+        raise KeyError(f"{where}: no key {key!r}, only {list_some(record) or 'an empty object'}")
     return record[key]
 
 
 def clean_caption(text: Any, where: str) -> str:
     """A caption with its white space made single; people's files hold stray line ends.
 
+    Halves of characters (surrogates), which no tokenizer takes, become question marks, here and in other texts.
+
     Raises:
         ValueError: The caption is no text.
     """
     if not isinstance(text, str):
         raise ValueError(f"{where}: expected a caption as text, found {type(text).__name__}")
-    return " ".join(text.split())
+    return " ".join(whole_characters(text).split())
 
 
 def clean_text(text: Any, what: str, where: str) -> str:
@@ -117,12 +158,28 @@ def clean_text(text: Any, what: str, where: str) -> str:
         ValueError: It is no text, or empty.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{where}: expected {what} as text, found {text!r}")
-    return " ".join(text.split())
+        raise ValueError(f"{where}: expected {what} as text, found {shown(text)}")
+    return " ".join(whole_characters(text).split())
+
+
+def whole_characters(text: str) -> str:
+    """The same text with a question mark for each half of a character, as texts that were cut at a byte have."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def read_name(value: Any, what: str, where: str) -> str:
+    """A name of a file, as it is written.
+
+    Raises:
+        ValueError: It is no text, or empty.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: expected {what} as text, found {shown(value)}")
+    return value
 
 
 def list_some(ids: Iterable[Any]) -> str:
     """The first few of some ids, and how many more there are."""
     listed = list(ids)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(repr(each) for each in listed[:_LISTED]) + more
+    return ", ".join(shown(each) for each in listed[:_LISTED]) + more

@@ -24,13 +24,14 @@ from fiber_data import (
     build_evaluation_transform,
     build_training_transform,
 )
+from fiber_data.formats import hold_out
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from omegaconf import MISSING
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fiber_train.config import TaskSettings, TrainConfig
+from fiber_train.config import TaskSettings, TrainConfig, as_share
 from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
 from fiber_train.evaluation import Evaluation, Measure
 from fiber_train.tasks.ids import check_ids
@@ -156,13 +157,27 @@ class Task(ABC, Generic[Settings]):
         return self.read(self.config.data.train_split)
 
     def samples(self, split: str, training: bool = False) -> Any:
-        """The samples that a run uses: those given from Python, else those of `data.format`, else those of `read`."""
+        """The samples that a run uses: those given from Python, else those of `data.format`, else those of `read`.
+
+        Where the held-out split is a share of the training split, both are taken of that.
+        """
+        data = self.config.data
+        share = as_share(data.eval_split if training else split)
+        if share is None:
+            return self._samples(split, training)
+        return self.take_share(self._samples(data.train_split, training), share, held=not training)
+
+    def _samples(self, split: str, training: bool) -> Any:
         data = self.config.data
         if self.given is not None:
             return self.given(split) if callable(self.given) else self.given[split]
         if data.format is not None:
             return resolve(data.format, "fiber.formats")(data.root, split, **data.format_options)
         return self.read_training() if training else self.read(split)
+
+    def take_share(self, samples: Any, share: float, *, held: bool) -> Any:
+        """The samples of about this share of the images, chosen by their ids alone, or (`held` false) all others."""
+        return hold_out(samples, share, held=held)
 
     def backbone_switches(self) -> dict[str, Any]:
         """Fields of `FiberConfig` that the model needs set."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from fiber_backbone import FiberBackbone
 from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, Transform, glance, read_vqav2
+from fiber_data.formats import Samples, faults_of
 from fiber_eval import normalize_answer, vqa_accuracy
 from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
@@ -31,7 +33,8 @@ class Answering(Task[AnsweringSettings]):
     def read(self, split: str) -> list[QuestionSample]:
         """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""
         root = self.config.data.root
-        return [sample for part in split.split("+") for sample in read_vqav2(root, part)]
+        parts = [read_vqav2(root, part) for part in split.split("+")]
+        return Samples(chain.from_iterable(parts), chain.from_iterable(map(faults_of, parts)))
 
     def texts(self, samples: Sequence[QuestionSample]) -> Iterator[str]:
         """All questions."""

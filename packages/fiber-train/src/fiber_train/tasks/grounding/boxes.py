@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fiber_data import DetectionData, GroundingSample, Wording, read_detection, read_grounding
+from fiber_data.formats import Fault, faults_of, hold_out
 
 from fiber_train.tasks.grounding.settings import BoxFiles
 
@@ -27,6 +28,12 @@ class BoxData:
     detection: DetectionData | None = None
     captions: Mapping[str, Sequence[GroundingSample]] = field(default_factory=dict)
     expressions: Mapping[str, Sequence[GroundingSample]] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What was wrong with the files."""
+        parts = (self.detection, *self.captions.values(), *self.expressions.values())
+        return tuple(fault for part in parts for fault in faults_of(part))
 
     @property
     def texts(self) -> Sequence[GroundingSample]:
@@ -85,6 +92,16 @@ def as_boxes(samples: Any) -> BoxData:
     if isinstance(samples, BoxData):
         return samples
     return BoxData(detection=samples) if isinstance(samples, DetectionData) else BoxData(captions={"captions": samples})
+
+
+def take_share(data: BoxData, share: float, *, held: bool) -> BoxData:
+    """Boxes of about this share of the images, chosen by their ids alone, or (`held` false) those of all others."""
+    captions, expressions = (
+        {name: hold_out(samples, share, held=held) for name, samples in files.items()}
+        for files in (data.captions, data.expressions)
+    )
+    detection = None if data.detection is None else hold_out(data.detection, share, held=held)
+    return BoxData(detection, captions, expressions)
 
 
 def worded_categories(data: DetectionData, wording: dict[str, str]) -> dict[int, str | Wording]:

@@ -56,7 +56,7 @@ def measure_detection(
     batches: Batches,
     settings: GroundingSettings,
 ) -> Evaluation:
-    """AP over the images that are on disk, against the annotation file; of LVIS the fixed AP.
+    """AP over the images that are on disk, against their boxes as they were read; of LVIS the fixed AP.
 
     Without any box, as in a test split, only predictions come out: COCO's results file.
     """
@@ -91,23 +91,32 @@ def score_detection(rows: Mapping[Any, list[dict[str, Any]]], data: DetectionDat
 
 
 def _ground_truth(data: DetectionData) -> dict[str, Any]:
-    """The content of the annotation file; for samples that come from none it is made of them."""
-    if data.path is not None:
-        return json.loads(data.path.read_text(encoding="utf-8"))
+    """The samples as a file of annotations has them, with what LVIS adds; the file itself is not read again."""
+    known = list(glance(data.samples, "id", "size", "boxes", "labels", "area", "iscrowd", *_lists(data)))
     annotations = [
         {"image_id": sample["id"], "category_id": label, "bbox": _sides(box), "area": area, "iscrowd": int(crowd)}
-        for sample in data.samples
+        for sample in known
         for box, label, area, crowd in zip(
             sample["boxes"], sample["labels"], sample["area"], sample["iscrowd"], strict=True
         )
     ]
     return {
         "images": [
-            {"id": sample["id"], "height": sample["size"][0], "width": sample["size"][1]} for sample in data.samples
+            {"id": sample["id"], "height": sample["size"][0], "width": sample["size"][1]}
+            | {key: sample.get(key, []) for key in _lists(data)}
+            for sample in known
         ],
         "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
-        "categories": [{"id": number, "name": name} for number, name in data.categories.items()],
+        "categories": [
+            {"id": number, "name": name, "frequency": data.frequencies.get(number)}
+            for number, name in data.categories.items()
+        ],
     }
+
+
+def _lists(data: DetectionData) -> tuple[str, ...]:
+    """The keys of LVIS's samples."""
+    return ("neg_category_ids", "not_exhaustive_category_ids") if data.frequencies else ()
 
 
 def _sides(box: Sequence[float]) -> list[float]:

@@ -28,7 +28,14 @@ from transformers import PreTrainedTokenizerBase
 
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task, fill_in
-from fiber_train.tasks.grounding.boxes import BoxData, as_boxes, has_box_to_learn, read_boxes, worded_categories
+from fiber_train.tasks.grounding.boxes import (
+    BoxData,
+    as_boxes,
+    has_box_to_learn,
+    read_boxes,
+    take_share,
+    worded_categories,
+)
 from fiber_train.tasks.grounding.evaluation import (
     ask_phrases,
     describe,
@@ -76,6 +83,10 @@ class Grounding(Task[GroundingSettings]):
         if training and data.detection is not None and self.settings.shots is not None:
             data.detection = take_shots(data.detection, self.settings.shots, seed=self.config.trainer.seed)
         return data
+
+    def take_share(self, samples: Any, share: float, *, held: bool) -> BoxData:
+        """Of each file the boxes of the images that are held out, or of all others."""
+        return take_share(as_boxes(samples), share, held=held)
 
     def texts(self, samples: BoxData) -> Iterator[str]:
         """Captions, expressions and names of categories."""

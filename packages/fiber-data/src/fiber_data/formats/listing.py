@@ -1,0 +1,79 @@
+"""Which files are on disk, and which one is meant where a name is not there exactly.
+
+Folders are listed, each once, instead of asking the disk for every file, so that large sets are quick.
+"""
+
+import os
+from pathlib import Path
+from unicodedata import normalize
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+
+
+class FolderListing:
+    """Which files are on disk: ``path in listing``, and each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+        self._by_stem: dict[Path, dict[str, list[str]]] = {}
+        self._folders: dict[Path, Path | None] = {}
+        self._subfolders: dict[Path, list[str]] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        return path.name in self._list(path.parent)
+
+    def alike(self, path: Path) -> Path | None:
+        """The one file whose name differs in what file systems change: composed letters, case, the image's suffix.
+
+        macOS decomposes letters (NFD), Windows ignores case, also of folders, and tools convert images. Of several
+        names none is meant.
+        """
+        folder = self._folder(path.parent)
+        if folder is None:
+            return None
+        if folder not in self._by_stem:
+            stems: dict[str, list[str]] = {}
+            for name in self._list(folder):
+                stems.setdefault(_folded(Path(name).stem), []).append(name)
+            self._by_stem[folder] = stems
+        names = self._by_stem[folder].get(_folded(path.stem), ())
+        images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        composed, folded = normalize("NFC", path.name), _folded(path.name)
+        for alike in (
+            [name for name in names if normalize("NFC", name) == composed],
+            [name for name in names if _folded(name) == folded],
+            images if path.suffix.lower() in IMAGE_SUFFIXES else [],
+        ):
+            if alike:
+                return folder / alike[0] if len(alike) == 1 else None
+        return None
+
+    def _list(self, folder: Path) -> set[str]:
+        if folder not in self._names:
+            self._names[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        return self._names[folder]
+
+    def _folder(self, path: Path) -> Path | None:
+        """The folder, or the one that differs in composed letters and case."""
+        if path not in self._folders:
+            found: Path | None = path if path.is_dir() else None
+            above = None if found or path == path.parent else self._folder(path.parent)
+            if above is not None:
+                if above not in self._subfolders:
+                    self._subfolders[above] = _subfolders(above)
+                alike = [name for name in self._subfolders[above] if _folded(name) == _folded(path.name)]
+                found = above / alike[0] if len(alike) == 1 else None
+            self._folders[path] = found
+        return self._folders[path]
+
+
+def _folded(name: str) -> str:
+    return normalize("NFC", normalize("NFC", name).casefold())
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
