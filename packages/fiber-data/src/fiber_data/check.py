@@ -1,7 +1,7 @@
 """Reads all annotation files of a folder, as runs do, and tells everything that is wrong with them at once.
 
 What a folder may hold, its formats say: a function of the group ``fiber.splits``, ``(root) -> list[SplitFile]``, under
-the name that its reader has in ``fiber.formats``. The reader takes ``strict`` and ``check_images``.
+the name that its reader has in ``fiber.formats``. The reader takes ``bad_entries`` and ``check_images``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _check(root: Path, name: str, file: SplitFile, headers: _Headers | None) -> 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # all that is said is among the faults
                 read = resolve(name, "fiber.formats")
-                samples = read(root, file.split, strict=False, check_images=check_images, **file.options)
+                samples = read(root, file.split, bad_entries="count", check_images=check_images, **file.options)
             faults += faults_of(samples)
             break
         except (OSError, KeyError, ValueError) as error:

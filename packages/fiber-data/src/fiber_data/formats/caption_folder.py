@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import ImageFinder, SplitFile, check_folder, keep_on_disk, portable_names, whole_folder
 from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids
 from fiber_data.formats.ids import Id, read_id
@@ -42,8 +42,8 @@ def read_caption_folder(
     split: str | None = None,
     *,
     check_images: bool = True,
-    strict: bool = True,
-    hold_out: float = USUAL_SHARE,
+    bad_entries: BadEntries = None,
+    hold_out: float | None = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
 ) -> Samples[CaptionSample]:
@@ -53,8 +53,9 @@ def read_caption_folder(
         root: Folder of the data set.
         split: Keep the lines of this split only; None keeps all.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
-        strict: Whether a line that is out of format is an error; else it is left out and counted.
-        hold_out: About which share of the images is ``"val"`` where no line has a split; 0 for none.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
+        hold_out: About which share of the images is ``"val"`` where no line has a split, a tenth by
+            default; 0 for none.
         annotation_file: A file of such lines that lies elsewhere or has another name.
         image_folder: The folder that the names of images are relative to, if it is another.
 
@@ -72,7 +73,7 @@ def read_caption_folder(
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
     of_folder = path.parent.name if path.name == _FILES[1] and path.parent.parent == folder else None
-    listing, faults = FolderListing(), Faults(path, strict)
+    listing, faults = FolderListing(), Faults(path, bad_entries is None)
     roots = [folder] if of_folder is None else [path.parent, folder]
     folders = [each for base in roots for each in (whole_folder(base, None), base)]
     finder = ImageFinder(folders if image_folder is None else [Path(image_folder)], listing)
@@ -80,7 +81,7 @@ def read_caption_folder(
     if any(line.split is not None for line in lines) or of_folder is not None:
         lines = [replace(line, split=line.split or of_folder or _TRAIN) for line in lines]
     elif split is not None:
-        lines = _hold_out(lines, hold_out, faults)
+        lines = _hold_out(lines, USUAL_SHARE if hold_out is None else hold_out, faults)
     found = _join([line for line in lines if split in (None, line.split)], finder, faults)
     if not found and not faults.refused:
         splits = sorted({line.split or _TRAIN for line in lines})

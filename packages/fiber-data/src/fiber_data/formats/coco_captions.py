@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
     ImageFinder,
     SplitFile,
@@ -25,7 +25,7 @@ def read_coco_captions(
     split: str,
     *,
     check_images: bool = True,
-    strict: bool = True,
+    bad_entries: BadEntries = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
 ) -> Samples[CaptionSample]:
@@ -39,7 +39,7 @@ def read_coco_captions(
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ...; noted in the samples.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder that the file names are relative to, if it is another.
 
@@ -56,7 +56,7 @@ def read_coco_captions(
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    faults = Faults(path, strict)
+    faults = Faults(path, bad_entries is None)
     samples = _read_samples(split, faults)
     own = path.stem.removeprefix("captions_")
     folders = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]

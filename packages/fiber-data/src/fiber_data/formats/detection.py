@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from fiber_data.formats.boxes import Box, read_area, read_box, read_crowd, read_size
-from fiber_data.formats.faults import Fault, Faults
+from fiber_data.formats.faults import BadEntries, Fault, Faults
 from fiber_data.formats.files import (
     ImageFinder,
     SplitFile,
@@ -83,7 +83,7 @@ def read_detection(
     split: str,
     *,
     check_images: bool = True,
-    strict: bool = True,
+    bad_entries: BadEntries = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
 ) -> DetectionData:
@@ -100,7 +100,7 @@ def read_detection(
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ...
         check_images: Whether to leave out, with a warning, images that are not on disk.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder with the images, if it is another.
 
@@ -118,7 +118,7 @@ def read_detection(
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    listing, faults = FolderListing(), Faults(path, strict)
+    listing, faults = FolderListing(), Faults(path, bad_entries is None)
     finder = ImageFinder([Path(image_folder)] if image_folder is not None else _folders(folder, path, split), listing)
     content = read_json(path)
     categories, frequencies = _read_categories(content, faults)

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Sample = TypeVar("Sample")
+BadEntries = Literal["count"] | None
+"""What a reader does with entries that are out of format: leave them out and count them, or end with the first."""
 _REFUSED = "entries"
 _VALUES = re.compile(
     r", (found|only) .*|(?<=id )'[^']*'|-?\d[\d.e+]*", re.DOTALL

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from fiber_data.formats.boxes import Box, read_area, read_box, read_crowd, read_size
-from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
     ImageFinder,
     SplitFile,
@@ -77,7 +77,7 @@ def read_grounding(
     *,
     name: str | None = None,
     check_images: bool = True,
-    strict: bool = True,
+    bad_entries: BadEntries = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | Mapping[str, str | Path] | None = None,
 ) -> Samples[GroundingSample]:
@@ -93,7 +93,7 @@ def read_grounding(
         name: ``"flickr_separateGT"``, ``"mixed"``, ``"refcoco+"``, ``"scenes"``, ...; None takes the one file
             ``final_*`` that there is.
         check_images: Whether to leave out, with a warning, captions whose image is not on disk.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder with the images, if it is another; or, for the mixed set, one for each
             ``data_source`` of the file, such as ``{"coco": "train2014", "vg": "vg/images"}``.
@@ -110,7 +110,7 @@ def read_grounding(
     """
     folder = Path(root)
     path = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
-    listing, faults = FolderListing(), Faults(path, strict)
+    listing, faults = FolderListing(), Faults(path, bad_entries is None)
     folders = _folders(folder, path, split) if image_folder is None else image_folder
     samples = _read_samples(_finders(folders, listing), faults)
     if check_images:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
     ImageFinder,
     SplitFile,
@@ -34,7 +34,7 @@ def read_karpathy(
     split: str | None,
     *,
     check_images: bool = True,
-    strict: bool = True,
+    bad_entries: BadEntries = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
 ) -> Samples[CaptionSample]:
@@ -48,7 +48,7 @@ def read_karpathy(
         split: ``"train"``, which includes the file's ``restval`` as is the custom (COCO: 113,287 images), ``"val"``,
             ``"test"``, or None for all.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         annotation_file: A file that lies elsewhere or has another name.
         image_folder: The folder that ``filepath/filename`` is relative to, if it is another (COCO: it holds train2014
             and val2014).
@@ -68,7 +68,7 @@ def read_karpathy(
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
     if split is not None and split not in _SPLITS:
         raise SplitNotFoundError(f"{path}: a Karpathy split is one of {', '.join(_SPLITS)}, not {split!r}")
-    listing, faults = FolderListing(), Faults(path, strict)
+    listing, faults = FolderListing(), Faults(path, bad_entries is None)
     finder = ImageFinder([whole_folder(folder, image_folder)], listing)
     samples: dict[Id, CaptionSample] = {}
     splits: set[str] = set()

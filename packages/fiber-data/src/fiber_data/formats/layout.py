@@ -5,15 +5,19 @@ from pathlib import Path
 
 from fiber_data.formats.caption_folder import CAPTIONS_FILE, caption_file, read_caption_folder
 from fiber_data.formats.coco_captions import read_coco_captions
-from fiber_data.formats.faults import Samples
+from fiber_data.formats.faults import BadEntries, Samples
 from fiber_data.formats.files import FileOfSplitNotFoundError
-from fiber_data.formats.held_out import USUAL_SHARE
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
 
 
 def read_captions(
-    root: str | Path, split: str, *, check_images: bool = True, strict: bool = True, hold_out: float = USUAL_SHARE
+    root: str | Path,
+    split: str,
+    *,
+    check_images: bool = True,
+    bad_entries: BadEntries = None,
+    hold_out: float | None = None,
 ) -> Samples[CaptionSample]:
     """Reads one split of a data set from its folder, whichever of the caption formats it is in.
 
@@ -27,8 +31,9 @@ def read_captions(
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ``"test"`` or what the files call it.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
-        hold_out: Of a caption folder whose lines have no split: about which share of the images is ``"val"``.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
+        hold_out: Of a caption folder whose lines have no split: about which share of the images is ``"val"``,
+            a tenth by default.
 
     Returns:
         The samples of the split, and what was wrong with their file (``faults``).
@@ -40,9 +45,9 @@ def read_captions(
     """
     for read in (read_coco_captions, read_karpathy):
         with contextlib.suppress(FileOfSplitNotFoundError):
-            return read(root, split, check_images=check_images, strict=strict)
+            return read(root, split, check_images=check_images, bad_entries=bad_entries)
     if caption_file(Path(root), split) is not None:
-        return read_caption_folder(root, split, check_images=check_images, strict=strict, hold_out=hold_out)
+        return read_caption_folder(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
     raise SplitNotFoundError(
         f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), dataset_*.json "
         f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face)"

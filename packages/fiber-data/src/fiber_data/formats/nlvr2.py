@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
     FileOfSplitNotFoundError,
     ImageFinder,
@@ -40,7 +40,7 @@ def read_nlvr2(
     split: str,
     *,
     check_images: bool = True,
-    strict: bool = True,
+    bad_entries: BadEntries = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
 ) -> Samples[ReasoningSample]:
@@ -55,7 +55,7 @@ def read_nlvr2(
         root: Folder of the data set.
         split: ``"train"``, ``"dev"``, ``"test1"`` or what the file is called.
         check_images: Whether to leave out, with a warning, sentences without both images on disk.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         annotation_file: A file of such lines that lies elsewhere or has another name.
         image_folder: The folder with the images, or with the directories of train, if it is another.
 
@@ -72,7 +72,7 @@ def read_nlvr2(
     """
     folder = Path(root)
     path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    faults = Faults(path, strict)
+    faults = Faults(path, bad_entries is None)
     samples, directories = _read_lines(faults)
     folders = [base / name for base in (folder, folder / "nlvr2") for name in (f"images/{split}", split)]
     listing = FolderListing()

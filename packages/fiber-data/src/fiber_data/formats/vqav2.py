@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from fiber_data.formats.faults import Faults, Samples
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
     ImageFinder,
     SplitFile,
@@ -48,7 +48,7 @@ def read_vqav2(
     split: str,
     *,
     check_images: bool = True,
-    strict: bool = True,
+    bad_entries: BadEntries = None,
     questions_file: str | Path | None = None,
     annotation_file: str | Path | None = None,
     image_folder: str | Path | None = None,
@@ -66,7 +66,7 @@ def read_vqav2(
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ``"test"``, ``"test-dev"``, with or without the year.
         check_images: Whether to leave out, with a warning, questions whose image is not on disk.
-        strict: Whether an entry that is out of format is an error; else it is left out and counted.
+        bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         questions_file: A file of questions that lies elsewhere or has another name.
         annotation_file: The file of its answers. Without it, questions that were found have the answers that belong to
             them, where there are any (test splits have none); questions given by hand have none.
@@ -87,10 +87,10 @@ def read_vqav2(
     questions = _find_questions(folder, split) if questions_file is None else Path(questions_file)
     if questions_file is None and annotation_file is None:
         annotation_file = _find_answers(folder, questions)
-    content, asked = read_json(questions), Faults(questions, strict)
+    content, asked = read_json(questions), Faults(questions, bad_entries is None)
     samples, found = _read_questions(content, asked), [asked]
     if annotation_file is not None:
-        found.append(Faults(Path(annotation_file), strict))
+        found.append(Faults(Path(annotation_file), bad_entries is None))
         samples = _add_answers({sample["id"]: sample for sample in samples}, found[-1], questions)
     base = root_of_images(folder, questions, _FILE_FOLDERS)
     listing = FolderListing()
