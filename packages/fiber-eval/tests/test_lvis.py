@@ -230,6 +230,15 @@ def test_two_processes_equal_one(tmp_path: Path):
 # Equal to the package lvis
 
 
+def region(bbox: list[float], iou_type: str) -> dict[str, Any]:
+    """A box, or the mask that fills it."""
+    x, y, width, height = (int(value) for value in bbox)
+    mask = np.zeros((300, 300), dtype=np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    rle = rle_ops.encode(mask)
+    return {"bbox": bbox} if iou_type == "bbox" else {"segmentation": rle | {"counts": rle["counts"].decode()}}
+
+
 def random_case(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations and detections with touching, empty and repeated boxes, ties, areas left out, and many detections."""
     pick = np.random.default_rng(seed)
@@ -239,13 +248,6 @@ def random_case(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str
         x, y, *size = (pick.integers((0, 0, 1, 1), (8, 8, 6, 6)) * 20).tolist()
         sides: list[list[float]] = [size, size, [0, size[1]], [size[0], 0], [32, 32], [96, 96]]
         return [x, y, *sides[pick.integers(len(sides))]]
-
-    def region(bbox: list[float]) -> dict[str, Any]:
-        x, y, width, height = (int(value) for value in bbox)
-        mask = np.zeros((300, 300), dtype=np.uint8, order="F")
-        mask[y : y + height, x : x + width] = 1
-        rle = rle_ops.encode(mask)
-        return {"bbox": bbox} if iou_type == "bbox" else {"segmentation": rle | {"counts": rle["counts"].decode()}}
 
     def some_of(ids: list[int]) -> list[int]:
         return [each for each in ids if pick.random() < 0.3]
@@ -262,18 +264,17 @@ def random_case(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str
             {"area": 1024},
             {"area": 2e10},
         ]
-        truths.append(entry | region(bbox) | areas[pick.integers(len(areas))] | {"place": bbox})
+        truths.append(entry | region(bbox, iou_type) | areas[pick.integers(len(areas))] | {"place": bbox})
     results = []
     for _ in range(int(pick.integers(1, 700 if pick.random() < 0.15 else 40))):
         near = truths[pick.integers(len(truths))] if truths and pick.random() < 0.5 else None
         if near is None:
-            entry = {"image_id": int(pick.choice(image_ids)), "category_id": int(pick.choice(category_ids))} | region(
-                box()
-            )
+            entry = {"image_id": int(pick.choice(image_ids)), "category_id": int(pick.choice(category_ids))}
+            entry |= region(box(), iou_type)
         else:
             x, y, width, height = near["place"]
             entry = {key: near[key] for key in ("image_id", "category_id")}
-            entry |= region([x + int(pick.integers(0, 3)) * 10, y, width, height])
+            entry |= region([x + int(pick.integers(0, 3)) * 10, y, width, height], iou_type)
         results.append(entry | {"score": int(pick.integers(0, 6)) / 5})
     size = {"height": 300, "width": 300}
     images = [
