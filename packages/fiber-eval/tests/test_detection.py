@@ -316,7 +316,7 @@ def annotated(part: str, **changes: Any) -> dict[str, Any]:
         (annotated("annotations", image_id=3), "truth.json: annotations, entry 0: image_id must be one of the 1"),
         (one()[0] | {"annotations": ""}, "truth.json must hold a list under 'annotations'"),
         (annotated("annotations", iscrowd="no"), "entry 0: iscrowd must be 0 or 1, but is 'no'"),
-        (annotated("annotations", area=None), "truth.json: annotations, entry 0: area is missing"),
+        (annotated("annotations", area="9"), "truth.json: annotations, entry 0: area must be a number, but is '9'"),
         (annotated("annotations", area=-1), "truth.json: annotations, entry 0: area must not be negative, but is -1"),
     ],
 )

@@ -225,3 +225,108 @@ def test_two_processes_equal_one(tmp_path: Path):
             assert {name: value.item() for name, value in result.items()} == lvis_ap(
                 ALL_RIGHT, two_images(), fixed=True
             )
+
+
+# Equal to the package lvis
+
+
+def region(bbox: list[float], iou_type: str) -> dict[str, Any]:
+    """A box, or the mask that fills it."""
+    x, y, width, height = (int(value) for value in bbox)
+    mask = np.zeros((300, 300), dtype=np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    rle = rle_ops.encode(mask)
+    return {"bbox": bbox} if iou_type == "bbox" else {"segmentation": rle | {"counts": rle["counts"].decode()}}
+
+
+def random_case(seed: int, iou_type: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Annotations and detections with touching, empty and repeated boxes, ties, areas left out, and many detections."""
+    pick = np.random.default_rng(seed)
+    image_ids, category_ids = (pick.choice(50, pick.integers(1, 5), replace=False).tolist() for _ in range(2))
+
+    def box() -> list[float]:
+        x, y, *size = (pick.integers((0, 0, 1, 1), (8, 8, 6, 6)) * 20).tolist()
+        sides: list[list[float]] = [size, size, [0, size[1]], [size[0], 0], [32, 32], [96, 96]]
+        return [x, y, *sides[pick.integers(len(sides))]]
+
+    def some_of(ids: list[int]) -> list[int]:
+        return [each for each in ids if pick.random() < 0.3]
+
+    truths: list[dict[str, Any]] = []
+    for number in range(1, int(pick.integers(1, 14))):
+        bbox = box()
+        entry = {"id": number, "image_id": int(pick.choice(image_ids)), "category_id": int(pick.choice(category_ids))}
+        areas: list[dict[str, float]] = [
+            {},
+            {},
+            {"area": bbox[2] * bbox[3]},
+            {"area": 0},
+            {"area": 1024},
+            {"area": 2e10},
+        ]
+        truths.append(entry | region(bbox, iou_type) | areas[pick.integers(len(areas))] | {"place": bbox})
+    results = []
+    for _ in range(int(pick.integers(1, 700 if pick.random() < 0.15 else 40))):
+        near = truths[pick.integers(len(truths))] if truths and pick.random() < 0.5 else None
+        if near is None:
+            entry = {"image_id": int(pick.choice(image_ids)), "category_id": int(pick.choice(category_ids))}
+            entry |= region(box(), iou_type)
+        else:
+            x, y, width, height = near["place"]
+            entry = {key: near[key] for key in ("image_id", "category_id")}
+            entry |= region([x + int(pick.integers(0, 3)) * 10, y, width, height], iou_type)
+        results.append(entry | {"score": int(pick.integers(0, 6)) / 5})
+    size = {"height": 300, "width": 300}
+    images = [
+        {"id": each, "neg_category_ids": some_of(category_ids), "not_exhaustive_category_ids": some_of(category_ids)}
+        | size
+        for each in image_ids
+    ]
+    categories = [{"id": each, "frequency": str(pick.choice(list("rcf")))} for each in category_ids]
+    return {"images": images, "annotations": truths, "categories": categories}, results
+
+
+def best_of_categories(results: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    ranked = sorted(range(len(results)), key=lambda row: -results[row]["score"])
+    kept: list[int] = []
+    for category_id in {entry["category_id"] for entry in results}:
+        kept += [row for row in ranked if results[row]["category_id"] == category_id][:count]
+    return [results[row] for row in sorted(kept)]
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_random_cases_equal_the_official_package(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch, iou_type: str, fixed: bool
+):
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis is older than numpy 2
+    from lvis import LVIS, LVISEval, LVISResults
+
+    for seed in range(25):
+        annotations, results = random_case(seed, iou_type)
+        limit = 10_000 if seed % 2 else 5
+        official = {**annotations, "annotations": [dict(entry) for entry in annotations["annotations"]]}
+        for entry in official["annotations"]:  # lvis fails without areas
+            bbox = entry["bbox"] if iou_type == "bbox" else rle_ops.toBbox(entry["segmentation"]).tolist()
+            entry.setdefault("area", bbox[2] * bbox[3])
+        (tmp_path / "truth.json").write_text(json.dumps(official))
+        truth = LVIS(str(tmp_path / "truth.json"))
+        counted = best_of_categories(results, limit) if fixed else results
+        evaluation = LVISEval(
+            truth, LVISResults(truth, [dict(entry) for entry in counted], max_dets=-1 if fixed else 300), iou_type
+        )
+        if fixed:
+            evaluation.params.max_dets = -1
+        evaluation.run()
+        found = lvis_ap(results, annotations, iou_type=iou_type, fixed=fixed, fixed_per_category=limit, backend=backend)
+        assert {name: value.item() for name, value in found.items()} == pytest.approx(
+            evaluation.get_results(), rel=0, abs=1e-9
+        ), seed
+
+
+def test_regions_without_area_do_not_count(backend: str):
+    empty = found(7, 1, [10, 10, 0, 50], score=0.9)
+    assert lvis_ap([*ALL_RIGHT, empty], two_images(), backend=backend)["AP"] == pytest.approx(1)
+    annotations = two_images()
+    annotations["annotations"].append(annotations["annotations"][0] | {"id": 99, "bbox": [0, 0, 0, 9], "area": 0})
+    assert lvis_ap(ALL_RIGHT, annotations, backend=backend)["AR@300"] == pytest.approx(1)

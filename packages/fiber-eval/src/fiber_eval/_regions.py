@@ -124,8 +124,7 @@ def read_annotations(given: Given, iou_type: IouType) -> GroundTruth:
     entries, where = _numbered(contents["annotations"], "image_id", numbers), f"{source}: annotations"
     if any("id" in entry for entry in entries if isinstance(entry, Mapping)):
         _by_id(entries, where)
-    areas = _areas(entries, where)
-    regions = _regions(entries, images, categories, iou_type, where, annotated=True, areas=areas)
+    regions = _regions(entries, images, categories, iou_type, where, annotated=True)
     return GroundTruth(images, categories, regions, iou_type, source, numbers)
 
 
@@ -150,7 +149,7 @@ def read_detections(given: Given, truth: GroundTruth, source: str = "detections"
 def read_target(
     entries: Entries, image: Mapping[str, Any], labels: Sequence[int], iou_type: IouType, source: str
 ) -> GroundTruth:
-    """Check the target of one image, given without a file; areas that are not given are those of the regions.
+    """Check the target of one image, given without a file.
 
     Args:
         entries: Annotations in COCO's format, of that image.
@@ -164,8 +163,7 @@ def read_target(
     """
     images = {image["id"]: image}
     categories: dict[int, Mapping[str, Any]] = {label: {"id": label} for label in sorted(set(labels))}
-    areas = _areas(entries, source) if any("area" in entry for entry in entries) else None
-    regions = _regions(entries, images, categories, iou_type, source, annotated=True, areas=areas)
+    regions = _regions(entries, images, categories, iou_type, source, annotated=True)
     return GroundTruth(images, categories, regions, iou_type, source)
 
 
@@ -214,9 +212,8 @@ def _regions(
     source: str,
     *,
     annotated: bool = False,
-    areas: NDArray[np.float64] | None = None,
 ) -> Regions:
-    """Checked columns of annotations, else of detections; without `areas`, those of the regions."""
+    """Checked columns of annotations, else of detections."""
     image_ids = _ids(entries, "image_id", source)
     category_ids = _ids(entries, "category_id", source)
     for key, ids, known in (("image_id", image_ids, images), ("category_id", category_ids, categories)):
@@ -245,7 +242,7 @@ def _regions(
         boxes = _numbers(entries, "bbox", source, width=4)
         _refuse(np.any(boxes[:, 2:] < 0, axis=1), entries, source, "bbox must not have a negative width or height")
         own_areas = boxes[:, 2] * boxes[:, 3]
-    areas = own_areas if areas is None else areas
+    areas = _areas(entries, own_areas, source) if annotated else own_areas
     return Regions(image_ids, category_ids, boxes, areas, scores, crowds.astype(np.int64), rles)
 
 
@@ -275,7 +272,10 @@ def _by_id(entries: Entries, source: str) -> dict[int, Mapping[str, Any]]:
     return dict(sorted(zip(ids.tolist(), entries, strict=True)))
 
 
-def _areas(entries: Entries, source: str) -> NDArray[np.float64]:
+def _areas(entries: Entries, own: NDArray[np.float64], source: str) -> NDArray[np.float64]:
+    """The areas that annotations give; where one is absent or null, that of its box or mask."""
+    pairs = zip(entries, own.tolist(), strict=True)
+    entries = [entry if entry.get("area") is not None else {"area": area} for entry, area in pairs]
     areas = _numbers(entries, "area", source)
     _refuse(areas < 0, entries, source, "area must not be negative")
     return areas

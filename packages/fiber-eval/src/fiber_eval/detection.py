@@ -64,8 +64,8 @@ def coco_ap(
     Args:
         predictions: A COCO results file or its contents: `image_id`, `category_id`, `score`, and `bbox` or, for masks,
             `segmentation` in run lengths. A detection that comes twice counts twice.
-        annotations: A COCO annotation file (`.json` or `.json.gz`) or its contents: `images`, `annotations` (each with
-            `area`; `iscrowd` is 0 where it is absent) and `categories`. Ids need not be contiguous; those
+        annotations: A COCO annotation file (`.json` or `.json.gz`) or its contents: `images`, `annotations` (without
+            `area`, that of the box or mask; without `iscrowd`, 0) and `categories`. Ids need not be contiguous; those
             of images may be texts.
         iou_type: What overlaps: boxes ("bbox") or masks ("segm").
         backend: The evaluator: faster-coco-eval, or the official pycocotools, several times as slow.

@@ -5,9 +5,10 @@ lvis-dataset/lvis-api; fixed AP after Dave et al., "Evaluating Large-Vocabulary 
 Details" (2021), official code achalddave/large-vocab-devil. The PyPI package `lvis` is not needed.
 
 LVIS says for each image which categories were looked for: those annotated, and those known to be absent
-(`neg_category_ids`). Detections of others are dropped. Where a category was not annotated exhaustively
-(`not_exhaustive_category_ids`), unmatched detections are neither right nor wrong. The latter is put to COCO's
-evaluators as a crowd region that covers the image: what falls into one without another match is ignored, too.
+(`neg_category_ids`). Detections of others are dropped, as are regions without area, annotated or detected, before
+anything is matched. Where a category was not annotated exhaustively (`not_exhaustive_category_ids`), unmatched
+detections are neither right nor wrong. To COCO's evaluators those are detections of no size, since what is outside
+the sizes asked for counts only if it matches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle_ops
 from torch import Tensor
 
 from fiber_eval._coco_evaluation import AREAS, Backend, average_precisions, categories_ap, evaluate, mean
@@ -32,7 +32,7 @@ from fiber_eval.samples import MetricOptions, as_numbers, as_tensors
 FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
 STANDARD_PER_IMAGE = 300
 FIXED_PER_CATEGORY = 10_000
-EVERYWHERE = (-1e9, -1e9, 3e9, 3e9)  # a box around any other
+NO_SIZE = -1.0  # an area outside every range
 
 
 def lvis_ap(
@@ -294,29 +294,14 @@ def _as_coco(found: Regions, truth: GroundTruth) -> tuple[Regions, GroundTruth]:
         return np.searchsorted(image_ids, images) * len(category_ids) + np.searchsorted(category_ids, categories)
 
     def listed(key: str) -> NDArray[np.int64]:
-        """[pairs, 2], an image's id and each of the categories that it lists."""
+        """The pairs of an image and each of the categories that it lists."""
         rows = [(image_id, category) for image_id, image in truth.images.items() for category in image[key]]
-        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+        return pairs(*np.array(rows, dtype=np.int64).reshape(-1, 2).T)
 
-    absent, partial = listed("neg_category_ids"), listed("not_exhaustive_category_ids")
-    looked_for = [pairs(truth.regions.image_ids, truth.regions.category_ids), pairs(*absent.T)]
+    annotated = truth.regions[truth.regions.areas > 0]
+    looked_for = [pairs(annotated.image_ids, annotated.category_ids), listed("neg_category_ids")]
+    found = found[found.areas > 0]
     where = pairs(found.image_ids, found.category_ids)
-    # An empty region overlaps nothing, not even a crowd: unmatched for certain, it is ignored by leaving it out.
-    ignored = (found.areas == 0) & np.isin(where, pairs(*partial.T))
-    found = found[np.isin(where, np.concatenate(looked_for)) & ~ignored]
-    count = len(partial)
-    rles = np.full(count, None, dtype=object)
-    if truth.iou_type == "segm":
-        for row, image_id in enumerate(partial[:, 0].tolist()):
-            image = truth.images[image_id]
-            rles[row] = rle_ops.encode(np.ones((image["height"], image["width"]), dtype=np.uint8, order="F"))
-    crowds = Regions(
-        image_ids=partial[:, 0],
-        category_ids=partial[:, 1],
-        boxes=np.tile(EVERYWHERE, (count, 1)),
-        areas=np.zeros(count),
-        scores=np.zeros(count),
-        crowds=np.ones(count, dtype=np.int64),
-        rles=rles,
-    )
-    return found, replace(truth, regions=Regions.join([truth.regions, crowds]))
+    areas = np.where(np.isin(where, listed("not_exhaustive_category_ids")), NO_SIZE, found.areas)
+    found = replace(found, areas=areas)[np.isin(where, np.concatenate(looked_for))]
+    return found, replace(truth, regions=annotated)

@@ -1,80 +1,34 @@
-"""PTB tokenization of captions in Python: the words on which all caption metrics are defined.
+r"""PTB tokenization of captions in Python: the words on which all caption metrics are defined.
 
 Follows what coco-caption gets from the Java `PTBTokenizer` of Stanford CoreNLP 3.4.1 with `-preserveLines -lowerCase`
-and its list of removed punctuation, as seen from its output; it is no translation of its code. Measured on the
-594 thousand distinct captions of COCO train2014 and val2014, all but 22 are equal. What differs:
+and its list of removed punctuation, as seen from its output; it is no translation of its code. What differs, of some
+hundred thousand odd lines one in twenty thousand:
 
-* A character that breaks lines within a caption is a space here; in Java all but the newline shift all later captions.
+* A character that breaks lines within a caption ("\r", "\f", "\u2028") is a space here; in Java all but the newline
+  shift all later captions.
 * In Java the next caption of the file decides on the period after a single letter at a caption's end ("the letter K."),
-  and the end of the file on a last word like "you'll"; here the index of a caption does not matter.
+  and the end of the file on a last word like "you'll" or ":D"; here the index of a caption does not matter.
+* A capital sigma before a hyphen ("ΟΔΟΣ-Α") becomes a final sigma; in Java it does so at the end of a word only.
+* A soft hyphen is no part of a word; in Java it is one of a file's name and of an address ("a\xadb.jpg").
+* Addresses, and words with commas and periods before a hyphen, end after some 64 characters that hold no "@", or "-".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-# Abbreviations that keep their period, whatever their case, and those that need their capital.
-_ABBREVIATIONS = (
-    "adm|al|ala|alex|apr|ariz|assn|asst|atty|attys|aug|ave|bancorp|bhd|bldg|blvd|brig|bros|calif|capt|cf|cmdr|co|"
-    "col|colo|comdr|conn|corp|cos|cpl|ct|dak|dec|dept|det|dr|drs|esq|est|etc|ext|feb|fla|fri|ft|ga|gen|gov|govs|"
-    "hon|inc|ind|insp|intl|jan|jos|jr|jul|jun|kan|kans|ky|lieut|lt|ltd|maj|mar|md|messrs|mfg|mich|minn|mlle|mme|mo|"
-    "mon|mont|mr|mrs|ms|mt|natl|neb|nev|nov|oct|okla|penn|pfc|ph|plc|pres|prof|profs|pte|pty|pvt|rd|rep|reps|rev|"
-    "rt|sen|sens|sep|sept|seq|sgt|spc|sq|sr|st|ste|supt|supts|sys|tel|tenn|thu|thurs|tue|tues|univ|va|vs|vt|wed|"
-    "wis|wisc|wm|wyo"
-)
-_CAPITALIZED = "ark|az|del|ill|la|mass|miss|ore|pa|tex|wash"
-_BEFORE_NUMBER = "art|figs?|nos?|pp|prop"
-_WITH_APOSTROPHE = "c'mon|dunkin'|e'er|li'l|ma'am|nat'l|o'clock|ol'|s'mores|[jy]'(?=[^\\W\\d_])"
+from fiber_eval.captioning._ptb_characters import NOTHING, kinds_of
+from fiber_eval.captioning._ptb_rules import HELD, KEEPS_PERIOD, rules_at
 
-_LETTER = r"[^\W\d_]"
-_ALNUM = r"[^\W_]"
-_SHORT = rf"(?:(?i:{_ABBREVIATIONS})|(?=[A-Z])(?i:{_CAPITALIZED})|(?i:ed|ph)\.[Dd]|{_LETTER}(?:\.{_LETTER})*)"
-_TOKEN = re.compile(
-    "|".join(
-        (
-            r"</?[A-Za-z][^<>]*>",
-            r"&(?i:amp|lt|gt|quot|apos);",
-            r"https?://[^\s\"<>()]*[^\s\"<>().,;!?']",
-            r"[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*",
-            r"(?:[A-Za-z][A-Za-z0-9-]*\.)+(?:com|net|org|edu)(?:/[^\s\"<>().,;!?']*)?(?![A-Za-z0-9])",
-            rf"{_SHORT}\.(?:-{_ALNUM}+)+",  # u.s.-based
-            rf"{_LETTER}(?:\.{_LETTER})+(?:-{_ALNUM}+)+",  # u.s-based
-            rf"{_SHORT}\.(?!{_LETTER})",
-            rf"(?i:{_BEFORE_NUMBER})\.(?=\s*\d)",
-            rf"(?i:{_WITH_APOSTROPHE})",
-            rf"[A-HJ-XZdlno]'{_LETTER}{{2,}}",  # o'brien
-            rf"{_LETTER}+(?i:[aeiouy]'[aeiou]){_LETTER}*",  # mo'olelo
-            rf"{_LETTER}{_ALNUM}*\.(?=[,;])",  # the period stays, a slip of the original
-            rf"(?:{_LETTER}+?(?=(?i:n['`]t)(?!{_LETTER}))|(?i:n['`]t)(?!{_LETTER}))",  # do, n't
-            rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)+",  # end.start
-            r"[A-Za-z0-9]+\.(?:jpe?g|png|gif|bmp|html?|txt|pdf|mp[34]|exe)(?![A-Za-z0-9])",
-            r"\(\d{2,3}\)\s?\d{3,4}[- ]?\d{3,5}",  # a telephone number
-            r"\d{1,4} \d{1,4}/\d{1,4}",  # 3 1/2 is one token
-            rf"\d*(?:[.,:]\d+)+(?:-{_ALNUM}+)+",  # 1.5-inch
-            r"[-+]?\d*(?:[.,:]\d+)+",
-            r"[A-Z]+&[A-Z]|[Cc]\+\+",
-            rf"{_ALNUM}+(?:(?:[-_]|\\?/)(?:[dDlLoO]')?{_ALNUM}+)*",
-            r"[-+]\d+",
-            rf"'(?:[sSmMdD]|(?i:re|ve|ll))(?!{_ALNUM})",
-            r"''|'[nN](?:'|(?![^\s']))|'(?i:em|till?|cause)|'[2-9]0s|'\d\d(?![\w'])|'[tT](?=(?i:is|was))",
-            rf"[#@][A-Za-z]{_ALNUM}*",
-            r"[<>]?[:;=][-o*']?[()DPdp](?![A-Za-z])",  # :-)
-            r"\^_\^",
-            r">>|\\\*|[!?]+|\*+|#+|_+|-{5,}",
-            r"\S",
-        )
-    )
-)
-# ``, -- and ... come as single characters.
-_REMOVED = frozenset([".", "?", "!", ",", ":", ";", "'", "''", '"', "`", "-", "&quot;", "&apos;"])
+# Most captions are letters, hyphens within words, commas and a last period: splitting at spaces is all they need.
+_PLAIN = re.compile(r"(?:[a-zA-Z]+(?:-[a-zA-Z]+)*,? +)*([a-zA-Z]+(?:-[a-zA-Z]+)*) *\.? *")
+_IN_TWO = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
+_SPACES = re.compile(r"[ \t\n\f\r][ \t\n\f\r\xa0\u2003]*")
+_PLAIN_WORD = re.compile(r" *([A-Za-z]+)(?=[ \n])")
+_REMOVED = frozenset([NOTHING, *"?!,:;'`\"-‐—…‛٫", "''", "``", "--", "---", "----", "&quot;", "&apos;"])
+_UNSEEN = frozenset(["&nbsp;", "&mdash;", "&ndash;", "&md;"])
 _REPLACED = {
-    "cannot": "can not",
-    "gimme": "gim me",
-    "gonna": "gon na",
-    "gotta": "got ta",
-    "lemme": "lem me",
-    "wanna": "wan na",
     "(": "-lrb-",
     ")": "-rrb-",
     "[": "-lsb-",
@@ -87,19 +41,15 @@ _REPLACED = {
     "⅓": "1/3",
     "⅔": "2/3",
     "£": "#",
-    "€": "$",
     "¢": "cents",
-    "&amp;": "&",
     "&lt;": "<",
     "&gt;": ">",
-}
-_TYPOGRAPHY = str.maketrans(
-    {"‘": "`", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "–": "-", "—": "-", "…": ".", "\xad": ""}
-)
-_UNKNOWN = re.compile("[\U00010000-\U0010ffff\ufe00-\ufe0f\ufeff\ufffd\u200b-\u200f\x00-\x1f\x7f-\xa0\u2028\u2029]")
-# Most captions are letters, hyphens within words, commas and a last period: splitting at spaces is all they need.
-_PLAIN = re.compile(r"(?:[a-zA-Z]+(?:-[a-zA-Z]+)*,? +)*([a-zA-Z]+(?:-[a-zA-Z]+)*) *\.? *")
-_NO_PLAIN_END = frozenset([*f"{_ABBREVIATIONS}|{_CAPITALIZED}".split("|"), *"abcdefghijklmnopqrstuvwxyz"])
+} | dict.fromkeys("€¤₠\x80", "$")
+_QUOTES = dict.fromkeys("“«\x93", "``") | dict.fromkeys("”»\x94", "''")
+_QUOTES |= dict.fromkeys("‘‹‛\x91", "`") | dict.fromkeys("’›\x92", "'")
+_CONTRACTION = re.compile("n?(?:['’‘‛`\x91\x92]|&apos;)(?:[smdt]|re|ve|ll)")
+_ASCII_QUOTES = str.maketrans({character: quote for character, quote in _QUOTES.items() if len(quote) == 1})
+_NO_SPACE = str.maketrans({"(": "-lrb-", ")": "-rrb-", " ": "\xa0"})
 
 
 def ptb_tokenize(caption: str) -> str:
@@ -126,20 +76,50 @@ def ptb_tokenize(caption: str) -> str:
         raise TypeError(f"a caption must be a string, but {caption!r} is {type(caption).__name__}")
     if plain := _PLAIN.fullmatch(caption):
         words = caption.lower().rstrip(" .").replace(",", " ").split()
-        last = plain[1].lower()
-        if _REPLACED.keys().isdisjoint(words) and ("." not in caption or last not in _NO_PLAIN_END):
+        if _IN_TWO.isdisjoint(words) and ("." not in caption or not KEEPS_PERIOD.fullmatch(plain[1])):
             return " ".join(words)
-    return " ".join(_words(_UNKNOWN.sub(" ", caption.translate(_TYPOGRAPHY))))
+    return " ".join(_words(caption))
 
 
-def _words(text: str) -> Iterable[str]:
-    for token in _TOKEN.findall(text):
-        word = token.lower()
-        if word in _REMOVED:
-            continue
-        if word in _REPLACED:
-            yield _REPLACED[word]
-        elif len(word) > 1 and (word[0] in "(<:;=>" or word[0].isdigit()):  # smileys, tags, telephone, 3 1/2
-            yield word.replace("(", "-lrb-").replace(")", "-rrb-").replace(" ", "\xa0")
-        else:
+def _words(text: str) -> Iterator[str]:
+    kinds = f"{kinds_of(text)}\n\n"
+    marks = HELD.intersection(kinds)
+    at, end = 0, len(text)
+    while at < end:
+        if (plain := _PLAIN_WORD.match(kinds, at)) and (word := plain[1].lower()) not in _IN_TWO:
+            at = plain.end()
             yield word
+            continue
+        kind = kinds[at]
+        if spaces := _SPACES.match(kinds, at):
+            at = spaces.end()
+            continue
+        token_end, raw = at + 1, False
+        longest = token_end
+        for rule in rules_at(kind, marks):
+            match = rule.match(kinds, at)
+            if match and match.end() > longest:
+                longest = match.end()
+                token_end, raw = match.end(match.lastindex or 0), match.lastgroup == "raw"
+        token = text[at:token_end]
+        if word := token.lower() if raw else _word(token, kinds[at:token_end]):
+            yield word
+        at = token_end
+
+
+def _word(token: str, kinds: str) -> str:
+    """The word that stands for a token; empty for one that is removed."""
+    if kinds in _REMOVED or kinds.lower() in _UNSEEN or not kinds.strip(". \t\xa0\u2003"):
+        return ""
+    if not kinds.strip("“”‘’‛„`'"):  # one or two
+        word = "".join(_QUOTES.get(character, character) for character in token)
+        return "" if word in _REMOVED else word
+    word = token.lower().replace("\xad", "")
+    if word in _REPLACED:
+        return _REPLACED[word]
+    if _CONTRACTION.fullmatch(word):
+        word = word.replace("&apos;", "'")
+        return word.translate(_ASCII_QUOTES)
+    if len(word) > 1 and not kinds[0].isalpha():  # smileys, tags, telephones, 3 1/2
+        word = word.translate(_NO_SPACE)
+    return word.replace("&amp;", "&")
