@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fiber_train.config import find_recipes, load_config, to_yaml
+from fiber_train.config import load_config, to_yaml
+from fiber_train.recipe_files import find_recipes
 
 GIVEN = ["data.root=d", "out=o"]
 

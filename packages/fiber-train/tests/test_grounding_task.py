@@ -331,7 +331,7 @@ def test_detections_are_drawn_where_they_are(scenes: Path) -> None:
     boxes = torch.tensor([[10.0, 20.0, 40.0, 50.0]])
     found = {"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "text_labels": ["circle"]}
     drawn = draw_detections(image, found)
-    assert drawn.getpixel((40, 40)) == label_colors(2)[1]
+    assert drawn.getpixel((39, 40)) == label_colors(2)[1]
     assert drawn.getpixel((50, 60)) == tuple(image[:, 60, 50].tolist())
     nothing = {name: value[:0] for name, value in found.items()}
     assert torch.equal(load_image(draw_detections(image, nothing)), image)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fiber_train.callbacks import Callback
     from fiber_train.checkpoint import load_model
-    from fiber_train.config import TaskSettings, TrainConfig, find_recipes, load_config
+    from fiber_train.config import TaskSettings, TrainConfig, load_config
     from fiber_train.evaluation import Evaluation, LeftOut, Measure
     from fiber_train.options import add_checkpoint, load_checkpoint
+    from fiber_train.recipe_files import find_recipes
     from fiber_train.report import write_report
     from fiber_train.run import train
     from fiber_train.tasks.base import Task, fill_in, make_task
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "callbacks": ("Callback",),
     "checkpoint": ("load_model",),
-    "config": ("TaskSettings", "TrainConfig", "find_recipes", "load_config"),
+    "config": ("TaskSettings", "TrainConfig", "load_config"),
+    "recipe_files": ("find_recipes",),
     "evaluation": ("Evaluation", "LeftOut", "Measure"),
     "options": ("add_checkpoint", "load_checkpoint"),
     "report": ("write_report",),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fiber_backbone.seams import available, name_of, resolve, stated
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
 
-RECIPES = Path(__file__).parent / "recipes"
+from fiber_train.recipe_files import RECIPES, find_recipes, own_recipes, parse_yaml, read_recipe, recipe_files
+
 DEFAULT_TASK = "pretraining"
 
 
@@ -207,13 +205,15 @@ def load_config(
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
     if malformed := [word for word in overrides if "=" not in word]:
         raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r}")
-    last = ("the command line", _parse(OmegaConf.from_dotlist, list(overrides), "the command line"))
+    last = ("the command line", parse_yaml(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
-    first_look = [(str(each), _read(path)) for each in recipes for path in _files(each, known, RECIPES)]
+    first_look = [(str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
     name = _task_name([*first_look, last])
     _check_before_import([*first_look, last], name if task is None else None)
     kind = resolve(name, "fiber.tasks") if task is None else task
-    layers = [(str(each), _read(path)) for each in recipes for path in _files(each, known, _own_recipes(kind))]
+    layers = [
+        (str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))
+    ]
     config: Any = _schema(kind)
     everything = _all_keys(config)
     try:
@@ -230,57 +230,6 @@ def load_config(
     assert isinstance(made, TrainConfig)
     _check_values(made)
     return made
-
-
-def find_recipes() -> dict[str, list[Path]]:
-    """The recipes by name, each with its files: the one of no task, if there is one, then those of tasks.
-
-    A task's recipes lie in the folder `recipes/` beside the module that its entry point names, which is not imported.
-    """
-    folders = [RECIPES]
-    for entry in available("fiber.tasks").values():
-        try:
-            spec = find_spec(entry.module)
-        except ModuleNotFoundError:
-            continue
-        if spec is not None and spec.origin is not None:
-            folders.append(Path(spec.origin).parent / "recipes")
-    found: dict[str, list[Path]] = {}
-    for path in (path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml"))):
-        found.setdefault(path.stem, []).append(path)
-    return dict(sorted(found.items()))
-
-
-def _own_recipes(task: type) -> Path | None:
-    file = getattr(sys.modules.get(task.__module__), "__file__", None)
-    return None if file is None else Path(file).parent / "recipes"
-
-
-def _files(recipe: str | Path, known: dict[str, list[Path]], own: Path | None) -> list[Path]:
-    """The files of a recipe: that of no task and, over it, what the run's task brings under the same name.
-
-    With `RECIPES` for `own`, the task not being known yet, what tasks lay over a recipe of no task is left out.
-    """
-    candidates = known.get(str(recipe), [])
-    if not candidates:
-        if not Path(recipe).is_file():
-            raise FileNotFoundError(f"{recipe}: no such recipe or file; the recipes are {', '.join(known)}")
-        return [Path(recipe)]
-    chosen = [path for path in candidates if path.parent in (RECIPES, own)]
-    if not chosen and len(candidates) > 1 and own != RECIPES:
-        raise ValueError(f"{recipe} is a recipe of several tasks: {', '.join(map(str, candidates))}; give one's path")
-    return chosen or candidates[: len(candidates) == 1]
-
-
-def _read(path: Path) -> Any:
-    return _parse(OmegaConf.create, path.read_text(encoding="utf-8"), str(path))
-
-
-def _parse(parse: Callable[[Any], Any], content: Any, source: str) -> Any:
-    try:
-        return parse(content)
-    except YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _check_before_import(layers: Sequence[tuple[str, Any]], task_name: str | None) -> None:
