@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuzz.case import Failure, Workplace, limited_memory
+from fuzz.case import Failure, Workplace, limited_memory, scratch_folder
 from fuzz.runner import run_cases
 from fuzz.target import Target
 from fuzz.targets import all_targets
@@ -75,11 +76,14 @@ def describe(failures: Sequence[Failure]) -> str:
 
 def repeat(target: Target, seed: int, number: int, keep: Path) -> int:
     """Runs one case again and shows where an exception came from."""
-    with Workplace(target) as workplace:
+    with scratch_folder() as scratch:
+        workplace = Workplace(target, scratch)
         name, content, words = workplace.mutate(seed, number)
         keep.mkdir(parents=True, exist_ok=True)
         (keep / Path(name).name).write_bytes(content)
         sys.stdout.write(f"{keep / Path(name).name}: {words:.{_SHOWN}}\n")
+        sys.stdout.flush()
+        faulthandler.enable()  # it may be a crash
         with limited_memory():
             failure = workplace.run(seed, number)
         if failure is None:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any
 
 from fuzz import documents
 from fuzz.content import mutate_content
@@ -52,29 +52,28 @@ class Failure:
 
 
 class Workplace:
-    """A temporary folder with the valid files of a target, in which one case after another is run.
+    """A folder with the valid files of a target, in which one case after another is run.
 
     Args:
         target: What is read.
+        folder: An empty one.
 
     Raises:
         Exception: The valid files cannot be read: what the target raises.
     """
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._temporary = tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory(), ignore_cleanup_errors=True)
-        self.folder = Path(self._temporary.name)
-        target.write(self.folder)
+    def __init__(self, target: Target, folder: Path) -> None:
+        self.target, self.folder = target, folder
+        target.write(folder)
         self._mutated: str | None = None
         forms = {name: form for name in target.files if (form := target.form(name))}
         parsed = {name: documents.parse(target.files[name], form) for name, form in forms.items()}
         self._packed = {name: json.dumps(document, default=str) for name, document in parsed.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = target.read(self.folder)
+            result = target.read(folder)
         entries = {name: documents.entries(document, forms[name]) for name, document in parsed.items()}
-        self.valid = Valid(self.folder, target.parts(result), parsed, entries)
+        self.valid = Valid(folder, target.parts(result), parsed, entries)
 
     def run(self, seed: int, number: int) -> Failure | None:
         """Runs a case.
@@ -116,18 +115,13 @@ class Workplace:
                 return judge_error(self.target, self.valid, name, error)
         return judge_result(self.target, self.valid, name, content, result, [str(each.message) for each in heard])
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._temporary.cleanup()
-
-
-def _memory() -> Path | None:
-    """A file system in memory, on which a case takes a tenth of the time, if there is one."""
-    return memory if (memory := Path("/dev/shm")).is_dir() and os.access(memory, os.W_OK) else None
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the block; in memory, if it can be, where a case takes a fraction of the time."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory, ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def judge_result(
         return None
     try:
         now = {**valid.documents, name: documents.parse(content, form)}
-    except (ValueError, RecursionError) as error:
+    except Exception as error:
         if changed > told:
             return Fault("reads silently what cannot be parsed", f"{changed} parts differ, {told} are told: {error}")
         return None

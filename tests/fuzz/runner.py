@@ -8,9 +8,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
-from fuzz.case import Failure, Workplace, limited_memory
+from fuzz.case import Failure, Workplace, limited_memory, scratch_folder
 from fuzz.judgment import Fault
 from fuzz.target import Target
 
@@ -33,19 +35,19 @@ def run_cases(target: Target, seed: int, numbers: Sequence[int], *, workers: int
     Raises:
         Exception: The valid files cannot be read: what the target raises.
     """
-    with Workplace(target):  # imports what the target needs
-        pass
-    running = [_Worker(target, seed, numbers[start::workers]) for start in range(workers)]
-    try:
-        while running:
-            wait([worker.results for worker in running], timeout=1)
-            for worker in list(running):
-                yield from worker.failures()
-                if worker.is_done:
-                    running.remove(worker)
-    finally:
-        for worker in running:
-            worker.stop()
+    with scratch_folder() as scratch:
+        Workplace(target, Path(mkdtemp(dir=scratch)))  # imports what the target needs
+        running = [_Worker(target, seed, numbers[start::workers], scratch) for start in range(workers)]
+        try:
+            while running:
+                wait([worker.results for worker in running], timeout=1)
+                for worker in list(running):
+                    yield from worker.failures()
+                    if worker.is_done:
+                        running.remove(worker)
+        finally:
+            for worker in running:
+                worker.stop()
 
 
 @dataclass
@@ -59,17 +61,16 @@ class _Progress:
 class _Worker:
     """A process that runs cases, and another one from the next case on if it dies."""
 
-    def __init__(self, target: Target, seed: int, numbers: Sequence[int]) -> None:
-        self.target, self.seed, self.numbers = target, seed, numbers
+    def __init__(self, target: Target, seed: int, numbers: Sequence[int], scratch: Path) -> None:
+        self.target, self.seed, self.numbers, self.scratch = target, seed, numbers, scratch
         self.is_done = False
         self._start()
 
     def _start(self) -> None:
         self._progress = _Progress(_FORK.RawValue("q", -1), _FORK.RawValue("d", time.monotonic()))
         self.results, sender = _FORK.Pipe(duplex=False)
-        self._process = _FORK.Process(
-            target=_work, args=(self.target, self.seed, self.numbers, self._progress, sender), daemon=True
-        )
+        work = (self.target, self._folder(), self.seed, self.numbers, self._progress, sender)
+        self._process = _FORK.Process(target=_work, args=work, daemon=True)
         self._process.start()
         sender.close()  # so that the end is seen
 
@@ -97,23 +98,28 @@ class _Worker:
         self._process.kill()
         self._process.join()
 
+    def _folder(self) -> Path:
+        return Path(mkdtemp(dir=self.scratch))
+
     def _go_on(self, kind: str) -> Iterator[Failure]:
         """Names the case that was last begun, and starts again behind it."""
         position = self._progress.position.value
         if position < 0:
             raise RuntimeError(f"{self.target.name}: the process {kind} before its first case")
         number = self.numbers[position]
-        with Workplace(self.target) as workplace:
-            name, _, words = workplace.mutate(self.seed, number)
+        name, _, words = Workplace(self.target, self._folder()).mutate(self.seed, number)
         yield Failure(self.target.name, self.seed, number, f"{name}: {words}", Fault(kind, "no answer"))
         self.numbers = self.numbers[position + 1 :]
         self._start()
 
 
-def _work(target: Target, seed: int, numbers: Sequence[int], progress: _Progress, sender: Connection) -> None:
+def _work(
+    target: Target, folder: Path, seed: int, numbers: Sequence[int], progress: _Progress, sender: Connection
+) -> None:
     number: int | None = None
     try:
-        with Workplace(target) as workplace, limited_memory():
+        workplace = Workplace(target, folder)
+        with limited_memory():
             for position, number in enumerate(numbers):
                 progress.began.value, progress.position.value = time.monotonic(), position
                 if failure := workplace.run(seed, number):
