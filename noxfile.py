@@ -93,6 +93,15 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Mutations of valid files of every kind, 10^5 by default: `nox -s fuzz -- --cases 5000 coco_boxes`."""
+    install_wheels(session, PROJECTS)
+    session.run(
+        "python", "-m", "fuzz", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    )
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Wheel and sdist of each package in dist/, whole, with sound metadata and a section in the changelog."""
     session.install(TWINE)

@@ -1,0 +1,123 @@
+"""The content of a file as lists, dicts and values, and back; a form for each suffix."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+RAW = "\ue000"  # a string that begins so stands for text which no serializer writes, see `odd_values.RAW_TEXTS`
+TWIN = "\ue001"  # a key that begins so is written without it, and so occurs twice
+_RAW_STRING = re.compile(f'"{RAW}([^"]*)"')
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_WHOLE = 99  # deeper than any document
+
+
+@dataclass(frozen=True)
+class Form:
+    """How files of a suffix are parsed and written.
+
+    Attributes:
+        parse: The document of a file's text; ValueError if it has none.
+        write: The text of a document.
+        depth: How deep the parts lie that are counted as entries, see `entries`.
+    """
+
+    parse: Callable[[str], Any]
+    write: Callable[[Any], str]
+    depth: int = 2
+
+
+def parse(content: bytes, form: str) -> Any:
+    """The document that a file holds, byte-order mark or not.
+
+    Raises:
+        ValueError, RecursionError: It is of another form.
+    """
+    if form == ".json":
+        return json.loads(content)  # finds out which Unicode encoding it is in
+    return FORMS[form].parse(content.decode("utf-8-sig"))
+
+
+def write(document: Any, form: str, raw_texts: dict[str, str]) -> bytes:
+    """The content of a file with this document; raw texts take the places of the strings that stand for them."""
+    text = FORMS[form].write(document)
+    if RAW in text:
+        text = _RAW_STRING.sub(lambda match: raw_texts[match[1]], text)
+        text = re.sub(f"{RAW}(\\w+)", lambda match: raw_texts[match[1]], text)  # where strings have no quotes
+    return text.replace(TWIN, "").encode("utf-8", "surrogatepass")
+
+
+def shown(value: Any) -> str:
+    """A value of a document in at most 60 characters."""
+    return f"{value!r:.60}".replace(repr(RAW)[1:-1], "raw ")
+
+
+def entries(document: Any, form: str) -> Counter[str]:
+    """What a document consists of: the rows of its lists or, of a configuration, its settings."""
+    depth = 1 if isinstance(document, list) else FORMS[form].depth
+    return Counter(_flat(document, depth, ""))
+
+
+def _flat(node: Any, depth: int, place: str) -> Iterator[str]:
+    if depth and isinstance(node, dict):
+        for key, value in node.items():
+            yield from _flat(value, depth - 1, f"{place}.{key}")
+    elif depth and isinstance(node, list):
+        for value in node:
+            yield from _flat(value, depth - 1, f"{place}[]")
+    else:
+        yield f"{place}={json.dumps(node, sort_keys=True, default=str)}"
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _parse_json_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in _LINE_END.split(text) if line.strip()]
+
+
+def _write_json_lines(document: Any) -> str:
+    lines = document if isinstance(document, list) else [document]
+    return "".join(f"{_json(line)}\n" for line in lines)
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _parse_table(text: str) -> list[list[str]]:
+    return [line.split(",") for line in _LINE_END.split(text) if line.strip()]
+
+
+def _write_table(document: Any) -> str:
+    rows = document if isinstance(document, list) else [document]
+    return "".join(",".join(map(str, row if isinstance(row, list) else [row])) + "\n" for row in rows)
+
+
+def _parse_lines(text: str) -> list[str]:
+    return _LINE_END.split(text)
+
+
+def _write_lines(document: Any) -> str:
+    return "\n".join(map(str, document if isinstance(document, list) else [document]))
+
+
+FORMS = {
+    ".json": Form(json.loads, _json),
+    ".jsonl": Form(_parse_json_lines, _write_json_lines),
+    ".yaml": Form(_parse_yaml, _json, depth=_WHOLE),
+    ".csv": Form(_parse_table, _write_table),
+    ".txt": Form(_parse_lines, _write_lines),
+    ".xml": Form(_parse_lines, _write_lines),
+}
+"""By suffix; files of other forms are mutated as bytes only."""

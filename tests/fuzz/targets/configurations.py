@@ -1,0 +1,98 @@
+"""Configurations of runs: recipes and words of the command line; nothing is built from them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fuzz import documents
+from fuzz.target import Documents, Target
+
+_SETTING = re.compile(r"\b(data|model|optim|task|trainer)\.\w|\bout\b")  # a run may have several recipes
+_WORDS = ["data.root=data", "out=run"]
+
+
+class RecipeTarget(Target):
+    """A recipe in a file of the user's."""
+
+    def read(self, folder: Path) -> Any:
+        from fiber_train.config import load_config
+
+        return load_config(folder / "recipe.yaml", _WORDS)
+
+    def parts(self, result: Any) -> Counter[str]:
+        import yaml
+        from fiber_train.config import to_yaml
+
+        return documents.entries(yaml.safe_load(to_yaml(result)), ".yaml")
+
+    def names(self, message: str) -> bool:
+        return _SETTING.search(message) is not None
+
+    def budget(self, documents: Documents, touched: int) -> int | None:
+        content = documents["recipe.yaml"]
+        task = content.get("task") if isinstance(content, dict) else None
+        return touched if task == {"name": self.name.removeprefix("recipe_")} else None  # each task has its settings
+
+
+class WordTarget(RecipeTarget):
+    """Words of the command line over a recipe of the package's, a word a line."""
+
+    def names(self, message: str) -> bool:
+        return True  # there is no file
+
+    def read(self, folder: Path) -> Any:
+        from fiber_train.config import load_config
+
+        text = (folder / "words.txt").read_bytes().decode("utf-8", "surrogateescape")  # as Python reads the shell's
+        return load_config("coarse", text.split("\n"))
+
+    def budget(self, documents: Documents, touched: int) -> int | None:
+        return None if touched else 0
+
+
+_RECIPE = """
+# A recipe as people write them.
+task:
+  name: {task}
+data:
+  root: data
+  train_split: train
+  eval_split: val
+  max_length: 40
+  num_workers: 0
+  augment: false
+model:
+  preset: fiber_tiny
+  image_size: 64
+  overrides: {{embed_dim: 8, hidden_size: 32, image_num_heads: [1, 2, 4]}}
+optim:
+  learning_rate: 1.0e-4
+  optimizer: torch.optim.AdamW
+  betas: [0.9, 0.98]
+  milestones:
+    - 0.67
+    - 0.89
+  schedule: step
+  warmup: 0.1
+  max_norm: null
+trainer:
+  max_steps: 100
+  batch_size: 8
+  precision: "32-true"
+  eval_every: 0.05
+out: runs/übung
+"""
+_LINE = ["data.root=data", "out=run", "trainer.max_steps=10", "model.overrides.embed_dim=8", "optim.betas=[0.9,0.99]"]
+_TASKS = ("pretraining", "retrieval", "answering", "captioning", "reasoning", "grounding")
+TARGETS: list[Target] = [
+    *(
+        RecipeTarget(
+            f"recipe_{task}", {"recipe.yaml": _RECIPE.format(task=task)}, covers=(f"fiber.tasks:{task}",), share=0.03
+        )
+        for task in _TASKS
+    ),
+    WordTarget("words", {"words.txt": "\n".join([*_LINE, "data.tokenizer=null"])}, share=0.05),
+]
