@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -28,6 +28,31 @@ def find_nonfinite(state: Mapping[str, Any]) -> list[str]:
         finite = torch.stack([value.detach().isfinite().all() for _, value in own]).tolist()
         found += [name for (name, _), good in zip(own, finite, strict=True) if not good]
     return found
+
+
+def find_nan_output(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
+    """The first module whose output holds a NaN when a forward pass that failed is made again; None if none does."""
+    found: list[str] = []
+
+    def look(name: str, output: object) -> None:
+        parts = output if isinstance(output, Mapping | list | tuple) else [output]
+        if not found and any(value.is_floating_point() and value.isnan().any() for _, value in _tensors(parts, "")):
+            found.append(name)
+
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad():
+            model(**batch)
+    except Exception:  # as before
+        return found[0] if found else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
 
 
 def _tensors(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:

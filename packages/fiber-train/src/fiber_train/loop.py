@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from fiber_train.config import TrainerConfig
-from fiber_train.divergence import NonFiniteLossError, find_nonfinite
+from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_nonfinite
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
 from fiber_train.stopping import Stopped, StopRequest, stopping
@@ -92,10 +92,6 @@ class Loop:
                     if stop.insisted:
                         raise
                     break  # while it waited for data
-                except Exception:  # such as of what NaN does to indices
-                    if error := self._divergence(alone=True):
-                        raise error from None
-                    raise
                 self._count(values)
                 self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
@@ -136,7 +132,8 @@ class Loop:
             batch = next(batches)
             torch.manual_seed(derive_seed(self.config.seed, self.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.config.accumulate):
-                output = self.model(**batch)
+                with self._diagnosed(batch):
+                    output = self.model(**batch)
                 self.fabric.backward(output.loss / self.config.accumulate)
             self.sampler.advance()
             ids += batch["ids"]
@@ -157,6 +154,21 @@ class Loop:
             self.average.update()
         self.step += 1
         return values, ids
+
+    @contextmanager
+    def _diagnosed(self, batch: dict[str, Any]) -> Iterator[None]:
+        """Where the forward pass fails because training diverged, such as at an index made of NaN, that is said."""
+        try:
+            yield
+        except Exception as failure:
+            alone, model = self.fabric.world_size == 1, self.model.module
+            error = self._divergence(alone=True)
+            with self.fabric.autocast():
+                if error is None and alone and (name := find_nan_output(model, batch)) is not None:
+                    error = NonFiniteLossError(f"in step {self.step + 1} the output of {name} is not finite")
+            if error is None:
+                raise
+            raise error from failure
 
     def _count(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
