@@ -103,7 +103,8 @@ class StopRequest:
         with suppress(OSError):
             self._writer.send(b"\0")
         self._thread.join()
-        self._reader.close(), self._writer.close()
+        self._reader.close()
+        self._writer.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
