@@ -260,7 +260,7 @@ class _Agreement:
 
     def __init__(self) -> None:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self._group = dist.new_group(backend="gloo") if several else None
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if several else None
         self._pending: tuple[Any, Tensor] | None = None
 
     def __call__(self, asked: bool) -> bool:

@@ -100,7 +100,8 @@ def _takes(config: TrainConfig, override: str) -> bool:
 def _prepare(root: Path, splits: Mapping[str, int], vocab_size: int) -> None:
     """Scenes, and one tokenizer for all runs, so that they differ in their weights alone."""
     scenes, tokenizer = root / "scenes", root / "tokenizer"
-    restore(scenes), restore(tokenizer)
+    restore(scenes)
+    restore(tokenizer)
     made = _made_scenes(scenes)
     if made is None and scenes.is_dir() and any(scenes.iterdir()):
         raise FileExistsError(f"{scenes} holds other files; choose another folder for the quickstart")

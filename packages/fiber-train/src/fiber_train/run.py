@@ -75,9 +75,8 @@ def train(
             return _train(made, fabric, stop)
         except Stopped:
             stop.leave()
-            if rank_zero_only.rank == 0:
-                found = find_checkpoints(config.out)
-                say(f"stopped; the same command goes on from {found[-1] if found else 'the beginning'}")
+            found = find_checkpoints(config.out)
+            rank_zero_only(say)(f"stopped; the same command goes on from {found[-1] if found else 'the beginning'}")
             return None
 
 

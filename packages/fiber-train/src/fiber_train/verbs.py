@@ -106,7 +106,7 @@ def _stopped() -> int:
 
     from fiber_train.stopping import STATUS
 
-    return STATUS if rank_zero_only.rank == 0 else 0
+    return rank_zero_only(lambda: STATUS)() or 0
 
 
 def _print_once(text: str) -> int:
