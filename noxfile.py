@@ -123,6 +123,13 @@ def quickstart(session: nox.Session) -> None:
 
 
 @nox.session
+def kill(session: nox.Session) -> None:
+    """A hundred runs (`-- 20`: twenty) killed at random moments and resumed: each must end in the same bits."""
+    install_wheels(session, closure("fiber-train"))
+    session.run("python", "packages/fiber-train/tests/kill.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: all, or those whose path holds a given word (`nox -s bench -- fiber-heads forward`)."""
     scripts = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("packages/*/benchmarks/*.py"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,18 @@ def test_published_sizes(coarse_reference: Path) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) + dead + gates + heads == pytest.approx(
         249.8e6, abs=0.05e6
     )
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_are_as_readable_as_the_files_beside_them(
+    tmp_path: Path, tiny: FiberBackbone, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        tiny.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {
+        "model.safetensors": mode,
+        "config.json": mode,
+    }

@@ -130,12 +130,12 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         config = {"model_class": name_of(type(self), "fiber.models"), **self.to_config()}
         tensors = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         # Each file is written beside its target and renamed, so that a reader never meets half of one.
-        weights, temporary = save_directory / WEIGHTS_FILE, save_directory / f".{WEIGHTS_FILE}.partial"
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        temporary.replace(weights)
-        temporary = save_directory / f".{CONFIG_FILE}.partial"
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(save_directory / CONFIG_FILE)
+        described, weights = (save_directory / f".{name}.partial" for name in (CONFIG_FILE, WEIGHTS_FILE))
+        described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, weights, metadata={"format": "pt"})
+        weights.chmod(described.stat().st_mode)  # safetensors writes for the owner alone, whatever the umask
+        weights.replace(save_directory / WEIGHTS_FILE)
+        described.replace(save_directory / CONFIG_FILE)
 
 
 def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:

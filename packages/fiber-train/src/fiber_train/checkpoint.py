@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or absent: written beside their target, then renamed.
+"""Checkpoints: written whole, verified on reading.
 
 A checkpoint is a model folder (weights, configuration, tokenizer, image settings, the task's settings), so that every
-tool can use it, with one more file, `training.pt`, that a resumed run needs.
+tool can use it, with one more file, `training.pt`, that a resumed run needs. `fiber.json` lists its files with their
+sizes and checksums.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import torch
 from fiber_data import load_processor
 from fiber_heads import AutoFiber, TaskModel
 
+from fiber_train.ownership import find_damage, is_ours
+from fiber_train.stopping import say
+from fiber_train.writing import WriteError, replace_folder, restore
+
 _NAME = re.compile(r"step-(\d+)")
-TRAINING_FILE = "training.pt"
+TRAINING_FILE, WEIGHTS_FILE = "training.pt", "model.safetensors"
 
 
 def find_checkpoints(run: str | Path) -> list[Path]:
-    """The whole checkpoints of a run's folder, oldest first."""
+    """The checkpoints of a run's folder, oldest first."""
     folder = Path(run) / "checkpoints"
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
@@ -53,9 +58,11 @@ def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskMode
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is of a class that no installed package declares.
+        ValueError: It is of a class that no installed package declares, or its weights are not those that were written.
     """
     folder = find_model(path)
+    if is_ours(folder) and (damage := find_damage(folder, names=(WEIGHTS_FILE,))):
+        raise ValueError(f"{folder} is damaged: {damage}; use another checkpoint of the run, or copy it again")
     model = AutoFiber.from_pretrained(folder, trusted=trusted)
     if not isinstance(model, TaskModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}, which is the model of no task; give that of a run")
@@ -85,20 +92,6 @@ def load_model(
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), model.processor
 
 
-def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder beside `target` and then puts it in its place; a crash leaves the old one whole."""
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    temporary.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def save_checkpoint(
     run: str | Path, step: int, write_model: Callable[[Path], None], state: dict[str, Any], keep: int
 ) -> Path:
@@ -113,18 +106,74 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        WriteError: It cannot be written; the message names the last one that is whole.
     """
 
     def write(folder: Path) -> None:
         write_model(folder)
-        torch.save(state, folder / TRAINING_FILE)
+        _save_tensors(folder / TRAINING_FILE, state)
 
     target = Path(run) / "checkpoints" / f"step-{step:06}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    replace_folder(target, write)
+    try:
+        replace_folder(target, write, "checkpoint")
+    except WriteError as error:
+        before = find_checkpoints(run)
+        raise WriteError(f"{error} from {before[-1].name if before else 'its beginning'}") from error
     for old in find_checkpoints(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """`torch.save`, whose failures to write are of the file system's kind.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's words are of positions in the file; the reason came before them
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """The newest checkpoint whose files are those that were written; None if the run has no checkpoint yet.
+
+    Damaged ones that are newer are renamed, so that nothing takes them for whole, and told of.
+
+    Raises:
+        ValueError: There are only damaged ones, or a newer version wrote it.
+    """
+    damaged: list[tuple[Path, str]] = []
+    whole = None
+    for folder in reversed(find_checkpoints(run)):
+        if (why := find_damage(folder)) is None:
+            whole = folder
+            break
+        damaged.append((folder, why))
+    if damaged and whole is None:
+        folder, why = damaged[0]
+        raise ValueError(
+            f"{folder} is damaged ({why}), and there is no older one that is whole; restore it, or begin anew in "
+            "another folder"
+        )
+    for folder, why in damaged:
+        aside = folder.with_name(f"{folder.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        say(f"{folder} is damaged ({why}); it is now called {aside.name}, and the run goes on from {whole}")
+    return whole
+
+
+def tidy(run: str | Path) -> None:
+    """Undoes what a killed run left half done: puts back what was about to be replaced, removes what is not whole."""
+    folder = Path(run)
+    names = {path.name[1:].rpartition(".")[0] for path in (folder / "checkpoints").glob(".step-*.*")}
+    for target in (*(folder / "checkpoints" / name for name in names), folder / "best", folder / "model"):
+        restore(target)
 
 
 def load_training_state(checkpoint: Path) -> dict[str, Any]:

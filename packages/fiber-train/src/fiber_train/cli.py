@@ -23,6 +23,8 @@ from importlib.metadata import EntryPoint, version
 
 from fiber_backbone.seams import available, docstring
 
+from fiber_train.stopping import STATUS, Stopped, say, stopping
+
 GROUP = "fiber.verbs"
 
 
@@ -59,8 +61,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `fiber`; None takes them from the shell.
 
     Returns:
-        0; 1 when the input is at fault, with the reason on standard error; 3 when a run was asked to stop.
+        0; 1 when the input is at fault, with the reason on standard error, or when nobody reads the output any more; 3
+        when it was asked to stop.
     """
+    with stopping():
+        try:
+            status = _run(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except Stopped:
+            say("stopped; the same command begins again")
+            return STATUS
+        except BrokenPipeError:
+            _drop_output()
+            return 1
+        return status
+
+
+def _drop_output() -> None:
+    """What is still to be printed, at the latest when Python ends, goes nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     typed = next((word for word in words if not word.startswith("-")), None)
     parser = build_parser(typed)
@@ -69,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         return options.run(options)
-    except (FileNotFoundError, FileExistsError, KeyError, ValueError, FloatingPointError) as error:
+    except BrokenPipeError:
+        raise
+    except (OSError, KeyError, ValueError, FloatingPointError) as error:
         if os.environ.get("FIBER_TRACEBACK"):  # for those who look for the cause in the code
             raise
         sys.stderr.write(f"fiber: {error.args[0] if isinstance(error, KeyError) else error}\n")

@@ -12,8 +12,10 @@ from fiber_data import EpochSampler, load_processor, load_tokenizer, train_token
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
-from fiber_train.checkpoint import find_model, replace_folder
+from fiber_train.checkpoint import find_model
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
+from fiber_train.stopping import leave_signals_to_parent
+from fiber_train.writing import replace_folder, restore
 
 
 class Processor(Protocol):
@@ -76,8 +78,11 @@ def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[st
     if source := tokenizer_source(config):
         return make(load_tokenizer(source), None)
     folder = Path(config.out) / "processor"
-    if fabric.is_global_zero and not folder.is_dir():
-        replace_folder(folder, make(train_tokenizer(texts, config.data.vocab_size), None).save_pretrained)
+    if fabric.is_global_zero:
+        restore(folder)
+        if not folder.is_dir():
+            made = make(train_tokenizer(texts, config.data.vocab_size), None)
+            replace_folder(folder, made.save_pretrained, "processor")
     fabric.barrier()
     return load_processor(folder, trusted=trusted)
 
@@ -149,6 +154,7 @@ def _loader(dataset: Dataset, sampler: EpochSampler, collate: Collate, data: Dat
         collate_fn=Blindfold(collate) if data.blind else collate,
         num_workers=data.num_workers,
         persistent_workers=False,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fiber_train.writing import write_file
+
 EVALUATION_FILE = "evaluation.json"
 _MOST_NAMES = 20  # of measures in a message
 _FEW = 5  # ids that are kept of samples left out
@@ -178,6 +180,4 @@ def read_evaluation(run: str | Path) -> Evaluation:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a file beside its target first, so that it is never half there."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, json.dumps(content, indent=2) + "\n")

@@ -1,59 +1,29 @@
-"""The training loop: iterate, accumulate, clip, step, schedule, log, evaluate, checkpoint, stop.
+"""The training loop: iterate, accumulate, clip, step, schedule, log, checkpoint, evaluate, stop.
 
 Every random draw of a step comes from (seed, step, rank), so that a resumed run needs no generator's state and equals
-the uninterrupted one.
+the uninterrupted one. A checkpoint is written before every evaluation, so that one that was cut off is made up for.
 """
 
 from __future__ import annotations
 
-import signal
+import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from fiber_data import EpochSampler, derive_seed
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch import distributed as dist
 
 from fiber_train.config import TrainerConfig
+from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_nonfinite
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
+from fiber_train.stopping import Stopped, StopRequest, stopping
 from fiber_train.tracking import Tracker
-
-
-class NonFiniteLossError(FloatingPointError):
-    """A loss became NaN or infinite. The message names the step, the losses and the samples."""
-
-
-class StopRequest:
-    """Notes SIGTERM and SIGINT, so that a run stops after a whole step, with a checkpoint.
-
-    Outside of a main thread, where Python allows no signal handlers, nothing is noted.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._old[number] = signal.signal(number, self._note)
-            except ValueError:
-                return self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:  # a second time: at once
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 @dataclass
@@ -69,7 +39,9 @@ class Loop:
         config: Steps, intervals, accumulation.
         max_norm: Largest gradient norm, or None.
         average: Of the weights over the steps, to evaluate and keep in their place, or None.
-        step: Optimiser steps done.
+        step: Optimizer steps done.
+        sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
+        counted: These steps.
     """
 
     fabric: Fabric
@@ -81,6 +53,8 @@ class Loop:
     max_norm: float | None = None
     average: WeightAverage | None = None
     step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counted: int = 0
 
     def run(
         self,
@@ -88,6 +62,7 @@ class Loop:
         tracker: Tracker,
         save: Callable[[], None],
         evaluate: Callable[[], Evaluation],
+        owed: bool = False,
     ) -> bool:
         """Trains until `max_steps` or until asked to stop.
 
@@ -96,38 +71,58 @@ class Loop:
             tracker: Where numbers go.
             save: Writes a checkpoint of `step`.
             evaluate: Measures the model; called every `eval_every` steps.
+            owed: Whether the evaluation after the steps already done is still to be made.
 
         Returns:
             Whether all steps are done.
 
         Raises:
-            NonFiniteLossError: A loss is NaN or infinite; the checkpoints before it are whole.
+            NonFiniteLossError: Training diverged; the checkpoints before that are whole.
+            Stopped: A signal came during an evaluation, or a second one.
         """
-        sums: dict[str, Tensor] = {}
-        counted = 0
         self.model.train()
-        with StopRequest() as stop:
+        with stopping() as stop, stop.deferred():
+            agreed = _Agreement()
+            if owed:
+                self._evaluate(tracker, evaluate, stop)
             while self.step < self.config.max_steps:
-                values, ids = self._step(batches)
-                for name, value in values.items():
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value
-                counted += 1
+                try:
+                    values, ids = self._step(self._patient(batches, stop))
+                except Stopped:
+                    if stop.insisted:
+                        raise
+                    break  # while it waited for data
+                self._count(values)
                 self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
-                last, stopping = self.step == self.config.max_steps, self._agree(stop)
-                saving = self.step % self.config.checkpoint_every == 0 or last or stopping
-                if self.step % self.config.log_every == 0 or saving:
-                    self._log(tracker, sums, counted, ids)
-                    sums, counted = {}, 0
-                if saving:
-                    save()
-                if self.config.eval_every and self.step % self.config.eval_every == 0 and not last:
-                    tracker.log(self.step, {f"eval/{name}": value for name, value in evaluate().numbers().items()})
-                    self.model.train()
-                if stopping:
-                    tracker.say(f"stopped after step {self.step}; the same command goes on from there")
-                    return last
-        return True
+                last, stopped = self.step == self.config.max_steps, agreed(stop.asked or tracker.cut_off)
+                evaluating = not last and bool(self.config.eval_every) and self.step % self.config.eval_every == 0
+                if self.step % self.config.log_every == 0 or last:
+                    self._log(tracker, ids)
+                if stopped:
+                    break
+                if self.step % self.config.checkpoint_every == 0 or last or evaluating:
+                    self._save(save)
+                if evaluating:
+                    self._evaluate(tracker, evaluate, stop)
+            else:
+                return True
+            self._save(save)
+        return False
+
+    def _patient(self, batches: Iterator[dict[str, Any]], stop: StopRequest) -> Iterator[dict[str, Any]]:
+        """The parts of one step; nothing is lost if a signal interrupts the wait for its first one."""
+        alone = self.fabric.world_size == 1
+        for part in range(self.config.accumulate):
+            with stop.at_once() if alone and part == 0 else nullcontext():
+                batch = next(batches)
+            yield batch
+
+    def _evaluate(self, tracker: Tracker, evaluate: Callable[[], Evaluation], stop: StopRequest) -> None:
+        with stop.at_once():
+            found = evaluate()
+        tracker.log(self.step, {f"eval/{name}": value for name, value in found.numbers().items()})
+        self.model.train()
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Any]]:
         """One optimizer step; gives the means of its losses and metrics, on the device."""
@@ -137,7 +132,8 @@ class Loop:
             batch = next(batches)
             torch.manual_seed(derive_seed(self.config.seed, self.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.config.accumulate):
-                output = self.model(**batch)
+                with self._diagnosed(batch):
+                    output = self.model(**batch)
                 self.fabric.backward(output.loss / self.config.accumulate)
             self.sampler.advance()
             ids += batch["ids"]
@@ -159,35 +155,78 @@ class Loop:
         self.step += 1
         return values, ids
 
-    def _log(self, tracker: Tracker, sums: dict[str, Tensor], counted: int, ids: list[Any]) -> None:
+    @contextmanager
+    def _diagnosed(self, batch: dict[str, Any]) -> Iterator[None]:
+        """Where the forward pass fails because training diverged, such as at an index made of NaN, that is said."""
+        try:
+            yield
+        except Exception as failure:
+            alone, model = self.fabric.world_size == 1, self.model.module
+            error = self._divergence(alone=True)
+            with self.fabric.autocast():
+                if error is None and alone and (name := find_nan_output(model, batch)) is not None:
+                    error = NonFiniteLossError(f"in step {self.step + 1} the output of {name} is not finite")
+            if error is None:
+                raise
+            raise error from failure
+
+    def _count(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.float()
+        self.counted += 1
+
+    def _means(self, alone: bool = False) -> dict[str, float]:
         """Brings the means since the last time to the host, the only wait for the device in a run of steps."""
-        names = list(sums)
-        means = self.fabric.all_reduce(torch.stack([sums[name].float() for name in names]) / counted)
-        values = dict(zip(names, means.tolist(), strict=True))  # type: ignore[union-attr]
-        if not all(map(_is_finite, (value for name, value in values.items() if "loss" in name))):
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            raise NonFiniteLossError(
-                f"a loss is not finite in steps {self.step - counted + 1} to {self.step} ({shown}); the last batch "
-                f"held {ids[:8]}; try a smaller optim.learning_rate, or optim.max_norm=1, from the last checkpoint"
-            )
+        names = list(self.sums)
+        sums = torch.stack([self.sums[name] for name in names])
+        if not alone:
+            sums = cast(Tensor, self.fabric.all_reduce(sums))
+            self.sums = dict(zip(names, sums.unbind(), strict=True))
+        return dict(zip(names, (sums / self.counted).tolist(), strict=True))
+
+    def _log(self, tracker: Tracker, ids: list[Any]) -> None:
+        values = self._means()
+        if error := self._nonfinite(values, f"; the last batch held {ids[:8]}"):
+            raise error
+        self.sums, self.counted = {}, 0
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         tracker.log(self.step, {f"train/{name}": value for name, value in values.items()} | rates)
 
-    def _agree(self, stop: StopRequest) -> bool:
-        """Whether any process was asked to stop; several processes look only now and then, since it costs a round."""
-        if self.fabric.world_size == 1:
-            return stop.asked
-        if self.step % self.config.log_every:
-            return False
-        asked = torch.tensor(float(stop.asked), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # type: ignore[operator]
+    def _save(self, save: Callable[[], None]) -> None:
+        """A checkpoint, unless losses, weights or the optimizer's state are not finite."""
+        if error := self._divergence():
+            raise error
+        save()
+
+    def _divergence(self, alone: bool = False) -> NonFiniteLossError | None:
+        """What of the losses since the last look and of the state to be saved is not finite, here or anywhere."""
+        if self.counted and (error := self._nonfinite(self._means(alone))):
+            return error
+        found = find_nonfinite({"model": self.model.module.state_dict(), **self.state_dict()})
+        if not found:
+            return None
+        return NonFiniteLossError(
+            f"after step {self.step} {len(found)} tensors of weights and optimizer are not finite (first: {found[0]})"
+        )
+
+    def _nonfinite(self, values: dict[str, float], note: str = "") -> NonFiniteLossError | None:
+        """Of means since the last time that they were logged. A scaler of float16 mends infinite gradients itself."""
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        checked = (
+            value for name, value in values.items() if "loss" in name or (name == "gradient_norm" and not scaled)
+        )
+        if all(map(math.isfinite, checked)):
+            return None
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        steps = f"steps {self.step - self.counted + 1} to {self.step}"
+        return NonFiniteLossError(f"a loss or gradient is not finite in {steps} ({shown}){note}")
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model has the averaged weights inside, if the run keeps an average."""
         return nullcontext() if self.average is None else self.average.applied()
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser, schedule, position in the data, step, and what is kept beside the model's weights."""
+        """Optimizer, schedule, position in the data, step, and what is kept beside the model's weights."""
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
@@ -196,6 +235,8 @@ class Loop:
             "model": self.model.module.training_state(),
             "average": None if self.average is None else self.average.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
+            "sums": self.sums,
+            "counted": self.counted,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -210,6 +251,26 @@ class Loop:
         if state.get("precision"):  # the scale of losses in float16
             self.fabric.strategy.precision.load_state_dict(state["precision"])
 
+        self.sums = {name: value.to(self.fabric.device) for name, value in state["sums"].items()}
+        self.counted = state["counted"]
 
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0
+
+class _Agreement:
+    """Whether any process was asked to stop: of several, a step later, so that no step waits for the others' answer."""
+
+    def __init__(self) -> None:
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if several else None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def __call__(self, asked: bool) -> bool:
+        if self._group is None:
+            return asked
+        answer = False
+        if self._pending is not None:
+            work, flag = self._pending
+            work.wait()
+            answer = bool(flag.item())
+        flag = torch.tensor(int(asked))
+        self._pending = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
+        return answer

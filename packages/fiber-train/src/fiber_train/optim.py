@@ -121,14 +121,24 @@ class Schedule(LambdaLR):
     def step(self, epoch: int | None = None) -> None:
         """Sets the rates and decays of the next optimizer step."""
         super().step(epoch)
-        if self._decay is not None:
-            for group in self.optimizer.param_groups:
-                first = group.setdefault("initial_weight_decay", group["weight_decay"])
-                group["weight_decay"] = first * self._decay(self.last_epoch)
+        self._set_decays()
 
     def state_dict(self) -> dict[str, Any]:
         """How far it is; the course itself comes from the configuration."""
         return {name: value for name, value in super().state_dict().items() if name != "_decay"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from `state_dict`, at the rates and decays that this course has there: it may have become longer."""
+        super().load_state_dict(state_dict)
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.last_epoch)
+        self._set_decays()
+
+    def _set_decays(self) -> None:
+        if self._decay is not None:
+            for group in self.optimizer.param_groups:
+                first = group.setdefault("initial_weight_decay", group["weight_decay"])
+                group["weight_decay"] = first * self._decay(self.last_epoch)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int) -> LRScheduler:
@@ -150,7 +160,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, max_s
 
 def learning_rate_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:
     """The learning rate of a step over its peak."""
-    warmup = int(config.warmup * max_steps) if config.warmup < 1 else int(config.warmup)
+    warmup = warmup_steps(config, max_steps)
     course = _course(config, warmup, max_steps)
 
     def factor(step: int) -> float:
@@ -159,6 +169,12 @@ def learning_rate_factor(config: OptimConfig, max_steps: int) -> Callable[[int],
         return course(step)
 
     return factor
+
+
+def warmup_steps(config: OptimConfig, max_steps: int) -> int:
+    """Steps of warm-up; a tenth of the run where more were asked for than it has, which would never reach the peak."""
+    steps = int(config.warmup * max_steps) if config.warmup < 1 else int(config.warmup)
+    return steps if steps <= max_steps else max_steps // 10
 
 
 def _course(config: OptimConfig, warmup: int, max_steps: int) -> Callable[[int], float]:

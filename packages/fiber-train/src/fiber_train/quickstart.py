@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from fiber_data import read_captions, read_grounding, train_tokenizer
 from fiber_data.scenes import generate_scenes
 
-from fiber_train.checkpoint import replace_folder
 from fiber_train.config import TrainConfig, has_setting, load_config
 from fiber_train.evaluation import read_evaluation
+from fiber_train.ownership import locked
 from fiber_train.report import FineRuns, write_report
 from fiber_train.run import train
+from fiber_train.stopping import STATUS, stop_with_parent, stopping
 from fiber_train.tasks.base import make_task
+from fiber_train.writing import explained, replace_folder, restore
 
 SPLITS = {"train": 4000, "val": 500}
 COARSE, FINE, SCRATCH = "coarse stage", "fine stage after the coarse stage", "fine stage from scratch"
@@ -49,13 +54,15 @@ def quickstart(
         raise ValueError(
             "the quickstart runs on one device; leave trainer.devices and num_nodes at 1, or train recipes"
         )
-    _prepare(root, splits, configs[COARSE].data.vocab_size)
-    with _beside(configs[SCRATCH]):
-        if any(train(configs[title]) is None for title in (COARSE, FINE)):
+    with stopping(), ExitStack() as stack:
+        with explained(root):
+            stack.enter_context(locked(root))
+        _prepare(root, splits, configs[COARSE].data.vocab_size)
+        with _beside(configs[SCRATCH]) as process:
+            if any(train(configs[title]) is None for title in (COARSE, FINE)):
+                return None
+        if process.exitcode and train(configs[SCRATCH]) is None:  # it failed, which is seen now
             return None
-    done = (Path(configs[SCRATCH].out) / "evaluation.json").is_file()  # else it failed, which is seen now
-    if not done and train(configs[SCRATCH]) is None:
-        return None
     held_out = configs[COARSE].data.eval_split
     captions = make_task(configs[COARSE]).read(held_out)
     fine = FineRuns(
@@ -92,12 +99,31 @@ def _takes(config: TrainConfig, override: str) -> bool:
 
 def _prepare(root: Path, splits: Mapping[str, int], vocab_size: int) -> None:
     """Scenes, and one tokenizer for all runs, so that they differ in their weights alone."""
-    manifest = root / "scenes" / "manifest.json"  # written last
-    if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8"))["splits"] != splits:
-        generate_scenes(root / "scenes", splits)
-    if not (root / "tokenizer").is_dir():
-        texts = (text for sample in read_captions(root / "scenes", "train") for text in sample["captions"])
-        replace_folder(root / "tokenizer", partial(_save_tokenizer, train_tokenizer(texts, vocab_size)))
+    scenes, tokenizer = root / "scenes", root / "tokenizer"
+    restore(scenes)
+    restore(tokenizer)
+    made = _made_scenes(scenes)
+    if made is None and scenes.is_dir() and any(scenes.iterdir()):
+        raise FileExistsError(f"{scenes} holds other files; choose another folder for the quickstart")
+    if made != dict(splits):
+        replace_folder(scenes, partial(_draw, splits), "scenes")
+    if not tokenizer.is_dir():
+        texts = (text for sample in read_captions(scenes, "train") for text in sample["captions"])
+        replace_folder(tokenizer, partial(_save_tokenizer, train_tokenizer(texts, vocab_size)), "tokenizer")
+
+
+def _made_scenes(folder: Path) -> dict[str, int] | None:
+    """The splits of the scenes in a folder; None if it holds none that are whole."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("dataset") == "scenes" and isinstance(manifest["splits"], dict)
+    return manifest["splits"] if ours else None
+
+
+def _draw(splits: Mapping[str, int], folder: Path) -> None:
+    generate_scenes(folder, splits)
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -105,20 +131,25 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _beside(config: TrainConfig) -> Iterator[None]:
+def _beside(config: TrainConfig) -> Iterator[BaseProcess]:
     """Trains on another core meanwhile, with a log in place of a progress bar; stops with the block if that fails."""
     process = multiprocessing.get_context("spawn").Process(target=_train_with_log, args=(config,))
     process.start()
     try:
-        yield
+        yield process
         process.join()
     finally:
-        process.terminate()  # of a process that runs: it finishes its step and writes a checkpoint
-        process.join()
+        with stopping() as stop, stop.deferred():
+            process.terminate()  # of a process that runs: it finishes its step and writes a checkpoint
+            process.join()
 
 
 def _train_with_log(config: TrainConfig) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()  # a terminal asks the first process alone to stop, which asks this one
+    stop_with_parent()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
-        train(config)
+        if train(config) is None:
+            sys.exit(STATUS)

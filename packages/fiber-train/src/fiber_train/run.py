@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +17,27 @@ from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
-from omegaconf import OmegaConf
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from fiber_train.build import build_model
-from fiber_train.checkpoint import find_checkpoints, load_training_state, replace_folder, save_checkpoint
-from fiber_train.config import TrainConfig, TrainerConfig, to_yaml
+from fiber_train.checkpoint import find_checkpoints, load_training_state, save_checkpoint
+from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
 from fiber_train.data_check import read_samples
+from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
 from fiber_train.loop import Loop
-from fiber_train.optim import build_optimizer, build_scheduler
+from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
+from fiber_train.run_folder import claimed, on_first
+from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
-from fiber_train.tracking import Tracker, tracking
+from fiber_train.tracking import Tracker, read_metrics, tracking
+from fiber_train.writing import replace_folder
 
-# What may change between the parts of a run without changing its numbers.
-FREE_SETTINGS = (
-    "out",
-    "data.root",
-    "data.num_workers",
-    "model.gradient_checkpointing",
-    "model.trusted",
-    "task.monitor",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.threads",
-    "trainer.log_every",
-    "trainer.eval_every",
-    "trainer.checkpoint_every",
-    "trainer.keep_checkpoints",
-    "trainer.tensorboard",
-)
+FIRST_PROCESS = "FIBER_FIRST_PROCESS"  # its id, in the environment of those that it starts
 
 
 def train(
@@ -82,15 +68,28 @@ def train(
             first step: the samples have nothing to learn from, held-out ids repeat or are missing, or the measure that
             keeps the best cannot be taken.
         FileNotFoundError: Data or weights are missing.
-        NonFiniteLossError: Training diverged.
+        NonFiniteLossError: Training diverged; the message names the last good checkpoint.
+        WriteError: The disk is full, or the like; the last checkpoint stays.
     """
-    made = make_task(config, task, samples)
-    with _threads(config.trainer.threads):
-        return _train(made, build_fabric(made, callbacks, loggers))
+    with stopping() as stop, _threads(config.trainer.threads):
+        try:
+            made = make_task(config, task, samples)
+            fabric = build_fabric(made, callbacks, loggers, stop)
+            return _train(made, fabric, stop)
+        except Stopped:
+            stop.leave()
+            found = find_checkpoints(config.out)
+            rank_zero_only(say)(f"stopped; the same command goes on from {found[-1] if found else 'the beginning'}")
+            return None
 
 
-def build_fabric(task: Task[Any], callbacks: Sequence[Any] = (), loggers: Sequence[Logger] = ()) -> Fabric:
-    """Devices, processes and precision, launched."""
+def build_fabric(
+    task: Task[Any],
+    callbacks: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
+    stop: StopRequest | None = None,
+) -> Fabric:
+    """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs."""
     trainer = task.config.trainer
     strategy = trainer.strategy
     if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and task.needs_unused_parameters():
@@ -104,8 +103,19 @@ def build_fabric(task: Task[Any], callbacks: Sequence[Any] = (), loggers: Sequen
         callbacks=list(callbacks),
         loggers=list(loggers),
     )
+    if stop is not None:
+        _tell_each_other(fabric, stop)
     fabric.launch()
     return fabric
+
+
+def _tell_each_other(fabric: Fabric, stop: StopRequest) -> None:
+    """The process that Fabric starts others from tells them that it was asked to stop, and they tell it."""
+    if os.environ.get(FIRST_PROCESS) == str(os.getppid()):
+        stop.peers, stop.status = [os.getppid()], 0  # with another status, Fabric would kill the first process
+    elif (launcher := getattr(fabric.strategy, "launcher", None)) is not None:
+        stop.launched = getattr(launcher, "procs", [])
+        os.environ[FIRST_PROCESS] = str(os.getpid())
 
 
 @dataclass
@@ -142,6 +152,8 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     collate = task.make_collator(processor, True)
     data = build_training_data(config, dataset, fabric, collate, task.sampling_groups(dataset))
     trainer = _with_steps(config.trainer, data)
+    if fabric.is_global_zero:
+        _tell_warmup(config.optim, trainer.max_steps)
     optimizer = build_optimizer(model, config.optim)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
     task.prepare_training(model, samples, processor)
@@ -151,21 +163,46 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, optim.max_norm, average)
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
+        if loop.step > trainer.max_steps:
+            raise ValueError(
+                f"{config.out} has done {loop.step} steps already, trainer.max_steps is {trainer.max_steps}; "
+                "give at least as many, or choose another out"
+            )
     return _Run(task, model, processor, data, held_out, loop, report)
 
 
-def _train(task: Task[Any], fabric: Fabric) -> Evaluation | None:
-    config, out = task.config, Path(task.config.out)
-    checkpoints = find_checkpoints(out)
-    if fabric.is_global_zero:
-        _claim_folder(out, config, bool(checkpoints))
-    run = _build(task, fabric, checkpoints[-1] if checkpoints else None)
+def _train(task: Task[Any], fabric: Fabric, stop: StopRequest) -> Evaluation | None:
+    out = Path(task.config.out)
+    with claimed(task.config, fabric) as checkpoint:
+        try:
+            return _train_from(checkpoint, task, fabric, stop)
+        except NonFiniteLossError as error:
+            before = find_checkpoints(out)
+            raise NonFiniteLossError(f"{error}; {_way_out(before[-1] if before else None)}") from error
+        except RuntimeError:  # of processes that wait for one that was asked to stop
+            if fabric.world_size == 1 or not stop.asked:
+                raise
+            raise Stopped from None
+
+
+def _way_out(checkpoint: Path | None) -> str:
+    """Of a run that diverged."""
+    mend = "try a smaller optim.learning_rate, or optim.max_norm=1"
+    if checkpoint is None:
+        return f"nothing was saved before; {mend}, in another out"
+    return f"the last good checkpoint is {checkpoint}; {mend}, from it: model.checkpoint={checkpoint} and another out"
+
+
+def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: StopRequest) -> Evaluation | None:
+    out = Path(task.config.out)
+    run = _build(task, fabric, checkpoint)
     loop, trainer = run.loop, run.loop.config
-    if run.report is not None and not checkpoints and fabric.is_global_zero:
-        sys.stderr.write(f"weights to start from: {run.report}\n")
+    if run.report is not None and checkpoint is None and fabric.is_global_zero:
+        say(f"weights to start from: {run.report}")
 
     def save() -> None:
         if fabric.is_global_zero:
+            tracker.sync()
             folder = save_checkpoint(out, loop.step, run.write_model, loop.state_dict(), trainer.keep_checkpoints)
             fabric.call("on_checkpoint", step=loop.step, folder=folder)
         fabric.barrier()
@@ -179,22 +216,38 @@ def _train(task: Task[Any], fabric: Fabric) -> Evaluation | None:
         fabric.call("on_evaluation_end", step=loop.step, evaluation=found)
         return found
 
+    owed = checkpoint is not None and on_first(fabric, lambda: _owes_evaluation(out, loop))
     also = fabric.log_dict if fabric.loggers else None
-    tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, trainer.tensorboard, also)
-    with tracking(tracker):
-        if checkpoints:
-            tracker.say(f"going on from {checkpoints[-1]}")
-        fabric.call("on_train_start", loop=loop, model=run.model)
-        results = evaluate() if loop.run(endless(run.data, fabric), tracker, save, evaluate) else None
-        if results is not None:
-            tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
+    tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, owed, trainer.tensorboard, also)
+    results = None
+    try:
+        with tracking(tracker):
+            if checkpoint is not None:
+                tracker.say(f"going on from {checkpoint}")
+            fabric.call("on_train_start", loop=loop, model=run.model)
+            if loop.run(endless(run.data, fabric), tracker, save, evaluate, owed and loop.step < trainer.max_steps):
+                with stop.at_once():
+                    results = evaluate()
+                tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
+            else:
+                tracker.say(f"stopped after step {loop.step}; the same command goes on from there")
+    except Stopped:
+        fabric.call("on_train_end", step=loop.step, evaluation=None)
+        raise
     if results is not None and fabric.is_global_zero:
-        with loop.averaged():
+        with loop.averaged(), stop.deferred():
             replace_folder(out / "model", run.write_model)
-        write_json(out / EVALUATION_FILE, results.to_json())
+            write_json(out / EVALUATION_FILE, results.to_json())
     fabric.barrier()
     fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results
+
+
+def _owes_evaluation(out: Path, loop: Loop) -> bool:
+    """Whether the evaluation after the steps of the checkpoint may have been cut off: nothing was logged after it."""
+    every, steps = loop.config.eval_every, loop.config.max_steps
+    due = loop.step == steps or (every > 0 and loop.step > 0 and loop.step % every == 0)
+    return due and all(step <= loop.step for step, _, _ in read_metrics(out))
 
 
 def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
@@ -204,6 +257,14 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
         steps = trainer.max_epochs * data.steps_of_epoch(trainer.accumulate)
     every = trainer.eval_every
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
+
+
+def _tell_warmup(optim: OptimConfig, max_steps: int) -> None:
+    if optim.warmup > max_steps:
+        say(
+            f"optim.warmup is {optim.warmup:,.0f} steps but the run has {max_steps:,}: the warm-up is cut to "
+            f"{warmup_steps(optim, max_steps):,} of them; set optim.warmup to a number below, or a share such as 0.1"
+        )
 
 
 def keep_best(
@@ -239,35 +300,6 @@ def keep_best(
         write_json(folder / EVALUATION_FILE, {"step": step, **found.to_json()})
 
     replace_folder(out / "best", write)
-
-
-def _claim_folder(out: Path, config: TrainConfig, resuming: bool) -> None:
-    """Writes the configuration, or checks that a run to go on with has the same."""
-    path = out / "config.yaml"
-    if resuming and path.is_file():
-        old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(asdict(config))
-        differing = [
-            f"{key} (was {old.get(key)!r}, is {value!r})"
-            for key, value in new.items()
-            if not key.startswith(FREE_SETTINGS) and old.get(key) != value
-        ]
-        if differing:
-            raise ValueError(
-                f"{out} holds a run with other settings: {', '.join(differing[:4])}; choose another out, or go on from "
-                "its weights with model.checkpoint"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_yaml(config), encoding="utf-8")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return leaves
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from fiber_train.writing import explained, sync, write_file
 
 CSV_FILE = "metrics.csv"
 
@@ -24,9 +27,16 @@ class Tracker:
         folder: The run's folder.
         first_step: Steps already done.
         max_steps: Steps in all, for the progress bar.
+        owed: Whether the evaluation after these steps is still to be made; what there is of it is dropped.
         active: Whether this process writes.
         tensorboard: Whether to write TensorBoard's files too.
         also: Called with the same numbers and their step, such as `Fabric.log_dict`.
+
+    Attributes:
+        cut_off: Whether those who read what is printed have gone.
+
+    Raises:
+        WriteError: Its files cannot be written; from all methods.
     """
 
     def __init__(
@@ -35,19 +45,17 @@ class Tracker:
         first_step: int,
         max_steps: int,
         active: bool = True,
+        owed: bool = False,
         tensorboard: bool = True,
         also: Callable[[Mapping[str, float], int], None] | None = None,
     ) -> None:
-        self.path, self.active = Path(folder) / CSV_FILE, active
+        self.path, self.active, self.cut_off = Path(folder) / CSV_FILE, active, False
         self._max_steps, self._also = max_steps, also
         self._writer: SummaryWriter | None = None
         self._bar: tqdm | None = None
         if not active:
             return
-        rows = [row for row in read_metrics(folder) if row[0] <= first_step]
-        temporary = self.path.with_suffix(".partial")
-        _append(temporary, [("step", "name", "value"), *rows], "w")
-        temporary.replace(self.path)
+        write_file(self.path, _text([("step", "name", "value"), *_rows_until(Path(folder), first_step, owed)]))
         if tensorboard:
             self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(initial=first_step, total=max_steps, desc="training", unit="step", disable=None)
@@ -61,11 +69,13 @@ class Tracker:
         """Writes numbers of one step."""
         if not self.active:
             return
-        _append(self.path, [(step, name, value) for name, value in values.items()], "a")
+        with explained(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(_text([(step, name, value) for name, value in values.items()]))
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+            with explained(Path(self._writer.log_dir)):
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
+                self._writer.flush()
         if self._also is not None:
             self._also(values, step)
         shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
@@ -73,12 +83,24 @@ class Tracker:
             self._bar.set_postfix(shown)
         elif shown:  # no terminal: a line in the log instead of a bar
             text = "   ".join(f"{name} {value}" for name, value in shown.items())
-            sys.stderr.write(f"step {step:>{len(str(self._max_steps))}} of {self._max_steps}   {text}\n")
+            line = f"step {step:>{len(str(self._max_steps))}} of {self._max_steps}   {text}\n"
+            self._print(lambda: sys.stderr.write(line))
+
+    def sync(self) -> None:
+        """Waits until the rows so far are on the disk, as a checkpoint of the same step will be."""
+        if self.active:
+            sync(self.path)
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
         if self.active:
-            tqdm.write(text)
+            self._print(lambda: tqdm.write(text))
+
+    def _print(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except BrokenPipeError:
+            self.cut_off = True
 
     def close(self) -> None:
         """Ends bar and files."""
@@ -99,14 +121,24 @@ def tracking(tracker: Tracker) -> Iterator[Tracker]:
 
 def read_metrics(folder: str | Path) -> list[tuple[int, str, float]]:
     """All (step, name, value) of a run, empty if it has none yet; a last line cut off by a crash is left out."""
-    path = Path(folder) / CSV_FILE
+    return [(int(step), name, float(value)) for step, name, value in _rows(Path(folder))]
+
+
+def _rows(folder: Path) -> list[tuple[str, str, str]]:
+    path = folder / CSV_FILE
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit()]
-    return [(int(step), name, float(value)) for step, name, value in rows if value]
+        rows = [row for row in csv.reader(line for line in file if line.endswith("\n")) if len(row) == 3]
+    return [(step, name, value) for step, name, value in rows if step.isdigit() and value]
 
 
-def _append(path: Path, rows: list[tuple], mode: str) -> None:
-    with path.open(mode, newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+def _rows_until(folder: Path, last: int, owed: bool) -> list[tuple[str, str, str]]:
+    rows = [row for row in _rows(folder) if int(row[0]) <= last]
+    return [row for row in rows if not (owed and int(row[0]) == last and row[1].startswith("eval/"))]
+
+
+def _text(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()

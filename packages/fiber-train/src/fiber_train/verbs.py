@@ -40,7 +40,7 @@ def _train(options: Namespace) -> int:
 
     task = make_task(config)
     results = run(config, task=task)
-    return 3 if results is None else _print_once(task.summary(results))
+    return _stopped() if results is None else _print_once(task.summary(results))
 
 
 def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -94,10 +94,19 @@ def _quickstart(options: Namespace) -> int:
 
     reached = demo.quickstart(options.out, options.overrides, demo.SPLITS)
     if reached is None:
-        return 3
+        return _stopped()
     parts = [f"{title}\n{text}\n" for title, text in reached.items()]
     sys.stdout.write("\n".join([*parts, f"open {options.out / 'report.html'}\n"]))
     return 0
+
+
+def _stopped() -> int:
+    """The status of a run that was asked to stop; of several processes the first one's counts."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    from fiber_train.stopping import STATUS
+
+    return rank_zero_only(lambda: STATUS)() or 0
 
 
 def _print_once(text: str) -> int:

@@ -119,7 +119,8 @@ def _along(place: Tensor, side: int) -> tuple[list[Tensor], list[Tensor]]:
     first = place.detach().floor()
     beyond = place - first
     shares = [part * ((cell >= 0) & (cell < side)) for cell, part in ((first, 1 - beyond), (first + 1, beyond))]
-    return [cell.clamp(0, side - 1).long() for cell in (first, first + 1)], shares
+    # a place that is NaN has shares that are NaN, but reads a row that exists
+    return [cell.nan_to_num(0).clamp(0, side - 1).long() for cell in (first, first + 1)], shares
 
 
 def _gather_and_multiply(table: Tensor, index: Tensor, share: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:

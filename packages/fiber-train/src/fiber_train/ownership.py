@@ -1,0 +1,125 @@
+"""Folders that are ours: the marker `fiber.json`, which lists files with sizes and checksums, and the lock of a run."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MARKER, LOCK = "fiber.json", ".fiber.lock"
+FORMAT = 1  # raised when older versions can no longer read a folder
+
+# What file systems answer that know no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+def mark(folder: Path, kind: str, files: Collection[Path] = ()) -> None:
+    """Writes the marker.
+
+    Args:
+        folder: What is ours from now on.
+        kind: What it is: "run", "checkpoint", "model".
+        files: Whole files in it to list.
+    """
+    listed = {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(files)}
+    content = {"format": FORMAT, "kind": kind, "files": listed}
+    temporary = folder / f".{MARKER}.partial"
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / MARKER)
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """The marker of a folder, None where there is none or it cannot be read.
+
+    Raises:
+        ValueError: A newer version wrote it.
+    """
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        return None
+    if content["format"] > FORMAT:
+        raise ValueError(
+            f"{folder} was written in format {content['format']}, this version reads up to {FORMAT}; "
+            "install a newer fiber-train"
+        )
+    return content
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether the marker is there."""
+    return read_marker(folder) is not None
+
+
+def find_damage(folder: Path, names: Collection[str] | None = None) -> str | None:
+    """What differs from what was written, in a few words; None if nothing does.
+
+    Args:
+        folder: What `mark` marked.
+        names: Files to look at, by default all that are listed.
+
+    Raises:
+        ValueError: A newer version wrote it.
+    """
+    marker = read_marker(folder)
+    if marker is None:
+        return f"it has no {MARKER} that can be read"
+    for name, wanted in marker["files"].items():
+        path = folder / name
+        if names is not None and name not in names:
+            continue
+        if not path.is_file():
+            return f"{name} is missing"
+        if (size := path.stat().st_size) != wanted["size"]:
+            return f"{name} has {size:,} bytes of {wanted['size']:,}"
+        if _describe(path) != wanted:
+            return f"{name} has other bytes than were written"
+    return None
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder, made if need be, until the block or the process ends.
+
+    The lock is the operating system's (POSIX, over NFS too), so that it dies with its process. Where there are none, a
+    warning says so.
+
+    Raises:
+        ValueError: Another process has it; the message says which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        warnings.warn(f"{folder} is not kept from other runs: this system has no POSIX locks", stacklevel=3)
+        yield
+        return
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: not inherited by its loading processes
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise ValueError(
+                    f"{folder} is in use by {holder}; wait until that ends, or choose another folder"
+                ) from error
+            warnings.warn(f"{folder} is not kept from other runs: its file system has no locks", stacklevel=3)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

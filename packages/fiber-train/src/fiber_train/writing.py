@@ -1,0 +1,109 @@
+"""Files and folders that are whole or absent: written beside their place, synced to the disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from fiber_train.ownership import MARKER, mark
+
+
+class WriteError(OSError):
+    """Something could not be written; the message names it and the reason."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Failures to write inside become a sentence.
+
+    Raises:
+        WriteError: There is no space, no permission, no such place, ...
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except BrokenPipeError:  # of somebody who no longer reads what we print
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise WriteError(
+            f"{path} cannot be written: {reason}; what was there before stays; make room or choose another folder, and "
+            "the same command goes on"
+        ) from error
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file, so that it is never half there.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    with explained(path):
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_text(text, encoding="utf-8", newline="")
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+
+
+def replace_folder(target: Path, write: Callable[[Path], None], kind: str = "model") -> None:
+    """Lets `write` fill a folder beside `target` and then puts it in its place; a crash leaves the old one whole.
+
+    Args:
+        target: The folder, with the marker of ours afterwards, which lists its files.
+        write: Fills an empty folder.
+        kind: What it is, for the marker.
+
+    Raises:
+        WriteError: It cannot be written; the old one stays.
+    """
+    temporary, old = _temporary(target), _old(target)
+    restore(target)
+    with explained(target):
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            files = [path for path in temporary.rglob("*") if path.is_file()]
+            mark(temporary, kind, files)
+            for path in (*files, temporary / MARKER, temporary):
+                sync(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full
+            raise
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+        sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(target: Path) -> None:
+    """Undoes what a crash left half done in `replace_folder`."""
+    shutil.rmtree(_temporary(target), ignore_errors=True)
+    if _old(target).is_dir() and not target.exists():
+        _old(target).rename(target)
+    shutil.rmtree(_old(target), ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or the names in a folder are on the disk."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # of folders, not every system can tell
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")

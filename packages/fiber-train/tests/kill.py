@@ -1,0 +1,133 @@
+"""Kills small runs at random moments and resumes them: each must end in the bits of the uninterrupted run.
+
+    python packages/fiber-train/tests/kill.py 100
+
+A run is a fork of this process, so that its seconds are those of training: building, steps, saves, evaluations.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from fiber_data.scenes import generate_scenes
+from fiber_train.config import load_config
+from fiber_train.run import train
+
+SETTINGS = [
+    "model.overrides.embed_dim=8",
+    "model.overrides.image_num_heads=[1,2,4]",
+    "model.overrides.hidden_size=32",
+    "model.overrides.intermediate_size=64",
+    "model.overrides.num_hidden_layers=3",
+    "model.overrides.num_attention_heads=2",
+    "model.overrides.hidden_dropout=0.1",
+    "task.model.queue_size=12",
+    "data.num_workers=0",
+    "trainer.batch_size=4",
+    "trainer.max_steps=7",
+    "trainer.log_every=3",
+    "trainer.eval_every=2",
+    "trainer.checkpoint_every=3",
+    "trainer.threads=1",
+    "trainer.tensorboard=false",
+    "optim.warmup=2",
+    "optim.ema_decay=0.9",
+]
+KEPT = ("model", "best", "metrics.csv", "evaluation.json")
+
+
+def make_data(folder: Path) -> Path:
+    """A few scenes."""
+    return generate_scenes(folder, {"train": 20, "val": 20}, progress=False)
+
+
+def start(data: Path, out: Path) -> int:
+    """The id of a process that trains in `out`, printing nothing."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        with (out.parent / f"{out.name}.log").open("w") as log:
+            os.dup2(log.fileno(), 2)
+            torch.set_num_threads(1)
+            train(load_config("quickstart", [f"data.root={data}", f"out={out}", *SETTINGS]))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def finish(data: Path, out: Path) -> None:
+    """Trains to the end."""
+    _, status = os.waitpid(start(data, out), 0)
+    if status:
+        raise SystemExit(f"a run failed:\n{(out.parent / f'{out.name}.log').read_text()}")
+
+
+def kill_and_resume(data: Path, out: Path, seconds: float) -> str:
+    """Kills a run after so many seconds and resumes it; gives what it was at, by what it left."""
+    child = start(data, out)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    left = sorted(path.name for path in (*out.glob(".*"), *out.glob("checkpoints/*")) if path.name != ".fiber.lock")
+    finish(data, out)
+    return ", ".join(left)
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Names of files, of those that a run is for, that are not the same in two runs."""
+    names = {
+        path.relative_to(run).as_posix()
+        for run in (one, other)
+        for kept in KEPT
+        for path in ([run / kept] if (run / kept).is_file() else (run / kept).rglob("*"))
+        if path.is_file()
+    }
+    _, unequal, missing = filecmp.cmpfiles(one, other, sorted(names), shallow=False)
+    return [*unequal, *missing]
+
+
+def main(kills: int, seed: int) -> int:
+    """Kills so many runs; 0 if all ended as they should."""
+    moments = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        data, straight, out = (Path(name) / part for part in ("data", "straight", "killed"))
+        make_data(data)
+        finish(data, straight)
+        shutil.rmtree(straight)
+        began = time.monotonic()
+        finish(data, straight)  # the first one also loads what the others find loaded
+        length = time.monotonic() - began
+        bad = 0
+        for number in range(1, kills + 1):
+            seconds = moments.uniform(0, length)
+            left = kill_and_resume(data, out, seconds)
+            wrong = differing(straight, out)
+            bad += bool(wrong)
+            verdict = f"DIFFERS in {', '.join(wrong)}" if wrong else "same bits"
+            sys.stdout.write(
+                f"{number:3} of {kills}: killed after {seconds:.2f} of {length:.2f} s ({left}): {verdict}\n"
+            )
+            sys.stdout.flush()
+            shutil.rmtree(out)
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, int(sys.argv[2]) if len(sys.argv) > 2 else 0))
