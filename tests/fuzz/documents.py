@@ -48,8 +48,10 @@ def write(document: Any, form: str, raw_texts: dict[str, str]) -> bytes:
     """The content of a file with this document; raw texts take the places of the strings that stand for them."""
     text = FORMS[form].write(document)
     if RAW in text:
-        text = _RAW_STRING.sub(lambda match: raw_texts[match[1]], text)
-        text = re.sub(f"{RAW}(\\w+)", lambda match: raw_texts[match[1]], text)  # where strings have no quotes
+        text = _RAW_STRING.sub(lambda match: raw_texts.get(match[1], match[0]), text)
+        text = re.sub(
+            f"{RAW}(\\w+)", lambda match: raw_texts.get(match[1], match[0]), text
+        )  # where strings have no quotes
     return text.replace(TWIN, "").encode("utf-8", "surrogatepass")
 
 

@@ -233,3 +233,19 @@ def test_folders_that_are_unclear_or_hold_nothing(tmp_path):
         put_json(tmp_path / "annotations" / f"captions_train{year}.json", COCO)
     with pytest.raises(ValueError, match=r"several files would fit \(.*train2014\.json, .*train2017\.json\); keep one"):
         read_captions(tmp_path, "train")
+
+
+def test_captions_that_are_empty_are_left_out_and_counted_by_every_reader(tmp_path):
+    put_images(tmp_path / "a.jpg")
+    texts = ["a cat", " ", ""]
+    captions = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": text} for text in texts]}
+    entry = {"filename": "a.jpg", "split": "val", "sentences": [{"raw": text} for text in texts]}
+    for read, content, place in (
+        (read_coco_captions, captions, r"annotations\[1\]"),
+        (read_karpathy, {"images": [entry]}, r"images\[0\]\.sentences\[1\]"),
+        (read_caption_folder, {"image": "a.jpg", "captions": texts, "split": "val"}, "line 1"),
+    ):
+        message = rf"of the captions 2 are left out, being empty \(the first: {place}\)"
+        with pytest.warns(UserWarning, match=message):
+            (sample,) = read(tmp_path, "val", annotation_file=put_json(tmp_path / "x_val.json", content))
+        assert sample["captions"] == ["a cat"]

@@ -269,6 +269,19 @@ def test_lvis_gets_its_lists_whole(tmp_path):
         read_boxes(tmp_path, boxes(images=images, categories=categories))
 
 
+@pytest.mark.parametrize("name", ["a" * 5000 + ".jpg", "b/" * 1500 + "b.jpg", "a\nb.jpg", "a\0.jpg"])
+def test_an_image_that_no_disk_holds_is_missing_and_told_in_one_short_line(tmp_path, name):
+    content = boxes(box(), images=[image(), image(2, name)])
+    touch(tmp_path / "a.jpg")
+    with pytest.warns(UserWarning, match="of 2 images with boxes 1 lack an image on disk") as warned:
+        read_boxes(tmp_path, content)
+    assert len(str(warned[0].message)) < 600 and "\n" not in str(warned[0].message)
+    file = put(tmp_path / "x_val.json", boxes(images=[image(2, name)]))
+    with pytest.raises(FileNotFoundError, match="none of its 1 images") as caught:
+        read_detection(tmp_path, "val", annotation_file=file)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
 def put_lines(root, count, **more):
     touch(*(root / "images" / f"{number}.jpg" for number in range(count)))
     lines = [json.dumps({"image": f"{number}.jpg", "caption": "a cat", **more}) for number in range(count)]

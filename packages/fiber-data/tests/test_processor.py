@@ -108,6 +108,53 @@ def test_a_folder_without_or_with_half_a_processor_is_named(processor, tmp_path)
         FiberProcessor.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": "24"}, "expected image_size as a whole number of at least 2, found '24'"),
+        ({"image_size": 1}, "expected image_size as a whole number of at least 2, found 1"),
+        ({"max_length": True}, "expected max_length as a whole number of at least 3, found True"),
+        ({"max_length": 2}, "expected max_length as a whole number of at least 3, found 2"),
+        ({"mean": [0.5, 0.5]}, r"expected mean as three numbers from 0 to 1, found \[0\.5, 0\.5\]; divide"),
+        ({"mean": [123.7, 116.3, 103.5]}, r"expected mean as three numbers from 0 to 1, found \[123.*by 255"),
+        ({"mean": [0.5, float("nan"), 0.5]}, "expected mean as three numbers"),
+        ({"std": [0.2, 0, 0.2]}, "expected std as three positive numbers"),
+        ({"std": {"r": 1, "g": 1, "b": 1}}, "expected std as three positive numbers"),
+        ({"processor_class": ["a"] * 900}, "expected processor_class as the name of a class, found"),
+    ],
+)
+def test_a_setting_of_a_file_that_cannot_be_used_is_named_with_the_file(processor, tmp_path, change, message):
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json: {message}") as caught:
+        load_processor(tmp_path)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[]", "expected an object with settings, found list"),
+        (b"[" * 100_000, "not valid JSON .nested too deeply"),
+        ('{"a": "ü"}'.encode("latin-1"), "line 1: expected text in UTF-8"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_read_is_named(processor, tmp_path, content, message):
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json: {message}"):
+        load_processor(tmp_path)
+
+
+def test_settings_may_be_floats_and_follow_a_byte_order_mark(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(file.read_text().replace('"image_size": 24,', '"image_size": 24.0,'), encoding="utf-8-sig")
+    assert load_processor(tmp_path)(np.zeros((3, 5, 3), np.uint8))["pixel_values"].shape == (1, 3, 24, 24)
+
+
 def test_what_cannot_be_prepared_is_refused(processor, tmp_path):
     with pytest.raises(ValueError, match="give images, text or both"):
         processor()

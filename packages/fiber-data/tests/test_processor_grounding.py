@@ -1,6 +1,8 @@
 """Images, categories and sentences as people hold them, prepared for grounding."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +91,16 @@ def test_a_folder_says_which_processor_it_holds(processor: GroundingProcessor, t
         ValueError, match=r"config\.json: fiber\.processors has no 'ViltProcessor', only .*FiberProcessor, Gro"
     ):
         load_processor(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("setting", ["shorter", "longest", "max_length", "size_divisor"])
+@pytest.mark.parametrize("wrong", [0, -1, 8.5, "32", None, [32], 10**30])
+def test_sizes_are_whole_numbers(processor: GroundingProcessor, tmp_path: Path, setting: str, wrong: Any) -> None:
+    processor.save_pretrained(tmp_path)
+    settings = tmp_path / "preprocessor_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), setting: wrong}))
+    with pytest.raises(ValueError, match=rf"config\.json: expected {setting} as a whole number of at least \d, found"):
+        load_processor(tmp_path)
 
 
 def test_messages(processor: GroundingProcessor, tmp_path: Path) -> None:

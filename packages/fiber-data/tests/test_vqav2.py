@@ -250,3 +250,11 @@ def test_folders_that_are_unclear_or_hold_no_such_split(tmp_path):
     put_split(tmp_path / "annotations")
     with pytest.raises(ValueError, match=r"several files would fit \(.*; name the one that is meant"):
         read_vqav2(tmp_path, split="train")
+
+
+def test_what_a_file_of_questions_says_of_its_folder_is_a_name(tmp_path):
+    asked = {"data_subtype": ["val2014"], "questions": [{"question_id": 1, "image_id": 42, "question": "what?"}]}
+    with pytest.raises(
+        ValueError, match=r"q\.json: expected data_subtype as a name such as 'val', found \['val2014'\]"
+    ):
+        read_vqav2(tmp_path, "val", questions_file=put_json(tmp_path / "q.json", asked))

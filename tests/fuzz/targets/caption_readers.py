@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from fuzz.target import Documents
@@ -61,7 +62,8 @@ def _of_karpathy(documents: Documents) -> Mapping[str, int]:
 
 def _of_lines(documents: Documents) -> Mapping[str, int]:
     rows = [row for row in documents["captions.jsonl"] if row["split"] == "val"]
-    names = {row["image"] if "image" in row else row["file_name"] for row in rows}
+    written = [row["image"] if "image" in row else row["file_name"] for row in rows]
+    names = {str(PurePosixPath(name.replace("\\", "/"))).casefold() for name in written}  # as an image is found by
     captions = [next(row[key] for key in ("captions", "caption", "text") if key in row) for row in rows]
     return {"samples": len(names), "captions": sum(len(each) if isinstance(each, list) else 1 for each in captions)}
 

@@ -12,6 +12,7 @@ from fiber_data.collate import pad_images
 from fiber_data.phrases import noun_phrases
 from fiber_data.processor import Processor
 from fiber_data.prompts import chunk_categories, encode_prompts
+from fiber_data.settings import LEAST_SIDE, read_whole
 from fiber_data.text import positive_map
 from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_detection_evaluation_transform
 
@@ -46,8 +47,10 @@ class GroundingProcessor(Processor):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__(tokenizer, max_length, mean=mean, std=std)
-        self.shorter, self.longest, self.size_divisor = shorter, longest, size_divisor
-        self.transform = build_detection_evaluation_transform(shorter, longest, mean=self.mean, std=self.std)
+        self.shorter = read_whole(shorter, "shorter", least=LEAST_SIDE)
+        self.longest = read_whole(longest, "longest", least=LEAST_SIDE)
+        self.size_divisor = read_whole(size_divisor, "size_divisor")
+        self.transform = build_detection_evaluation_transform(self.shorter, self.longest, mean=self.mean, std=self.std)
 
     def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
         """``pixel_values`` of B images, ``image_sizes`` and ``original_sizes``, as the class says."""

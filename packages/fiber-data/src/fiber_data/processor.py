@@ -13,13 +13,18 @@ from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
 from fiber_data.collate import ImageTextCollator
+from fiber_data.formats.ids import shown
+from fiber_data.formats.samples import read_json
 from fiber_data.images import ImageSource, load_image
 from fiber_data.seams import name_of, resolve
+from fiber_data.settings import LEAST_SIDE, read_mean, read_std, read_whole
 from fiber_data.text import load_tokenizer
 from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_evaluation_transform
 
 _FILE = "preprocessor_config.json"
 _GROUP = "fiber.processors"
+_LEAST_LENGTH = 3  # first and last token, and one between
+_LONGEST_NAME = 120  # characters of a class's import path
 
 
 class Processor(ABC):
@@ -33,6 +38,9 @@ class Processor(ABC):
         max_length: Most tokens of a text, special tokens included.
         mean: Mean of each color channel, on the scale [0, 1].
         std: Standard deviation of each color channel, on the same scale.
+
+    Raises:
+        ValueError: A setting cannot be used; the message names it. A subclass checks its own.
     """
 
     settings: ClassVar[tuple[str, ...]] = ("max_length", "mean", "std")
@@ -47,10 +55,9 @@ class Processor(ABC):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.mean: tuple[float, float, float] = (mean[0], mean[1], mean[2])
-        self.std: tuple[float, float, float] = (std[0], std[1], std[2])
-        self._collator = ImageTextCollator(tokenizer, max_length, mlm_probability=None)
+        self.max_length = read_whole(max_length, "max_length", least=_LEAST_LENGTH)
+        self.mean, self.std = read_mean(mean), read_std(std)
+        self._collator = ImageTextCollator(tokenizer, self.max_length, mlm_probability=None)
 
     def __call__(
         self,
@@ -108,9 +115,13 @@ class Processor(ABC):
         Raises:
             FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
             KeyError: The file lacks a setting.
+            ValueError: The file is not JSON in UTF-8, or a setting cannot be used.
         """
-        settings = _read_settings(folder, cls.settings, cls.__name__)
-        return cls(load_tokenizer(folder), **settings)
+        settings, tokenizer = _read_settings(folder, cls.settings, cls.__name__), load_tokenizer(folder)
+        try:
+            return cls(tokenizer, **settings)
+        except ValueError as error:
+            raise ValueError(f"{Path(folder) / _FILE}: {error}") from error
 
 
 class FiberProcessor(Processor):
@@ -138,8 +149,8 @@ class FiberProcessor(Processor):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__(tokenizer, max_length, mean=mean, std=std)
-        self.image_size = image_size
-        self.transform = build_evaluation_transform(image_size, mean=self.mean, std=self.std)
+        self.image_size = read_whole(image_size, "image_size", least=LEAST_SIDE)
+        self.transform = build_evaluation_transform(self.image_size, mean=self.mean, std=self.std)
 
     def prepare_images(self, images: Sequence[tv_tensors.Image]) -> dict[str, Tensor]:
         """``pixel_values`` of B images, float32 (B, 3, image_size, image_size)."""
@@ -157,11 +168,14 @@ def load_processor(folder: str | Path, *, trusted: Collection[str] = ()) -> Proc
     Raises:
         FileNotFoundError: The folder holds no ``preprocessor_config.json`` or no tokenizer.
         KeyError: The file lacks a setting.
-        ValueError: The class is not installed, not trusted or no processor.
+        ValueError: The class is not installed, not trusted or no processor; or as of `Processor.from_pretrained`.
     """
     name = _read_settings(folder, ("processor_class",), Processor.__name__)["processor_class"]
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        what = "expected processor_class as the name of a class"
+        raise ValueError(f"{Path(folder) / _FILE}: {what}, found {shown(name)}")
     try:
-        kind = resolve(str(name), _GROUP, trusted=trusted)
+        kind = resolve(name, _GROUP, trusted=trusted)
     except ValueError as error:
         raise ValueError(f"{Path(folder) / _FILE}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Processor)):
@@ -173,7 +187,9 @@ def _read_settings(folder: str | Path, keys: Sequence[str], kind: str) -> dict[s
     path = Path(folder) / _FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a folder written by {kind}.save_pretrained")
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected an object with settings, found {type(settings).__name__}")
     if missing := [key for key in keys if key not in settings]:
         raise KeyError(f"{path}: no {', '.join(missing)}; expected a file written by {kind}.save_pretrained")
     return {key: settings[key] for key in keys}

@@ -23,7 +23,7 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import (
     CaptionSample,
     SplitNotFoundError,
-    clean_caption,
+    keep_captions,
     list_some,
     parse_line,
     read_lines,
@@ -85,7 +85,8 @@ def read_caption_folder(
     found = _join([line for line in lines if split in (None, line.split)], finder, faults)
     if not found and not faults.refused:
         splits = sorted({line.split or _TRAIN for line in lines})
-        raise SplitNotFoundError(f"{path}: no line of split {split!r}; the file has {splits or 'no lines'}")
+        has = f"[{list_some(splits)}]" if splits else "no lines"
+        raise SplitNotFoundError(f"{path}: no line of split {split!r}; the file has {has}")
     if check_images:
         found = keep_on_disk(found, "samples", path, listing, faults=faults)
     faults.warn()
@@ -129,12 +130,12 @@ def _read_lines(faults: Faults) -> list[_Line]:
             name = _first_of(record, _IMAGE_KEYS, where)
             if not isinstance(name, str):
                 raise ValueError(f"{where}: expected the image's name as text, found {type(name).__name__}")
-            captions = _first_of(record, _CAPTION_KEYS, where)
-            captions = [clean_caption(each, where) for each in (captions if isinstance(captions, list) else [captions])]
+            given = _first_of(record, _CAPTION_KEYS, where)
+            captions = [(where, text) for text in (given if isinstance(given, list) else [given])]
             own, split = record.get("id"), record.get("split") or None
             number = read_name(name, "the image's name", where) if own is None else read_id(own, "id", where)
             split = split if split is None else read_name(split, "split", where)
-            lines.append(_Line(where, name, number, split, [caption for caption in captions if caption]))
+            lines.append(_Line(where, name, number, split, keep_captions(captions, faults)))
     return lines
 
 

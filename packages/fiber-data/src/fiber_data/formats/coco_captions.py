@@ -15,7 +15,7 @@ from fiber_data.formats.files import (
 )
 from fiber_data.formats.ids import Id, read_id, shown
 from fiber_data.formats.listing import FolderListing
-from fiber_data.formats.samples import CaptionSample, clean_caption, entries, read_json, read_name, require
+from fiber_data.formats.samples import CaptionSample, entries, keep_captions, read_json, read_name, require
 
 _GLOB = "annotations/captions_*.json"
 
@@ -100,8 +100,7 @@ def _read_samples(split: str, faults: Faults) -> list[CaptionSample]:
             image_id = read_id(require(annotation, "image_id", where), "image_id", where)
             if image_id not in samples:
                 raise ValueError(f"{where}: image_id {shown(image_id)} is not among the file's {len(samples)} images")
-            if caption := clean_caption(require(annotation, "caption", where), where):
-                samples[image_id]["captions"].append(caption)
+            samples[image_id]["captions"] += keep_captions([(where, require(annotation, "caption", where))], faults)
     if not samples and not faults.refused:
         raise ValueError(f"{path}: it holds no images; is it the right file?")
     return list(samples.values())

@@ -246,7 +246,9 @@ def _complete_lists(
 
 def _known(listed: Sequence[int], categories: dict[int, str], number: Id, faults: Faults) -> list[int]:
     if unknown := sum(each not in categories for each in listed):
-        faults.note("the listed categories", "are left out, not being in the file", f"image {number!r}", count=unknown)
+        faults.note(
+            "the listed categories", "are left out, not being in the file", f"image {shown(number)}", count=unknown
+        )
     return [each for each in listed if each in categories]
 
 

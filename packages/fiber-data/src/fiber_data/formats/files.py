@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fiber_data.formats.faults import Faults
+from fiber_data.formats.ids import shown_path
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import SplitNotFoundError
 from fiber_data.urls import is_url
@@ -233,17 +234,18 @@ def keep_on_disk(
     missing = dict.fromkeys(find_missing(samples, listing))
     found = [sample for sample in samples if missing.keys().isdisjoint(_paths(sample))] if missing else samples
     if samples and not found:
-        first = next(iter(missing))
+        sought = shown_path(next(iter(missing)))
         raise FileNotFoundError(
-            f"{source}: none of its {len(samples)} {what} has its images on disk; one was sought at {first}: check the "
-            "image folder"
+            f"{source}: none of its {len(samples)} {what} has its images on disk; one was sought at "
+            f"{sought}: check the image folder"
         )
     kept = [sample for sample in found if sample.get("captions", True)]
     noted, outcome = Faults(source) if faults is None else faults, "these are left out"
     bare, of = sum(not sample.get("captions", True) for sample in samples), f"{len(samples)} {what}"
     if missing:
         count = len(samples) - len(found)
-        noted.note(of, "lack an image on disk", str(next(iter(missing))), count=count, outcome="" if bare else outcome)
+        first = shown_path(next(iter(missing)))
+        noted.note(of, "lack an image on disk", first, count=count, outcome="" if bare else outcome)
     if bare:
         noted.note(of, "have no caption", count=bare, outcome=outcome)
     if faults is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 Id = int | str
 _LARGEST = 2**63  # what a tensor holds
+_LONGEST_PATH = 240  # characters in a message
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -18,6 +20,12 @@ _short.maxlong = 30
 def shown(value: Any) -> str:
     """A value of a file as a message shows it: never long, however deep or large it is."""
     return _short.repr(value)
+
+
+def shown_path(path: Path | str) -> str:
+    """A path whose names come from a file as a message shows it: in one line, without the middle of a long one."""
+    text = str(path) if str(path).isprintable() else repr(str(path))[1:-1]
+    return text if len(text) <= _LONGEST_PATH else f"{text[: _LONGEST_PATH // 2]}...{text[-_LONGEST_PATH // 2 :]}"
 
 
 def whole(value: Any) -> int | None:

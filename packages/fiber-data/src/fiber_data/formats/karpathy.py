@@ -18,8 +18,9 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import (
     CaptionSample,
     SplitNotFoundError,
-    clean_caption,
     entries,
+    keep_captions,
+    list_some,
     read_json,
     read_name,
     require,
@@ -76,11 +77,12 @@ def read_karpathy(
         with faults:
             splits.add(own := read_name(require(image, "split", where), "split", where))
             if split is None or own in _SPLITS[split]:
-                sample = _read_image(image, where, finder, split or own, samples)
+                sample = _read_image(image, where, finder, split or own, samples, faults)
                 samples[sample["id"]] = sample
     found = list(samples.values())
     if not found and not faults.refused:
-        raise SplitNotFoundError(f"{path}: no image of split {split!r}; the file has {sorted(splits) or 'no images'}")
+        has = f"[{list_some(sorted(splits))}]" if splits else "no images"
+        raise SplitNotFoundError(f"{path}: no image of split {split!r}; the file has {has}")
     if check_images:
         found = keep_on_disk(found, "samples", path, listing, faults=faults)
     faults.warn()
@@ -104,22 +106,20 @@ def _find_file(root: Path, split: str | None) -> Path:
 
 
 def _read_image(
-    image: dict[str, Any], where: str, finder: ImageFinder, split: str, seen: dict[Id, CaptionSample]
+    image: dict[str, Any], where: str, finder: ImageFinder, split: str, seen: dict[Id, CaptionSample], faults: Faults
 ) -> CaptionSample:
     file_name = read_name(require(image, "filename", where), "filename", where)
     key = next((key for key in ("cocoid", "imgid") if image.get(key) is not None), "filename")
     sentences = require(image, "sentences", where)
     if not isinstance(sentences, list):
         raise ValueError(f"{where}: expected sentences as a list, found {shown(sentences)}")
-    captions = [
-        clean_caption(require(sentence, "raw", f"{where}.sentences[{number}]"), where)
-        for number, sentence in enumerate(sentences)
-    ]
+    places = [f"{where}.sentences[{number}]" for number in range(len(sentences))]
+    texts = [(place, require(sentence, "raw", place)) for place, sentence in zip(places, sentences, strict=True)]
     folder = image.get("filepath") or ""
     name = f"{read_name(folder, 'filepath', where)}/{file_name}" if folder else file_name
     return {
         "image": finder.find(portable_names(name)),
-        "captions": [caption for caption in captions if caption],
+        "captions": keep_captions(texts, faults),
         "id": read_id(image[key], key, where, seen),
         "split": split,
     }

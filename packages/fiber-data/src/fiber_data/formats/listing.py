@@ -3,7 +3,9 @@
 Folders are listed, each once, instead of asking the disk for every file, so that large sets are quick.
 """
 
+import errno
 import os
+from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
 
@@ -50,25 +52,42 @@ class FolderListing:
 
     def _list(self, folder: Path) -> set[str]:
         if folder not in self._names:
-            self._names[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+            self._names[folder] = {entry.name for entry in folder.iterdir()} if _is_folder(folder) else set()
         return self._names[folder]
 
     def _folder(self, path: Path) -> Path | None:
         """The folder, or the one that differs in composed letters and case."""
-        if path not in self._folders:
-            found: Path | None = path if path.is_dir() else None
-            above = None if found or path == path.parent else self._folder(path.parent)
-            if above is not None:
-                if above not in self._subfolders:
-                    self._subfolders[above] = _subfolders(above)
-                alike = [name for name in self._subfolders[above] if _folded(name) == _folded(path.name)]
-                found = above / alike[0] if len(alike) == 1 else None
-            self._folders[path] = found
+        unknown = []
+        for each in chain([path], path.parents):  # no recursion: names of files may be of a thousand folders
+            if each in self._folders:
+                break
+            unknown.append(each)
+            if _is_folder(each):
+                break
+        for each in reversed(unknown):
+            self._folders[each] = each if _is_folder(each) else self._alike_in(self._folders.get(each.parent), each)
         return self._folders[path]
+
+    def _alike_in(self, above: Path | None, path: Path) -> Path | None:
+        if above is None:
+            return None
+        if above not in self._subfolders:
+            self._subfolders[above] = _subfolders(above)
+        alike = [name for name in self._subfolders[above] if _folded(name) == _folded(path.name)]
+        return above / alike[0] if len(alike) == 1 else None
 
 
 def _folded(name: str) -> str:
     return normalize("NFC", normalize("NFC", name).casefold())
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False  # no file can be called so
 
 
 def _subfolders(folder: Path) -> list[str]:

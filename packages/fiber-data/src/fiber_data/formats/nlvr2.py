@@ -13,7 +13,7 @@ from fiber_data.formats.files import (
     check_folder,
     keep_on_disk,
 )
-from fiber_data.formats.ids import shown
+from fiber_data.formats.ids import read_id, shown
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import clean_text, list_some, parse_line, read_lines, require
 
@@ -124,8 +124,8 @@ def _read_lines(faults: Faults) -> tuple[list[ReasoningSample], dict[str, str]]:
             statement = clean_text(require(record, "sentence", where), "a sentence", where)
             label = _read_label(record.get("label"), where)
             samples[name] = {"images": (Path(), Path()), "statement": statement, "label": label, "id": name}
-            if record.get("directory") is not None:
-                directories[name] = str(record["directory"])
+            if record.get("directory") not in (None, ""):
+                directories[name] = str(read_id(record["directory"], "directory", where))
     if not samples and not faults.refused:
         raise ValueError(f"{path}: it holds no line; is it the right file?")
     with faults:

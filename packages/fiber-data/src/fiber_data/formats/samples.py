@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from fiber_data.formats.ids import shown
 
 if TYPE_CHECKING:
+    from fiber_data.formats.faults import Faults
     from fiber_data.images import ImageSource
 
 _LISTED = 5  # ids that a message names
@@ -144,6 +145,23 @@ def clean_caption(text: Any, where: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{where}: expected a caption as text, found {type(text).__name__}")
     return " ".join(whole_characters(text).split())
+
+
+def keep_captions(texts: Iterable[tuple[str, Any]], faults: Faults) -> list[str]:
+    """The captions that say anything, see `clean_caption`; those that do not are counted.
+
+    Args:
+        texts: Each with its location.
+        faults: Counts what is left out.
+
+    Raises:
+        ValueError: A caption is no text.
+    """
+    captions = [(where, clean_caption(text, where)) for where, text in texts]
+    for where, caption in captions:
+        if not caption:
+            faults.note("the captions", "are left out, being empty", where)
+    return [caption for _, caption in captions if caption]
 
 
 def clean_text(text: Any, what: str, where: str) -> str:

@@ -16,7 +16,7 @@ from fiber_data.formats.files import (
     keep_on_disk,
     root_of_images,
 )
-from fiber_data.formats.ids import Id, read_id, shown
+from fiber_data.formats.ids import Id, read_id, shown, shown_path
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import clean_text, entries, list_some, read_json, read_name, require, whole_characters
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NAME = "v2_OpenEnded_*_questions.json"
 _FILE_FOLDERS = ("annotations", "questions")  # where people keep the files, if not beside the images
+_LONGEST_NAME = 200  # bytes, which file systems take as part of a name
 
 
 class QuestionSample(TypedDict):
@@ -217,8 +218,8 @@ def _add_images(
     listing: FolderListing,
 ) -> None:
     """Finds the images: all in one folder, under one of COCO's two namings or under names of their own."""
-    subset = str(content.get("data_subtype") or split)
-    source = content.get("data_type") or "mscoco"
+    subset = _read_about(content, "data_subtype", split, questions)
+    source = _read_about(content, "data_type", "mscoco", questions)
     if source == "mscoco":
         subset = re.sub(r"-[a-z]+", "", subset)  # test-dev2015 asks about images of test2015
         numbers = [str(sample["image_id"]).zfill(12) for sample in samples]
@@ -234,11 +235,19 @@ def _add_images(
         sample["image"] = image
 
 
+def _read_about(content: dict[str, Any], key: str, default: str, questions: Path) -> str:
+    """What the file says of its images, which is part of their folder's name."""
+    value = content.get(key) or default
+    if not isinstance(value, str) or len(value.encode("utf-8", "replace")) > _LONGEST_NAME:
+        raise ValueError(f"{questions}: expected {key} as a name such as {default!r}, found {shown(value)}")
+    return value
+
+
 def _named(sample: QuestionSample, names: dict[Id, str], questions: Path) -> str:
     if sample["image_id"] not in names:
         raise ValueError(
-            f"{questions}: question {sample['id']!r} is about image {sample['image_id']!r}, which is not among the "
-            f"{len(names)} images of the captions file beside it"
+            f"{questions}: question {shown(sample['id'])} is about image {shown(sample['image_id'])}, which is not "
+            f"among the {len(names)} images of the captions file beside it"
         )
     return names[sample["image_id"]]
 
@@ -248,8 +257,8 @@ def _read_names(questions: Path, subset: str, source: str) -> dict[Id, str]:
     path = questions.parent / f"captions_{subset}.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file; the images of {questions.name} are not 'mscoco' but {source!r}, and take their "
-            "names from the entry 'images' of this file"
+            f"{shown_path(path)}: no such file; the images of {questions.name} are not 'mscoco' but {source!r}, and "
+            "take their names from the entry 'images' of this file"
         )
     names: dict[Id, str] = {}
     for where, entry in entries(path, read_json(path), "images"):
