@@ -151,7 +151,7 @@ def test_sentences_that_never_came():
         (("7", 1), [[MAN], [MAN, (5, 5, 4, 9)]], r"box 1 of phrase 1 of sentence 1 of image 7 must .* \[5.0, 5.0, 4.0"),
         (("7", 1), [[MAN], [(0, 0, float("nan"), 9)]], "box 0 of phrase 1"),
         (("7", 1), [[MAN], [(1, 2, 3)]], r"phrase 1 of sentence 1 of image 7 must have shape \[N, 4\], .* \[1, 3\]"),
-        (("7", 1), [[MAN], "left"], r"phrase 1 of sentence 1 of image 7 must be numbers \[N, 4\], but are left"),
+        (("7", 1), [[MAN], "left"], r"phrase 1 of sentence 1 of image 7 must be numbers \[N, 4\], but are 'left'"),
     ],
 )
 def test_update_refuses(key: tuple[str, int], boxes: list, message: str):
@@ -219,10 +219,13 @@ def test_reads_boxes_and_phrases(tmp_path: Path):
         ({"xml": "<annotation>"}, r"7.xml is not XML"),
         (
             {"xml": "<annotation><object><name>1</name><bndbox><xmin>1</xmin></bndbox></object></annotation>"},
-            r"7.xml, object 0: xmin, ymin, xmax, ymax must be whole numbers, but are \['1', '', '', ''\]",
+            r"7.xml, object 0: xmin, ymin, xmax, ymax must be whole numbers of pixels, but are \['1', '', '', ''\]",
         ),
-        ({"line": "[/EN#1/people A man"}, r"7.txt, line 2: the phrase that opens with \[/EN#1/people is never closed"),
-        ({"line": "[people A man]"}, r"7.txt, line 2: a phrase must open like .*, but opens with \[people"),
+        (
+            {"line": "[/EN#1/people A man"},
+            r"7.txt, line 2: the phrase that opens with '\[/EN#1/people' is never closed",
+        ),
+        ({"line": "[people A man]"}, r"7.txt, line 2: a phrase must open like .*, but opens with '\[people"),
     ],
 )
 def test_broken_dataset(tmp_path: Path, files: dict, message: str):

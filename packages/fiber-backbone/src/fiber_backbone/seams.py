@@ -43,7 +43,7 @@ def load_object(path: str) -> Any:
         ValueError: The path is none, or there is no such module or name in it.
     """
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-    if not module or not name:
+    if not module.strip(".") or not name or module.startswith("."):
         raise ValueError(f"{path!r} is not an import path; write it as package.module:Name")
     try:
         found: Any = importlib.import_module(module)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_ops
 
-from fiber_eval.files import read_json, some
+from fiber_eval._masks import run_lengths
+from fiber_eval.files import holds_boolean, read_json, shown, some
 
 IouType = Literal["bbox", "segm"]
 SAME_REGION_TOLERANCE = 0.05  # of areas and scores
@@ -236,7 +237,7 @@ def _regions(
     if iou_type == "segm":
         boxes = np.zeros((len(entries), 4))
         for row, entry in enumerate(entries):
-            rles[row] = _run_lengths(entry, images[image_ids[row]], f"{source}, entry {row}")
+            rles[row] = run_lengths(entry.get("segmentation"), images[image_ids[row]], f"{source}, entry {row}")
         own_areas = np.array([rle_ops.area(rle) for rle in rles], dtype=float)
     else:
         boxes = _numbers(entries, "bbox", source, width=4)
@@ -244,24 +245,6 @@ def _regions(
         own_areas = boxes[:, 2] * boxes[:, 3]
     areas = _areas(entries, own_areas, source) if annotated else own_areas
     return Regions(image_ids, category_ids, boxes, areas, scores, crowds.astype(np.int64), rles)
-
-
-def _run_lengths(entry: Mapping[str, Any], image: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A mask given as polygons or as run lengths, compressed or not, of the image's size."""
-    if not isinstance(image.get("height"), int) or not isinstance(image.get("width"), int):
-        raise ValueError(f"{where}: masks need the height and width of image {image['id']}; add them to the image")
-    size = [image["height"], image["width"]]
-    shape = entry.get("segmentation")
-    try:
-        if isinstance(shape, list):
-            return rle_ops.merge(rle_ops.frPyObjects(shape, *size))
-        given = list(shape["size"])  # type: ignore[index]
-        rle = rle_ops.frPyObjects(shape, *given) if isinstance(shape["counts"], list) else dict(shape)  # type: ignore
-    except Exception as error:  # the C code raises plain ones
-        raise ValueError(f"{where}: segmentation must be polygons or run lengths, but is {shape!r:.60}") from error
-    if given != size:
-        raise ValueError(f"{where}: the mask is of size {given}, but its image {image['id']} of {size}")
-    return rle
 
 
 def _by_id(entries: Entries, source: str) -> dict[int, Mapping[str, Any]]:
@@ -284,7 +267,9 @@ def _areas(entries: Entries, own: NDArray[np.float64], source: str) -> NDArray[n
 def _ids(entries: Entries, key: str, source: str) -> NDArray[np.int64]:
     """[N]; 7.0, as some tools write it, is 7."""
     values = _column(entries, key, source, "iuf", (), "an integer")
-    _refuse(~np.isfinite(values) | (values != np.floor(values)), entries, source, f"{key} must be an integer")
+    largest = 2**53 if values.dtype.kind == "f" else 2**63 - 1  # floats beyond are not exact
+    whole = np.isfinite(values) & (values == np.floor(values)) & (values <= largest) & (values >= -largest)
+    _refuse(~whole, entries, source, f"{key} must be an integer")
     return values.astype(np.int64)
 
 
@@ -304,6 +289,8 @@ def _column(entries: Entries, key: str, source: str, kinds: str, shape: tuple[in
             column = np.array(values) if values else np.zeros((0, *shape), dtype=np.int64)
         except (ValueError, OverflowError):  # ragged
             return None
+        if holds_boolean(values):
+            return None
         return column if column.dtype.kind in kinds and column.shape[1:] == shape else None
 
     try:
@@ -316,13 +303,15 @@ def _column(entries: Entries, key: str, source: str, kinds: str, shape: tuple[in
         if not isinstance(entry, Mapping):
             raise ValueError(f"{source}, entry {row}: must be a dictionary, but is a {type(entry).__name__}")
         if key not in entry:
-            raise ValueError(f"{source}, entry {row}: {key} is missing; there are {', '.join(map(str, entry))}")
+            raise ValueError(
+                f"{source}, entry {row}: {key} is missing; there are {shown(', '.join(map(str, entry)))[1:-1]}"
+            )
         if array([entry[key]]) is None:
-            raise ValueError(f"{source}, entry {row}: {key} must be {expected}, but is {entry[key]!r:.60}")
+            raise ValueError(f"{source}, entry {row}: {key} must be {expected}, but is {shown(entry[key])}")
     raise ValueError(f"{source}: {key} must be {expected} in each entry")
 
 
 def _refuse(bad: NDArray[np.bool_], entries: Entries, source: str, rule: str, more: str = "") -> None:
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"{source}, entry {row}: {rule}, but is {entries[row].get(rule.split()[0])!r:.60}{more}")
+        raise ValueError(f"{source}, entry {row}: {rule}, but is {shown(entries[row].get(rule.split()[0]))}{more}")

@@ -13,6 +13,7 @@ from typing import Any
 Id = int | str
 
 LISTED = 20  # ids that an error names before it counts the rest
+SHOWN = 80  # characters of a value that an error quotes
 
 
 class _RepeatedKeyError(Exception):
@@ -54,7 +55,9 @@ def read_json(path: Path | str, *, unique_keys: bool = False) -> Any:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         return json.loads(content, object_pairs_hook=_unique if unique_keys else None)
     except _RepeatedKeyError as error:
-        raise ValueError(f"{path}: the key {error.args[0]!r} came before in its object; keep one of each") from None
+        raise ValueError(
+            f"{path}: the key {shown(error.args[0])} came before in its object; keep one of each"
+        ) from None
     except (ValueError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:  # no UTF-8: a ValueError
         raise ValueError(f"{path} is no JSON file ({error}); write it anew, for instance with json.dump") from error
 
@@ -81,20 +84,37 @@ def check_ids(ids: Iterable[Any], name: str) -> None:
     for index, own in enumerate(ids):
         if own is None or isinstance(own, bool) or own != own:
             raise ValueError(
-                f"{name} {index}: expected an id, a whole number or text, found {own!r}; give each {name} its own"
+                f"{name} {index}: expected an id, a whole number or text, found {shown(own)}; give each {name} its own"
             )
 
 
 def check_entry(entry: object, keys: Sequence[str], name: str) -> Mapping[str, Any]:
     """The entry; ValueError unless it is an object with `keys`, of which the first is an id."""
     if not isinstance(entry, Mapping) or any(key not in entry for key in keys):
-        raise ValueError(f"{name} must be an object with {', '.join(keys)}, but is {str(entry)[:80]}")
+        raise ValueError(f"{name} must be an object with {', '.join(keys)}, but is {shown(entry)}")
     if not isinstance(entry[keys[0]], int | str) or isinstance(entry[keys[0]], bool):
-        raise ValueError(f"{name}: {keys[0]} must be a whole number or text, but is {entry[keys[0]]!r}")
+        raise ValueError(f"{name}: {keys[0]} must be a whole number or text, but is {shown(entry[keys[0]])}")
     return entry
 
 
 def some(ids: Sequence[Id]) -> str:
-    """The first ids, and how many more there are."""
-    more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
-    return ", ".join(repr(sample) for sample in ids[:LISTED]) + more
+    """The first ids, as many as a sentence has room for, and how many more there are."""
+    named = [shown(sample) for sample in ids[:LISTED]]
+    while len(named) > 1 and sum(map(len, named)) > 3 * SHOWN:
+        named.pop()
+    more = f" and {len(ids) - len(named)} more" if len(ids) > len(named) else ""
+    return ", ".join(named) + more
+
+
+def shown(value: object) -> str:
+    """A value as errors quote it: in one line, and its beginning only if it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def holds_boolean(values: object) -> bool:
+    """Whether one of the numbers in lists is true or false, which arrays take for 1 or 0."""
+    return isinstance(values, bool) or (isinstance(values, list | tuple) and any(map(holds_boolean, values)))

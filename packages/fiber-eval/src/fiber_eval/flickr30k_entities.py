@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from fiber_eval.files import read_text
+from fiber_eval.files import read_text, shown
 
 Box = tuple[float, float, float, float]
 SentenceKey = tuple[str, int]
+
+LONGEST_ID = 200  # bytes, with a suffix less than a file's name may have
+FARTHEST = 1 << 31  # pixels
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,7 @@ def read_flickr30k_entities(root: Path, *, split: str = "test") -> list[Sentence
         >>> sentence.text, sentence.phrases[0].text, sentence.phrases[0].boxes_xyxy
         ('A dog runs .', 'A dog', ((10, 10, 60, 60),))
     """
-    listing = read_text(root / f"{split}.txt")
-    image_ids = dict.fromkeys(line.strip() for line in listing.splitlines() if line.strip())
+    image_ids = _read_listing(root / f"{split}.txt")
     sentences = []
     for image_id in image_ids:
         boxes = _read_boxes(root / "Annotations" / f"{image_id}.xml")
@@ -110,11 +112,20 @@ def read_flickr30k_entities(root: Path, *, split: str = "test") -> list[Sentence
     return sentences
 
 
+def _read_listing(path: Path) -> list[str]:
+    """The ids of images, a line each; files are named after them."""
+    image_ids = dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip())
+    for image_id in image_ids:
+        if not image_id.isprintable() or "/" in image_id or len(image_id.encode()) > LONGEST_ID:
+            raise ValueError(f"{path}: {shown(image_id)} is no id of an image; give the names of images without suffix")
+    return list(image_ids)
+
+
 def _read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     """The boxes of each phrase id that has any."""
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: encodings
         raise ValueError(f"{path} is not XML: {error}") from error
     boxes = defaultdict(list)
     for index, thing in enumerate(root.findall("object")):
@@ -131,10 +142,14 @@ def _parse_box(bndbox: ElementTree.Element, location: str) -> Box:
     texts = [bndbox.findtext(side, "") for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
         left, top, right, bottom = map(int, texts)
+        if max(map(abs, (left, top, right, bottom))) > FARTHEST:
+            raise ValueError("larger than any image")
     except ValueError as error:
-        raise ValueError(f"{location}: xmin, ymin, xmax, ymax must be whole numbers, but are {texts}") from error
+        raise ValueError(
+            f"{location}: xmin, ymin, xmax, ymax must be whole numbers of pixels, but are {shown(texts)}"
+        ) from error
     if right < left or bottom < top:
-        raise ValueError(f"{location}: bndbox must have xmin <= xmax and ymin <= ymax, but is {texts}")
+        raise ValueError(f"{location}: bndbox must have xmin <= xmax and ymin <= ymax, but is {shown(texts)}")
     return left, top, right, bottom
 
 
@@ -147,7 +162,7 @@ def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], location: s
         if opened is None and token.startswith("["):
             marks = token.split("/")[1:]
             if not marks or not marks[0].startswith("EN#"):
-                raise ValueError(f"{location}: a phrase must open like [/EN#283/people, but opens with {token}")
+                raise ValueError(f"{location}: a phrase must open like [/EN#283/people, but opens with {shown(token)}")
             opened = len(words), marks
         elif opened is not None and token.endswith("]"):
             words.append(token[:-1])
@@ -158,5 +173,7 @@ def _parse_sentence(line: str, boxes: Mapping[str, tuple[Box, ...]], location: s
         else:
             words.append(token)
     if opened is not None:
-        raise ValueError(f"{location}: the phrase that opens with [/{'/'.join(opened[1])} is never closed by ]")
+        raise ValueError(
+            f"{location}: the phrase that opens with {shown('[/' + '/'.join(opened[1]))} is never closed by ]"
+        )
     return " ".join(words), tuple(phrases)

@@ -26,7 +26,7 @@ from fiber_eval._coco_evaluation import AREAS, Backend, average_precisions, cate
 from fiber_eval._regions import Given, GroundTruth, IouType, Regions, read_annotations, read_detections
 from fiber_eval._tensors import BoxFormat, OfImage
 from fiber_eval.detection import DetectionMetric
-from fiber_eval.files import Id
+from fiber_eval.files import Id, shown
 from fiber_eval.samples import MetricOptions, as_numbers, as_tensors
 
 FREQUENCIES = ("r", "c", "f")  # rare, common, frequent
@@ -231,13 +231,13 @@ def read_lvis(given: Given, iou_type: IouType) -> GroundTruth:
             ids = image.get(key)
             if not isinstance(ids, list):
                 raise ValueError(f"{source}: image {image_id} must hold a list {key}; give LVIS annotations")
-            if unknown := [i for i in ids if not isinstance(i, int) or i not in truth.categories]:
-                raise ValueError(f"{source}: {key} of image {image_id} holds {unknown[0]!r}, which is no category")
+            if unknown := [i for i in ids if type(i) is not int or i not in truth.categories]:
+                raise ValueError(f"{source}: {key} of image {image_id} holds {shown(unknown[0])}, which is no category")
     for category_id, category in truth.categories.items():
         if category.get("frequency") not in FREQUENCIES:
             raise ValueError(
                 f"{source}: frequency of category {category_id} must be one of {', '.join(FREQUENCIES)}, but is "
-                f"{category.get('frequency')!r}; give LVIS annotations"
+                f"{shown(category.get('frequency'))}; give LVIS annotations"
             )
     no_crowds = np.zeros_like(truth.regions.crowds)  # LVIS has none, and its code looks at none
     return replace(truth, regions=replace(truth.regions, crowds=no_crowds))

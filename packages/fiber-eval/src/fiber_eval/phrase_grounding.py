@@ -19,11 +19,13 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from fiber_eval.files import check_ids, naming, read_json
+from fiber_eval.files import check_ids, naming, read_json, shown
 from fiber_eval.flickr30k_entities import Phrase, Sentence, SentenceKey, read_flickr30k_entities
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 Protocol = Literal["separate", "merged"]
+
+MOST_DIGITS = 9  # of the number of a sentence
 
 _MISSED = 0  # the outcome of a phrase without a right box; of others, the rank of the first one, from 1
 
@@ -160,7 +162,9 @@ class PhraseGroundingRecall(PerSampleMetric):
     def _sentence_ranks(self, key: SentenceKey, boxes: Sequence[Tensor | Sequence[Sequence[float]]]) -> list[int]:
         """For each phrase the rank, from 1, of its first right box; 0 without one."""
         if key not in self.sentences:
-            raise ValueError(f"{_name(key)} is not among the {len(self.sentences)} annotated sentences")
+            raise ValueError(
+                f"sentence {key[1]} of image {shown(key[0])} is not among the {len(self.sentences)} annotated sentences"
+            )
         phrases = self.sentences[key].phrases
         if len(boxes) != len(phrases):
             raise ValueError(
@@ -247,14 +251,17 @@ def _add_file(metric: PhraseGroundingRecall, results: Path) -> None:
 
 def _entry_key(entry: object, location: str) -> SentenceKey:
     if not isinstance(entry, dict) or not entry.keys() >= {"image_id", "sentence_id", "boxes"}:
-        came = f"the keys {', '.join(entry)}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        came = f"the keys {shown(', '.join(entry))[1:-1]}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
         raise ValueError(f"{location} must be an object with image_id, sentence_id and boxes, but is {came}")
     if not isinstance(entry["boxes"], list):
         raise ValueError(f"{location}: boxes must be a list with one list of boxes for each phrase")
-    if not str(entry["sentence_id"]).isdecimal():
-        raise ValueError(f"{location}: sentence_id must be a whole number from 0 on, but is {entry['sentence_id']!r}")
+    number = str(entry["sentence_id"])
+    if not number.isdecimal() or len(number) > MOST_DIGITS:
+        raise ValueError(
+            f"{location}: sentence_id must be a whole number from 0 on, but is {shown(entry['sentence_id'])}"
+        )
     if isinstance(entry["image_id"], bool) or not isinstance(entry["image_id"], int | str):
-        raise ValueError(f"{location}: image_id must be a whole number or text, but is {entry['image_id']!r}")
+        raise ValueError(f"{location}: image_id must be a whole number or text, but is {shown(entry['image_id'])}")
     return str(entry["image_id"]), int(entry["sentence_id"])
 
 
@@ -281,7 +288,7 @@ def _as_boxes(boxes: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the boxes of {name} must be numbers [N, 4], but are {str(boxes)[:80]}") from error
+        raise ValueError(f"the boxes of {name} must be numbers [N, 4], but are {shown(boxes)}") from error
     if not tensor.numel():
         return tensor.reshape(0, 4)
     if tensor.ndim != 2 or tensor.shape[1] != 4:

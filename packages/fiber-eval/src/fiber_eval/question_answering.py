@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming, read_json
+from fiber_eval.files import Id, check_entry, naming, read_json, shown
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -103,7 +103,7 @@ class VQAAccuracy(PerSampleMetric):
         listed = self.known(ids, answers=answers)
         for question, answer in zip(listed, answers, strict=True):
             if not isinstance(answer, str):
-                raise ValueError(f"the answer to question {question!r} must be text, but is {answer!r}")
+                raise ValueError(f"the answer to question {shown(question)} must be text, but is {shown(answer)}")
         pairs = zip(listed, answers, strict=True)
         self.record(listed, [_agreement(answer, self.people[question]) for question, answer in pairs])
 
@@ -242,12 +242,16 @@ def _check_annotation(annotation: object, name: str) -> None:
     entry = check_entry(annotation, keys, name)
     for kind in ("question_type", "answer_type"):
         if not isinstance(entry[kind], str):
-            raise ValueError(f"{name}, question {entry['question_id']!r}: {kind} must be text, but is {entry[kind]!r}")
+            raise ValueError(
+                f"{name}, question {shown(entry['question_id'])}: {kind} must be text, but is {shown(entry[kind])}"
+            )
     answers = entry["answers"]
     if not isinstance(answers, Sequence) or not answers:
-        raise ValueError(f"{name}, question {entry['question_id']!r}, must have a list of at least one answer")
+        raise ValueError(f"{name}, question {shown(entry['question_id'])}, must have a list of at least one answer")
     if not all(isinstance(each, Mapping) and isinstance(each.get("answer"), str) for each in answers):
-        raise ValueError(f"{name}, question {entry['question_id']!r}: each of its answers must hold a text 'answer'")
+        raise ValueError(
+            f"{name}, question {shown(entry['question_id'])}: each of its answers must hold a text 'answer'"
+        )
 
 
 def _answers(entries: object) -> dict[Id, str]:
@@ -257,6 +261,8 @@ def _answers(entries: object) -> dict[Id, str]:
     for index, entry in enumerate(entries):
         check_entry(entry, ("question_id", "answer"), f"entry {index}")
         if entry["question_id"] in answers:
-            raise ValueError(f"entry {index}: question {entry['question_id']!r} came before; keep one answer of each")
+            raise ValueError(
+                f"entry {index}: question {shown(entry['question_id'])} came before; keep one answer of each"
+            )
         answers[entry["question_id"]] = entry["answer"]
     return answers

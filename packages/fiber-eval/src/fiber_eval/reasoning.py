@@ -14,7 +14,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming, read_text
+from fiber_eval.files import Id, check_entry, naming, read_text, shown
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 
@@ -52,7 +52,7 @@ class NLVR2Accuracy(PerSampleMetric):
         **kwargs: Unpack[MetricOptions],
     ) -> None:
         super().__init__(list(labels), "example", **kwargs)
-        self.labels = {name: _truth(label, f"the label of {name!r}") for name, label in labels.items()}
+        self.labels = {name: _truth(label, f"the label of {shown(name)}") for name, label in labels.items()}
         self.sentences = {name: _sentence(name) for name in labels}
         self.subsets: dict[str, list[Id]] = {}
         for name, part in (subsets or {}).items():
@@ -74,7 +74,7 @@ class NLVR2Accuracy(PerSampleMetric):
         """
         listed = self.known(ids, predictions=predictions)
         values = predictions.tolist() if isinstance(predictions, Tensor) else predictions
-        truths = [_truth(value, f"the prediction of {name!r}") for name, value in zip(listed, values, strict=True)]
+        truths = [_truth(value, f"the prediction of {shown(name)}") for name, value in zip(listed, values, strict=True)]
         self.record(listed, [int(truth == self.labels[str(name)]) for name, truth in zip(listed, truths, strict=True)])
 
     def compute(self) -> dict[str, Tensor]:
@@ -158,9 +158,11 @@ def score_files(annotations: Path, results: Path, *, subsets: Mapping[str, Path]
             continue
         identifier, comma, prediction = line.strip().partition(",")
         if not comma:
-            raise ValueError(f"{results}, line {number}: expected 'identifier,prediction', but found {line.strip()!r}")
+            raise ValueError(
+                f"{results}, line {number}: expected 'identifier,prediction', but found {shown(line.strip())}"
+            )
         if identifier in predictions:
-            raise ValueError(f"{results}, line {number}: {identifier!r} came before; keep one prediction of each")
+            raise ValueError(f"{results}, line {number}: {shown(identifier)} came before; keep one prediction of each")
         predictions[identifier] = prediction
     with naming(results):
         metric.update(list(predictions.values()), ids=list(predictions))
@@ -176,10 +178,12 @@ def _read_labels(path: Path) -> dict[str, str]:
             try:
                 example = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"expected a JSON object with identifier and label, but found {line!r:.80}") from error
+                raise ValueError(
+                    f"expected a JSON object with identifier and label, but found {shown(line)}"
+                ) from error
             check_entry(example, ("identifier", "label"), "the example")
             if example["identifier"] in labels:
-                raise ValueError(f"{example['identifier']!r} came before; keep one line of each")
+                raise ValueError(f"{shown(example['identifier'])} came before; keep one line of each")
         labels[example["identifier"]] = example["label"]
     return labels
 
@@ -187,7 +191,7 @@ def _read_labels(path: Path) -> dict[str, str]:
 def _truth(value: object, name: str) -> bool:
     truth = {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
     if truth not in (True, False):
-        raise ValueError(f"{name} must be true or false, but is {value!r}")
+        raise ValueError(f"{name} must be true or false, but is {shown(value)}")
     return bool(truth)
 
 
@@ -195,7 +199,7 @@ def _sentence(identifier: str) -> str:
     """What the examples of one sentence share: the identifier without its third field, the image pair."""
     fields = str(identifier).split("-")
     if len(fields) < 4:
-        raise ValueError(f"an identifier must have the form split-set-pair-sentence, but one is {identifier!r}")
+        raise ValueError(f"an identifier must have the form split-set-pair-sentence, but one is {shown(identifier)}")
     return "-".join([*fields[:2], *fields[3:]])
 
 

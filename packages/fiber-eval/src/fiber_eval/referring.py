@@ -21,7 +21,7 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming, read_json, some
+from fiber_eval.files import Id, check_entry, naming, read_json, shown, some
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 Criterion = Literal["iou", "giou", "inclusive_iou"]
@@ -76,7 +76,9 @@ class ReferringAccuracy(PerSampleMetric):
         self.targets = {name: _target(box, name) for name, box in targets.items()}
         self.datasets = dict.fromkeys(targets, UNNAMED) if datasets is None else dict(datasets)
         if unnamed := [name for name in targets if name not in self.datasets]:
-            raise ValueError(f"expression {unnamed[0]!r} is of no data set; name one for each expression, or for none")
+            raise ValueError(
+                f"expression {shown(unnamed[0])} is of no data set; name one for each expression, or for none"
+            )
 
     def update(
         self, boxes: Sequence[Boxes], scores: Sequence[Tensor | Sequence[float]], *, ids: Tensor | Sequence[Id]
@@ -120,12 +122,12 @@ class ReferringAccuracy(PerSampleMetric):
         return {name: rank or None for name, rank in self.seen_everywhere().items()}
 
     def _rank(self, name: Id, boxes: Boxes, scores: Tensor | Sequence[float]) -> int:
-        found = _boxes(boxes, f"the boxes of expression {name!r}")
-        confidence = _numbers(scores, f"the scores of expression {name!r}")
+        found = _boxes(boxes, f"the boxes of expression {shown(name)}")
+        confidence = _numbers(scores, f"the scores of expression {shown(name)}")
         if confidence.shape != (len(found),) or confidence.isnan().any():
             raise ValueError(
-                f"the scores of expression {name!r} must be {len(found)} numbers, one a box, without NaN, but are "
-                f"{confidence.tolist()}"
+                f"the scores of expression {shown(name)} must be {len(found)} numbers, one a box, without NaN, but are "
+                f"{shown(confidence.tolist())}"
             )
         fits = (_overlap(found, self.targets[name], self.criterion) >= self.threshold).tolist()
         ranked = sorted(zip(confidence.tolist(), found.tolist(), fits, strict=True), reverse=True)
@@ -253,7 +255,7 @@ def _check_options(ks: Sequence[int], criterion: str, threshold: float) -> None:
 
 
 def _target(box: Box, expression: Id) -> Tensor:
-    name = f"the target of expression {expression!r}"
+    name = f"the target of expression {shown(expression)}"
     checked = _numbers(box, name)
     if checked.shape != (4,):
         raise ValueError(f"{name} must be x1, y1, x2, y2, but has shape {tuple(checked.shape)}")
@@ -280,7 +282,7 @@ def _numbers(values: object, name: str) -> Tensor:
     try:
         return torch.as_tensor(values, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers in lists of equal length, but are {str(values)[:80]}") from error
+        raise ValueError(f"{name} must be numbers in lists of equal length, but are {shown(values)}") from error
 
 
 def _corners(entry: object, keys: Sequence[str], name: str) -> list[float]:
@@ -288,7 +290,7 @@ def _corners(entry: object, keys: Sequence[str], name: str) -> list[float]:
     bbox = check_entry(entry, keys, name)["bbox"]
     box = _numbers(bbox, f"{name}: bbox")
     if box.shape != (4,) or not box.isfinite().all() or (box[2:] < 0).any():
-        raise ValueError(f"{name}: bbox must be finite [x, y, width, height], no size negative, but is {bbox}")
+        raise ValueError(f"{name}: bbox must be finite [x, y, width, height], no size negative, but is {shown(bbox)}")
     return [*box[:2].tolist(), *(box[:2] + box[2:]).tolist()]
 
 
@@ -302,16 +304,16 @@ def _targets(content: object) -> tuple[dict[Id, Box], dict[Id, str]]:
         check_entry(image, ("id",), f"image {index}")
         dataset = image.get("dataset_name", UNNAMED)
         if image["id"] in datasets:
-            raise ValueError(f"image {index}: id {image['id']!r} came before; give each image its own")
+            raise ValueError(f"image {index}: id {shown(image['id'])} came before; give each image its own")
         if not isinstance(dataset, str):
-            raise ValueError(f"image {index}: dataset_name must be text, but is {dataset!r}")
+            raise ValueError(f"image {index}: dataset_name must be text, but is {shown(dataset)}")
         datasets[image["id"]] = dataset
     targets: dict[Id, Box] = {}
     for index, entry in enumerate(content["annotations"]):
         box = _corners(entry, ("image_id", "bbox"), f"annotation {index}")
         if entry["image_id"] in targets or entry["image_id"] not in datasets:
             raise ValueError(
-                f"annotation {index}: image {entry['image_id']!r} must be among the images and have one box only"
+                f"annotation {index}: image {shown(entry['image_id'])} must be among the images and have one box only"
             )
         targets[entry["image_id"]] = box
     if bare := [image for image in datasets if image not in targets]:
@@ -324,7 +326,7 @@ def _detections(entries: list[Any]) -> dict[Id, Prediction]:
     for index, entry in enumerate(entries):
         corners = _corners(entry, ("image_id", "bbox", "score"), f"entry {index}")
         if not isinstance(entry["score"], int | float) or math.isnan(entry["score"]):
-            raise ValueError(f"entry {index}: score must be a number, but is {entry['score']!r}")
+            raise ValueError(f"entry {index}: score must be a number, but is {shown(entry['score'])}")
         boxes, scores = found.setdefault(entry["image_id"], ([], []))
         boxes.append(corners)
         scores.append(entry["score"])
@@ -338,14 +340,14 @@ def _predictions(content: object, targets: Mapping[Id, Box]) -> dict[Id, Predict
     if len(names) < len(targets):
         alike = next(name for name in targets if names[str(name)] != name)
         raise ValueError(
-            f"the key {str(alike)!r} stands for two expressions, {alike!r} and {names[str(alike)]!r}; give a list of "
-            "detections, or ids that differ as text"
+            f"the key {shown(str(alike))} stands for two expressions, {shown(alike)} and "
+            f"{shown(names[str(alike)])}; give a list of detections, or ids that differ as text"
         )
     found: dict[Id, Prediction] = {}
     key: str
     for key, entry in content.items():
         if not isinstance(entry, dict) or not {"boxes", "scores"} <= entry.keys():
-            raise ValueError(f"entry {key!r} must be an object with boxes and scores, but is {str(entry)[:80]}")
+            raise ValueError(f"entry {shown(key)} must be an object with boxes and scores, but is {shown(entry)}")
         name = names.get(key, key)
         found[name] = (entry["boxes"], entry["scores"])
     return found

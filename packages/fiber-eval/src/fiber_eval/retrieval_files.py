@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fiber_eval.files import read_json
+from fiber_eval.files import holds_boolean, read_json
 from fiber_eval.retrieval import Ties, retrieval_recall
 from fiber_eval.samples import as_numbers
 
@@ -60,17 +59,28 @@ def score_files(
 
 def _read_array(path: Path, key: str) -> Any:
     """A numeric array of a file."""
-    try:
-        contents = np.load(path) if path.suffix == ".npz" else None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not npz; write it anew with numpy.savez(path, {key}=...)") from error
-    contents = read_json(path) if contents is None else contents
-    if not (isinstance(contents, dict) or hasattr(contents, "files")) or key not in contents:
+    contents = _read_npz(path, key) if path.suffix == ".npz" else read_json(path)
+    if not isinstance(contents, dict) or key not in contents:
         raise ValueError(f"{path} must hold {key!r}; write an object with that key, or numpy.savez(path, {key}=...)")
     try:
         array = np.asarray(contents[key])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: the rows of {key!r} must be equally long: {error}") from error
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: {key!r} must hold numbers, but holds {array.dtype}")
-    return array
+    if array.dtype.kind not in "iuf" or holds_boolean(contents[key]):
+        came = "true or false" if holds_boolean(contents[key]) else f"{array.dtype!s:.80}"
+        raise ValueError(f"{path}: {key!r} must hold numbers, but holds {came}")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{path}: {key!r} must hold numbers of 64 bits, but holds {array.max()}")
+    known = np.float32 if array.dtype.kind == "f" and array.itemsize == 4 else np.float64  # in the machine's byte order
+    return array.astype(known if array.dtype.kind == "f" else np.int64, copy=False)
+
+
+def _read_npz(path: Path, key: str) -> dict[str, Any]:
+    """The array of that name in an archive, if it holds one."""
+    try:
+        with np.load(path) as archive:
+            return {key: archive[key]} if key in archive else {}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds, and a broken size no memory
+        raise ValueError(f"{path} is not npz; write it anew with numpy.savez(path, {key}=...)") from error

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from fiber_eval.files import Id, check_ids, some
+from fiber_eval.files import Id, check_ids, shown, some
 
 if TYPE_CHECKING:  # absent from builds of PyTorch without distribution
     from torch.distributed import ProcessGroup
@@ -108,7 +108,7 @@ class PerSampleMetric(AnnotatedMetric):
             raise ValueError(f"there is nothing to score: the annotations hold no {noun}")
         if len(self.rows) < len(ids):
             repeated = next(sample for row, sample in enumerate(ids) if self.rows[sample] != row)
-            raise ValueError(f"{noun} {repeated!r} is annotated twice; give each {noun} one annotation")
+            raise ValueError(f"{noun} {shown(repeated)} is annotated twice; give each {noun} one annotation")
         empty = torch.full((len(ids),), UNSEEN, dtype=torch.int32)
         self.add_state("outcomes", default=empty, dist_reduce_fx=_first_seen)
 
@@ -132,8 +132,8 @@ class PerSampleMetric(AnnotatedMetric):
         for sample, row, outcome in zip(ids, rows, outcomes, strict=True):
             if kept[row] not in (UNSEEN, outcome):
                 raise ValueError(
-                    f"{self.noun} {sample!r} came twice with different predictions; give each {self.noun} the id of "
-                    "its annotation, and reset the metric between evaluations"
+                    f"{self.noun} {shown(sample)} came twice with different predictions; give each {self.noun} the "
+                    "id of its annotation, and reset the metric between evaluations"
                 )
             kept[row] = outcome
         if kept:

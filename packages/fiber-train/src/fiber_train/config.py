@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from fiber_train.recipe_files import RECIPES, find_recipes, own_recipes, parse_yaml, read_recipe, recipe_files
 
 DEFAULT_TASK = "pretraining"
+LONGEST_NAME = 200  # characters of a task's
 
 
 @dataclass
@@ -204,32 +206,54 @@ def load_config(
     """
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
     if malformed := [word for word in overrides if "=" not in word]:
-        raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r}")
+        raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r:.80}")
     last = ("the command line", parse_yaml(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
+    with _one_sentence(recipe):
+        return _load(recipes, last, known, task)
+
+
+def _load(
+    recipes: Sequence[str | Path], last: tuple[str, Any], known: dict[str, list[Path]], task: type | None
+) -> TrainConfig:
     first_look = [(str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
-    name = _task_name([*first_look, last])
+    name, source = _task_name([*first_look, last])
     _check_before_import([*first_look, last], name if task is None else None)
-    kind = resolve(name, "fiber.tasks") if task is None else task
+    try:
+        kind = resolve(name, "fiber.tasks") if task is None else task
+    except ValueError as error:
+        raise ValueError(f"{source}: task.name: {error}") from error
     layers = [
         (str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))
     ]
     config: Any = _schema(kind)
     everything = _all_keys(config)
-    try:
-        for source, layer in (*layers, last):
-            _check_keys(layer, config, source, everything)
+    for source, layer in (*layers, last):
+        _check_keys(layer, config, source, everything)
+        try:
             config = OmegaConf.merge(config, layer)
-        if task is not None or OmegaConf.is_missing(config.task, "name"):
-            config.task.name = name_of(kind, "fiber.tasks")
-        made = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        raise ValueError(f"{error.full_key} is not set; give it as {error.full_key}=...") from error
-    except (ConfigKeyError, OmegaConfBaseException) as error:
-        raise ValueError(f"{error.full_key or recipe}: {str(error).splitlines()[0]}") from error
+        except TypeError as error:  # of a dictionary in place of a tuple
+            raise ValueError(f"{source}: a setting has another type than it should: {error!s:.300}") from error
+    if task is not None or OmegaConf.is_missing(config.task, "name"):
+        config.task.name = name_of(kind, "fiber.tasks")
+    made = OmegaConf.to_object(config)
     assert isinstance(made, TrainConfig)
     _check_values(made)
     return made
+
+
+@contextmanager
+def _one_sentence(recipe: object) -> Iterator[None]:
+    """Turns what OmegaConf raises into a ValueError of one line that names the setting, or else the recipe."""
+    try:
+        yield
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key} is not set; give it as {error.full_key}=...") from error
+    except (ConfigKeyError, OmegaConfBaseException) as error:
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{f'{error.full_key or recipe}':.200}: {first:.300}") from error
+    except RecursionError as error:
+        raise ValueError(f"{recipe}: settings are nested too deep, or refer to each other in a circle") from error
 
 
 def _check_before_import(layers: Sequence[tuple[str, Any]], task_name: str | None) -> None:
@@ -250,15 +274,18 @@ def _check_before_import(layers: Sequence[tuple[str, Any]], task_name: str | Non
                 _check_keys(layer[key], schema[key], source, everything, f"{key}.")
 
 
-def _task_name(layers: Sequence[tuple[str, Any]]) -> str:
-    """The task of the last layer that names any."""
-    name = DEFAULT_TASK
+def _task_name(layers: Sequence[tuple[str, Any]]) -> tuple[str, str]:
+    """The task of the last layer that names any, and what errors call that layer."""
+    name, named = DEFAULT_TASK, ""
     for source, layer in layers:
         group = layer.get("task")
         if group is not None and not OmegaConf.is_dict(group):
             raise ValueError(f"{source}: task is a group of settings, not one; write task.NAME=")
-        name = (group or {}).get("name") or name
-    return name
+        own = (group or {}).get("name")
+        if own is not None and (not isinstance(own, str) or len(own) > LONGEST_NAME):
+            raise ValueError(f"{source}: task.name must be the name of a task or an import path, is {own!r:.80}")
+        name, named = (own, source) if own else (name, named)
+    return name, named
 
 
 def _schema(task: type) -> DictConfig:
@@ -282,7 +309,7 @@ def _check_keys(layer: Any, schema: DictConfig, source: str, everything: list[st
             guess += [f"{prefix}{near}" for near in get_close_matches(str(key), map(str, known), n=1)]
             guess += get_close_matches(f"{prefix}{key}", everything, n=1, cutoff=0.5)
             hint = f"; did you mean {guess[0]!r}?" if guess else ""
-            raise ValueError(f"{source}: no setting is called {prefix + str(key)!r}{hint}")
+            raise ValueError(f"{source}: no setting is called {prefix + str(key)!r:.120}{hint}")
         if _is_group(schema, key):
             if not OmegaConf.is_dict(layer[key]):
                 raise ValueError(f"{source}: {prefix}{key} is a group of settings, not one; write {prefix}{key}.NAME=")
@@ -333,7 +360,7 @@ def _check_values(config: TrainConfig) -> None:
     if config.data.format_options and config.data.format is None:
         raise ValueError("data.format_options are those of data.format, which is not set")
     if config.data.exif not in ("stored", "displayed", None):
-        raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {config.data.exif!r}")
+        raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {config.data.exif!r:.80}")
     if config.data.max_pixels is not None and config.data.max_pixels < 1:
         raise ValueError(f"data.max_pixels must be at least 1, is {config.data.max_pixels}")
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
@@ -345,11 +372,14 @@ def _check_values(config: TrainConfig) -> None:
 
 def _check_optim(optim: OptimConfig) -> None:
     if optim.schedule not in ("linear", "cosine", "step", "constant") and optim.schedule.isidentifier():
-        raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r}")
+        raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r:.80}")
     if optim.schedule_options and optim.schedule.isidentifier():
-        raise ValueError(f"optim.schedule_options are for a schedule of yours, {optim.schedule!r} takes none")
+        raise ValueError(f"optim.schedule_options are for a schedule of yours, {optim.schedule!r:.80} takes none")
+    betas: Sequence[object] = optim.betas  # OmegaConf checks neither number nor type of a tuple's elements
+    if len(betas) != 2 or not all(isinstance(beta, float | int) and 0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optim.betas must be two numbers from 0 on and below 1, are {list(betas)!s:.80}")
     if not all(0 < share < 1 for share in optim.milestones):
-        raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones}")
+        raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones!s:.80}")
     if optim.decay_milestone_ratio is not None and optim.schedule != "step":
         raise ValueError("optim.decay_milestone_ratio needs optim.schedule=step, whose milestones it refers to")
     if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:

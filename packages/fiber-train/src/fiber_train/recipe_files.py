@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fiber_backbone.seams import available
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from yaml import CollectionNode, MappingNode, Node, SafeLoader, YAMLError, compose
 
 RECIPES = Path(__file__).parent / "recipes"
+DEEPEST = 32  # levels of settings
+LARGEST = 100_000  # values of a recipe
 
 
 def find_recipes() -> dict[str, list[Path]]:
@@ -57,13 +60,45 @@ def recipe_files(recipe: str | Path, known: dict[str, list[Path]], own: Path | N
 
 
 def read_recipe(path: Path) -> Any:
-    """The settings of a file, not yet checked."""
-    return parse_yaml(OmegaConf.create, path.read_text(encoding="utf-8"), str(path))
+    """The settings of a file, not yet checked.
+
+    Raises:
+        ValueError: The file is no YAML in UTF-8, holds no settings, or more than anybody writes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file ({error}); save it as UTF-8") from error
+    document = parse_yaml(lambda content: compose(content, SafeLoader), text, str(path))
+    if document is not None and not isinstance(document, MappingNode):
+        raise ValueError(f"{path} must hold settings, `NAME: VALUE`, but holds a list or a single value")
+    _measure(document, path)
+    return parse_yaml(OmegaConf.create, text, str(path))
+
+
+def _measure(document: Node | None, path: Path) -> None:
+    """ValueError if a document is nested too deep, or too large once its aliases are written out."""
+    sizes: dict[int, int] = {}  # of nodes, by identity: an alias is the node itself
+
+    def size(node: Node | None, depth: int) -> int:
+        if depth > DEEPEST:  # so is a node that holds itself
+            raise ValueError(f"{path}: settings must not be nested deeper than {DEEPEST} levels")
+        if not isinstance(node, CollectionNode):
+            return 1
+        if id(node) not in sizes:
+            parts = chain.from_iterable(node.value) if isinstance(node, MappingNode) else node.value
+            sizes[id(node)] = 1 + sum(size(part, depth + 1) for part in parts)
+        return sizes[id(node)]
+
+    if size(document, 0) > LARGEST:
+        raise ValueError(f"{path} must hold no more than {LARGEST} values, those of its aliases included")
 
 
 def parse_yaml(make: Callable[[Any], Any], content: Any, source: str) -> Any:
     """What `make` makes of text from `source`; ValueError if it is not YAML."""
     try:
         return make(content)
-    except YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{source}: settings must not be nested deeper than {DEEPEST} levels") from None
+    except (YAMLError, ValueError) as error:  # the latter: dates and numbers that are none
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split()):.300}") from error

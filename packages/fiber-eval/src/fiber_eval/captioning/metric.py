@@ -20,7 +20,7 @@ from fiber_eval.captioning.meteor.metric import meteor_score
 from fiber_eval.captioning.rouge import rouge_l
 from fiber_eval.captioning.spice.metric import NativeSpice, OfficialSpice
 from fiber_eval.captioning.tokenization import ptb_tokenize
-from fiber_eval.files import Id, check_entry, check_ids, naming, read_json, some
+from fiber_eval.files import Id, check_entry, check_ids, naming, read_json, shown, some
 from fiber_eval.samples import MetricOptions, RecordMetric, as_numbers, as_tensors
 
 # Of tokenized candidates and references: the value of the corpus, and [images] the value of each.
@@ -151,7 +151,7 @@ class CaptionScores(RecordMetric):
             raise ValueError(f"{some(unknown)}: no image of such an id has references; give both of the same data set")
         for image, caption in zip(images, captions, strict=True):
             if not isinstance(caption, str):
-                raise ValueError(f"the caption of image {image!r} must be text, but is {caption!r}")
+                raise ValueError(f"the caption of image {shown(image)} must be text, but is {shown(caption)}")
         self.keep("".join(f"{json.dumps(pair)}\n" for pair in zip(images, captions, strict=True)).encode())
 
     def compute(self) -> dict[str, Tensor]:
@@ -185,8 +185,8 @@ class CaptionScores(RecordMetric):
                 image, caption = json.loads(line)
                 if own.setdefault(image, caption) != caption:
                     raise ValueError(
-                        f"image {image!r} came twice with different captions; give each caption the id of its image "
-                        "(not its index in the batch), and reset the metric between evaluations"
+                        f"image {shown(image)} came twice with different captions; give each caption the id of "
+                        "its image (not its index in the batch), and reset the metric between evaluations"
                     )
             captions = own | captions  # the lowest rank's stays
         return captions
@@ -273,7 +273,7 @@ def _references(content: object) -> dict[Id, list[str]]:
     images: set[Id] = set()
     for index, image in enumerate(content.get("images") or ()):
         if (own := check_entry(image, ("id",), f"image {index}")["id"]) in images:
-            raise ValueError(f"image {index}: id {own!r} came before; give each image its own")
+            raise ValueError(f"image {index}: id {shown(own)} came before; give each image its own")
         images.add(own)
     references: dict[Id, list[str]] = {}
     for image, caption in _pairs(content["annotations"], "annotation"):
@@ -287,7 +287,7 @@ def _captions(content: object) -> dict[Id, str]:
     captions: dict[Id, str] = {}
     for index, (image, caption) in enumerate(_pairs(content, "entry")):
         if image in captions:
-            raise ValueError(f"entry {index}: image {image!r} came before; keep one caption of each")
+            raise ValueError(f"entry {index}: image {shown(image)} came before; keep one caption of each")
         captions[image] = caption
     return captions
 
@@ -297,7 +297,8 @@ def _pairs(entries: Sequence[Any], kind: str) -> list[tuple[Id, str]]:
         check_entry(entry, ("image_id", "caption"), f"{kind} {index}")
         if not isinstance(entry["caption"], str):
             raise ValueError(
-                f"{kind} {index}, image {entry['image_id']!r}: caption must be text, but is {entry['caption']!r}"
+                f"{kind} {index}, image {shown(entry['image_id'])}: caption must be text, but is "
+                f"{shown(entry['caption'])}"
             )
     return [(entry["image_id"], entry["caption"]) for entry in entries]
 
