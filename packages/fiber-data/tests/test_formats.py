@@ -238,7 +238,10 @@ def test_folders_that_are_unclear_or_hold_nothing(tmp_path):
 def test_captions_that_are_empty_are_left_out_and_counted_by_every_reader(tmp_path):
     put_images(tmp_path / "a.jpg")
     texts = ["a cat", " ", ""]
-    captions = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": text} for text in texts]}
+    captions = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "caption": text} for text in texts],
+    }
     entry = {"filename": "a.jpg", "split": "val", "sentences": [{"raw": text} for text in texts]}
     for read, content, place in (
         (read_coco_captions, captions, r"annotations\[1\]"),
