@@ -145,7 +145,7 @@ def test_sentences_that_never_came():
 @pytest.mark.parametrize(
     ("key", "boxes", "message"),
     [
-        (("9", 0), [], "sentence 0 of image 9 is not among the 3 annotated sentences"),
+        (("9", 0), [], "sentence 0 of image '9' is not among the 3 annotated sentences"),
         (("7", 1), [[MAN]], "sentence 1 of image 7 has 2 phrases with boxes, but predictions of 1 came"),
         (("7", 0), [[MAN]], "sentence 0 of image 7 has 0 phrases"),
         (("7", 1), [[MAN], [MAN, (5, 5, 4, 9)]], r"box 1 of phrase 1 of sentence 1 of image 7 must .* \[5.0, 5.0, 4.0"),
@@ -259,7 +259,7 @@ def test_scores_a_file(tmp_path: Path):
         (json.dumps([GOOD | {"sentence_id": -1}]), "entry 0: sentence_id must be a whole number from 0 on, but is -1"),
         (json.dumps([GOOD | {"boxes": None}]), "entry 0: boxes must be a list"),
         (json.dumps([GOOD, GOOD]), "entry 1: sentence 1 of image 7 has a prediction already, entry 0"),
-        (json.dumps([GOOD, GOOD | {"image_id": 8}]), "entry 1: sentence 1 of image 8 is not among"),
+        (json.dumps([GOOD, GOOD | {"image_id": 8}]), "entry 1: sentence 1 of image '8' is not among"),
         (json.dumps([GOOD | {"boxes": [[MAN], [[0, 0, -1, 5]]]}]), "entry 0: box 0 of phrase 1 of sentence 1"),
         (json.dumps([GOOD | {"boxes": [[MAN], [[0, 0, float("nan"), 5]]]}]), "entry 0: box 0 of phrase 1"),
         ("[]", "results.json: 2 of 2 phrases have no prediction"),

@@ -27,7 +27,7 @@ def run_lengths(shape: Any, image: Mapping[str, Any], where: str) -> dict[str, A
     Raises:
         ValueError: The shape is none of these, or of another size.
     """
-    size = [image.get("height"), image.get("width")]
+    size: list[Any] = [image.get("height"), image.get("width")]
     if not all(type(side) is int and 0 < side < MOST_PIXELS for side in size) or size[0] * size[1] >= MOST_PIXELS:
         raise ValueError(
             f"{where}: masks need the height and width of image {image['id']}, but they are {shown(size[0])} and "
