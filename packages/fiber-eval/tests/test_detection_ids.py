@@ -55,3 +55,40 @@ def test_other_ids_are_refused(bad: Any) -> None:
     truth["annotations"][1]["image_id"] = bad
     with pytest.raises(ValueError, match="annotations, entry 1: image_id must be an integer"):
         coco_ap(found, truth)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ([[0, 0, 4, float("inf"), 4, 4]], "segmentation must be polygons or run lengths"),
+        ([[0, 0, 1e9, 0, 4, 4]], "segmentation must be polygons or run lengths"),
+        ({"size": [8, 8], "counts": [60, 5]}, "add up to"),
+        ({"size": [8, 8], "counts": [-1, 65]}, "add up to"),
+    ],
+)
+def test_masks_that_no_evaluator_survives_are_refused(shape: object, sentence: str) -> None:
+    """pycocotools crashes on them, or never comes back."""
+    annotations = {
+        "images": [{"id": 1, "height": 8, "width": 8}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "segmentation": shape,
+                "area": 5,
+                "iscrowd": 0,
+                "bbox": [0, 0, 4, 4],
+            }
+        ],
+    }
+    with pytest.raises(ValueError, match=sentence):
+        coco_ap([], annotations, iou_type="segm")
+
+
+def test_a_boolean_among_ids_is_no_id() -> None:
+    annotations = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1, "name": "cat"}], "annotations": []}
+    row = {"category_id": 1, "bbox": [0, 0, 4, 4], "score": 0.5}
+    with pytest.raises(ValueError, match="image_id must be an integer, but is True"):
+        coco_ap([{"image_id": 2, **row}, {"image_id": True, **row}], annotations)
