@@ -270,8 +270,10 @@ def _check_ids(captions: Mapping[Id, Any], references: Mapping[Id, Any]) -> None
 def _references(content: object) -> dict[Id, list[str]]:
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError("expected a JSON object with a list 'annotations'")
-    images: set[Id] = set()
-    for index, image in enumerate(content.get("images") or ()):
+    listed, images = content.get("images") or [], set[Id]()
+    if not isinstance(listed, list):
+        raise ValueError(f"expected 'images' as a list, but found {shown(listed)}")
+    for index, image in enumerate(listed):
         if (own := check_entry(image, ("id",), f"image {index}")["id"]) in images:
             raise ValueError(f"image {index}: id {shown(own)} came before; give each image its own")
         images.add(own)
