@@ -378,7 +378,7 @@ def _check_optim(optim: OptimConfig) -> None:
     betas: Sequence[object] = optim.betas  # OmegaConf checks neither number nor type of a tuple's elements
     if len(betas) != 2 or not all(isinstance(beta, float | int) and 0 <= beta < 1 for beta in betas):
         raise ValueError(f"optim.betas must be two numbers from 0 on and below 1, are {list(betas)!s:.80}")
-    if not all(0 < share < 1 for share in optim.milestones):
+    if not all(isinstance(share, int | float) and 0 < share < 1 for share in optim.milestones):
         raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones!s:.80}")
     if optim.decay_milestone_ratio is not None and optim.schedule != "step":
         raise ValueError("optim.decay_milestone_ratio needs optim.schedule=step, whose milestones it refers to")
