@@ -60,7 +60,7 @@ def check_folder_of(root: str | Path, *, images: bool = False) -> Iterator[Check
         images: Whether to open each image too, for its size alone, with a progress bar.
 
     Returns:
-        What was found in each file, as it is read; files of no known name are not looked at.
+        What was found in each file, as it is read; files of no known name are not read.
 
     Raises:
         FileNotFoundError: There is no such folder.

@@ -22,7 +22,7 @@ class Inspection:
     num_without_caption: int
     missing: list[Path]
     broken: list[str] | None
-    """A sentence for each image that cannot be decoded; None if nobody looked."""
+    """A sentence for each image that cannot be decoded; None if none was decoded."""
     words: tuple[int, int, int, int]
     tokens: tuple[int, int, int, int] | None
     """Special tokens included; None without a tokenizer."""

@@ -9,8 +9,6 @@ from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-
 
 class FolderListing:
     """Which files are on disk: ``path in listing``, and each folder is listed once."""
@@ -38,13 +36,17 @@ class FolderListing:
             for name in self._list(folder):
                 stems.setdefault(_folded(Path(name).stem), []).append(name)
             self._by_stem[folder] = stems
-        names = self._by_stem[folder].get(_folded(path.stem), ())
-        images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        if not (names := self._by_stem[folder].get(_folded(path.stem), [])):
+            return None  # as most images of web data that are missing
+        from fiber_data.suffixes import image_suffixes  # Pillow only where a name is not there as it is written
+
+        suffixes = image_suffixes()
+        images = [name for name in names if Path(name).suffix.lower() in suffixes]
         composed, folded = normalize("NFC", path.name), _folded(path.name)
         for alike in (
             [name for name in names if normalize("NFC", name) == composed],
             [name for name in names if _folded(name) == folded],
-            images if path.suffix.lower() in IMAGE_SUFFIXES else [],
+            images if path.suffix.lower() in suffixes else [],
         ):
             if alike:
                 return folder / alike[0] if len(alike) == 1 else None
