@@ -181,7 +181,8 @@ def run_pytest(session: nox.Session, *tests: Path | str) -> None:
             *workers,
             *map(str, tests),
             *session.posargs,
-            env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None},
+            # Without bytecode each of the processes that tests start would compile torch's sources again.
+            env={"OMP_NUM_THREADS": threads, "PYTHONPATH": None, "PYTHONDONTWRITEBYTECODE": None},
         )
 
 

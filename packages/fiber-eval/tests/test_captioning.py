@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval.captioning import (
     CaptionScores,
     bleu_score,
@@ -318,8 +316,6 @@ def test_texts_refused(scorer: Any, candidates: list, references: list, message:
 
 def work(rank: int, folder: str) -> None:
     """Uneven shards: first both have captions, some the same; then process 1 has none."""
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     captions, references = samples()
     ids, texts = list(captions), list(captions.values())
     spread, idle = CaptionScores(references), CaptionScores(references)
@@ -331,11 +327,10 @@ def work(rank: int, folder: str) -> None:
             spread.update(texts[start : start + 3], ids=ids[start : start + 3])
         spread.update(["the padding of a sampler, captioned a little differently"], ids=ids[:1])
     torch.save(([spread.compute(), idle.compute()], spread.per_image()), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     expected = score_captions(*samples(), per_image=True)
     per_image = expected.pop("perImage")
     for rank in range(2):

@@ -8,15 +8,13 @@ import gzip
 import io
 import json
 import math
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval.detection import CocoAP, coco_ap, score_files
 from pycocotools import mask as rle_ops
 from pycocotools.coco import COCO
@@ -374,8 +372,6 @@ def test_options_refused(options: dict[str, Any], message: str):
 
 def work(rank: int, folder: str) -> None:
     """Uneven shards that overlap; in the second case process 1 has nothing."""
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     annotations, found = scene()
     given = predictions(annotations, found)
     ids = list(given)
@@ -385,12 +381,11 @@ def work(rank: int, folder: str) -> None:
     if rank == 0:
         idle.update(list(given.values()), ids=ids)
     torch.save([spread.compute(), idle.compute()], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_processes_equal_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     expected = coco_ap(*reversed(scene()))
     for rank in (0, 1):
         for result in torch.load(tmp_path / f"{rank}.pt"):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval import CocoAP
 from pycocotools import mask as rle_ops
 from pycocotools.coco import COCO
@@ -254,8 +252,6 @@ def test_mask_of_another_size():
 
 def work(rank: int, folder: str) -> None:
     """Uneven shards without ids; shards that overlap with ids; all on process 0."""
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     predictions, targets = scenes()
     spread, named, idle = CocoAP(), CocoAP(), CocoAP()
     own, overlap = (slice(0, 3), slice(0, 6)) if rank == 0 else (slice(3, 10), slice(4, 10))
@@ -264,12 +260,11 @@ def work(rank: int, folder: str) -> None:
     if rank == 0:
         idle.update(predictions, targets)
     torch.save([metric.compute() for metric in (spread, named, idle)], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_processes_equal_pycocotools(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_pycocotools(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     expected = official(*contents(*scenes()))
     for rank in (0, 1):
         for result in torch.load(tmp_path / f"{rank}.pt"):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval.lvis import LvisAP, lvis_ap, score_files
 from pycocotools import mask as rle_ops
 
@@ -209,17 +207,14 @@ def test_the_metric_equals_the_function(lvis_reference: Path, options: dict[str,
 
 
 def work(rank: int, folder: str) -> None:
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     metric, idle = (LvisAP(two_images(), box_format="xywh", fixed=True) for _ in range(2))
     update(metric, ALL_RIGHT, [7] if rank == 0 else [8, 7])
     update(idle, ALL_RIGHT, [7, 8] if rank == 0 else [])
     torch.save([metric.compute(), idle.compute()], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     for rank in (0, 1):
         for result in torch.load(tmp_path / f"{rank}.pt"):
             assert {name: value.item() for name, value in result.items()} == lvis_ap(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import tarfile
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval.flickr30k_entities import Phrase, Sentence, read_flickr30k_entities
 from fiber_eval.phrase_grounding import PhraseGroundingRecall, phrase_grounding_recall, score_files
 
@@ -276,8 +274,6 @@ def test_broken_results(tmp_path: Path, text: str, message: str):
 
 def work(rank: int, folder: str) -> None:
     """Process 0 saw image 8, process 1 saw image 7, and image 8 again with another box; then process 1 saw nothing."""
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     metric, idle = PhraseGroundingRecall(sentences()), PhraseGroundingRecall(sentences())
     if rank == 0:
         phrase_grounding_recall(predictions(), sentences())  # waits for no other process
@@ -286,11 +282,10 @@ def work(rank: int, folder: str) -> None:
     else:
         metric.update([predictions()["7", 1], [[MEN[0]]]], ids=[("7", 1), ("8", 0)])
     torch.save([metric.compute(), idle.compute()], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_processes_equal_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     expected = phrase_grounding_recall(predictions(), sentences())
     assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == [expected, expected]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval.question_answering import VQAAccuracy
 from fiber_eval.reasoning import NLVR2Accuracy, nlvr2_accuracy, score_files
 from fiber_eval.referring import ReferringAccuracy
@@ -199,8 +197,6 @@ def whole() -> list[dict]:
 
 def work(rank: int, folder: str) -> None:
     """Uneven shards that overlap, then one process with everything and one with nothing."""
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     spread, idle, single = [], [], []
     shard = slice(0, 9) if rank == 0 else slice(7, None)
     for metric, batch in metrics_and_batches():
@@ -213,12 +209,11 @@ def work(rank: int, folder: str) -> None:
             metric.update(**batch)
         idle.append(metric.compute())
     torch.save((spread, idle, single), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_processes_equal_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     expected = whole()
     assert 0 < expected[0]["accuracy"] < 1
     assert 0 < expected[1]["overall"] < 100

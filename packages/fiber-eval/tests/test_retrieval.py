@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from fiber_eval import RetrievalRecall, retrieval_recall
 from safetensors.torch import load_file
 
@@ -290,8 +288,6 @@ def test_scores_refused(scores: torch.Tensor, owner: list, options: dict, messag
 
 def work(rank: int, folder: str) -> None:
     """Uneven shards: in the first case everything is spread and overlaps, in the second process 1 has nothing."""
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timeout)
     data = samples()
     spread, idle = RetrievalRecall(), RetrievalRecall()
     if rank == 0:
@@ -304,11 +300,10 @@ def work(rank: int, folder: str) -> None:
     results = [spread.compute(), idle.compute()]
     counts = [sum(map(len, spread.image_ids)), sum(map(len, idle.image_ids))]  # its own again, after the exchange
     torch.save((results, counts), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path, two_processes: Callable[..., None]):
+    two_processes(work)
     expected = from_scores(samples())
     for rank, own in ((0, [5, 30]), (1, [26, 0])):
         results, counts = torch.load(tmp_path / f"{rank}.pt")

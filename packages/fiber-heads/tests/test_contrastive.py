@@ -218,4 +218,4 @@ def test_two_processes_are_one() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_one_of_two, (port,), nprocs=2)
+    torch.multiprocessing.start_processes(_one_of_two, (port,), nprocs=2, start_method="fork")

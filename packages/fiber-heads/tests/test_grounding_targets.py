@@ -136,7 +136,7 @@ def loss_on_rank(rank: int, folder: str, case: str) -> None:
 def test_two_processes_share_the_counts(tmp_path: Path) -> None:
     case = fine_folder("v3")
     golden = json.loads((case / "loss.json").read_text())
-    mp.spawn(loss_on_rank, (str(tmp_path), str(case)), nprocs=2)
+    mp.start_processes(loss_on_rank, (str(tmp_path), str(case)), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for rank, losses in enumerate(ranks):
         expect_losses(losses, golden["train_two_ranks_one_image_each"][f"rank{rank}"])

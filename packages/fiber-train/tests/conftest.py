@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from fiber_data.scenes import generate_scenes
 from fiber_train.config import TrainConfig, load_config
 from fiber_train.run import train
@@ -85,3 +87,23 @@ def small_run(scenes: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
         return load_config("quickstart", [f"data.root={scenes}", f"out={tmp_path / name}", *SMALL, *overrides])
 
     return make
+
+
+def _member(rank: int, port: int, names: list[str], options: list[str]) -> None:
+    """One of two processes that a launcher has started, as torchrun does."""
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train(load_config(names, [*options, "trainer.accelerator=cpu", "trainer.devices=2"]))
+
+
+@pytest.fixture
+def train_by_two() -> Callable[[list[str], list[str]], None]:
+    """Trains recipes with options in two processes; forked, they need not import everything again."""
+
+    def run(names: list[str], options: list[str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        mp.start_processes(_member, (port, names, options), nprocs=2, start_method="fork")
+
+    return run

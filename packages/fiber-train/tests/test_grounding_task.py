@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +219,13 @@ def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path
     assert_same(Path(straight.out), Path(stopped.out))
 
 
-def test_two_processes_equal_one(scenes: Path, coarse: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(scenes: Path, coarse: Path, tmp_path: Path, train_by_two) -> None:
     """The losses are over the boxes of all processes, the evaluation over all their images."""
     given = [f"data.root={scenes}", f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.eval_every=0"]
     given += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0", "trainer.accelerator=cpu"]
     one, two = tmp_path / "one", tmp_path / "two"
     expected = train(load_config(["coco", "small"], [*given, f"out={one}"]))
-    command = [sys.executable, "-m", "fiber_train.cli", "train", "coco", "small", *given, f"out={two}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [*command, "trainer.devices=2"], capture_output=True, text=True, check=False, env=environment
-    )
-    assert finished.returncode == 0, finished.stderr
+    train_by_two(["coco", "small"], [*given, f"out={two}"])
     for (step, name, value), (other_step, other_name, other) in zip(losses(one), losses(two), strict=True):
         assert (step, name) == (other_step, other_name)
         assert value == pytest.approx(other, rel=1e-3), (step, name)

@@ -6,9 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,35 +86,13 @@ def asked_to_stop(after: int) -> Iterator[None]:
         yield
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(small_run, scenes: Path, tmp_path: Path) -> None:
-    straight = small_run("straight", "trainer.max_steps=12")
-    train(straight)
-    out = tmp_path / "killed"
-    arguments = command([f"data.root={scenes}", f"out={out}", *SMALL, "trainer.max_steps=12"])
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not find_checkpoints(out) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert find_checkpoints(out), "it was killed before its first checkpoint"
-    finished = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert "chance" in finished.stdout
-    assert_same(Path(straight.out), out)
-
-
-def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path, train_by_two) -> None:
     """With the contrast alone, whose candidates are those of all processes, losses and weights agree."""
     options = ["task.model.objectives=[itc]", "task.model.queue_size=12", "trainer.max_steps=4"]
     options += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0"]
-    options += ["trainer.accelerator=cpu"]
     one, out = small_run("one", *options), tmp_path / "two"
     results = train(one)
-    arguments = command([f"data.root={scenes}", f"out={out}", *SMALL, *options, "trainer.devices=2"])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
-    assert finished.returncode == 0, finished.stderr
+    train_by_two(["quickstart"], [f"data.root={scenes}", f"out={out}", *SMALL, *options])
     for (step, name, value), (other_step, other_name, other) in zip(losses(Path(one.out)), losses(out), strict=True):
         assert (step, name) == (other_step, other_name)
         assert value == pytest.approx(other, rel=1e-3), (step, name)
