@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         read_grounding,
         read_karpathy,
         read_nlvr2,
+        read_tar_shards,
         read_vqav2,
     )
     from fiber_data.grounding import DetectionDataset, GroundingDataset
@@ -90,6 +91,7 @@ _HOMES = {
         "read_grounding",
         "read_karpathy",
         "read_nlvr2",
+        "read_tar_shards",
         "read_vqav2",
     ),
     "grounding": ("DetectionDataset", "GroundingDataset"),
@@ -200,6 +202,7 @@ __all__ = [
     "read_grounding",
     "read_karpathy",
     "read_nlvr2",
+    "read_tar_shards",
     "read_vqav2",
     "soft_scores",
     "take_shots",

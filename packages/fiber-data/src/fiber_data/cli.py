@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
     from fiber_data.formats import CaptionSample, Samples
 
-_COMMANDS = ("scenes", "inspect", "check")
+_COMMANDS = ("scenes", "inspect", "check", "pack")
 _USUAL_SPLITS = ("train", "val", "test")
 
 
@@ -41,6 +41,16 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="list all that is wrong with the annotation files of a data set")
     check.add_argument("root", type=Path, help="folder of a data set, in whatever layout")
     check.add_argument("--images", action="store_true", help="open each image too, to compare its size")
+
+    pack = commands.add_parser("pack", help="write images and captions to tar shards, or go on doing so")
+    pack.add_argument("root", type=Path, help="folder of a data set with captions")
+    pack.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    pack.add_argument("--split", default="train", help="(%(default)s)")
+    pack.add_argument("--format", default="captions", help="reader of the data set, of the group fiber.formats")
+    pack.add_argument("--images-per-shard", type=int, default=5000, help="(%(default)s)")
+    pack.add_argument("--max-side", type=int, help="longest side in pixels; larger images are resized (none are)")
+    pack.add_argument("--workers", type=int, default=1, help="threads that pack (%(default)s)")
+    pack.add_argument("--verify", action="store_true", help="compare the shards with their checksums afterwards")
     return parser
 
 
@@ -59,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_name(words[0], parser)
     options = parser.parse_args(words)
     try:
-        return {"scenes": _scenes, "inspect": _inspect, "check": _check}[options.command](options)
+        return {"scenes": _scenes, "inspect": _inspect, "check": _check, "pack": _pack}[options.command](options)
     except (OSError, KeyError, ValueError) as error:
         sys.stderr.write(f"fiber-data: {error.args[0] if isinstance(error, KeyError) else error}\n")
         return 1
@@ -113,6 +123,27 @@ def _check(options: argparse.Namespace) -> int:
         noted += sum(fault.count for fault in checked.faults if not fault.refused)
     sys.stdout.write(f"files that a run refuses: {refused:,}; faults that it mends or leaves out: {noted:,}\n")
     return min(refused, 1)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from fiber_data.pack import pack, verify
+    from fiber_data.seams import resolve
+
+    samples = resolve(options.format, "fiber.formats")(options.root, options.split)
+    given = {"images_per_shard": options.images_per_shard, "max_side": options.max_side}
+    shards = pack(samples, options.out, options.split, num_workers=options.workers, **given)
+    images, captions, size = (
+        sum(getattr(shard, name) for shard in shards) for name in ("num_images", "num_captions", "num_bytes")
+    )
+    sys.stdout.write(
+        f"{options.out}: {images:,} images with {captions:,} captions in {len(shards):,} shards, {size / 1e6:,.1f} MB\n"
+    )
+    left_out = [reason for shard in shards for reason in shard.left_out]
+    if left_out:
+        sys.stdout.write(f"left out, for they cannot be read: {len(left_out):,} images, such as {left_out[0]}\n")
+    wrong = verify(options.out, options.split) if options.verify else []
+    sys.stderr.writelines(f"fiber-data: {sentence}\n" for sentence in wrong)
+    return min(len(wrong), 1)
 
 
 def _read_splits(root: Path, wanted: list[str] | None) -> dict[str, Samples[CaptionSample]]:

@@ -12,6 +12,7 @@ from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, read_json_lines, require
+from fiber_data.formats.tar_shards import ShardImage, read_tar_shards
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "QuestionSample",
     "ReasoningSample",
     "Samples",
+    "ShardImage",
     "SplitFile",
     "SplitNotFoundError",
     "faults_of",
@@ -39,6 +41,7 @@ __all__ = [
     "read_json_lines",
     "read_karpathy",
     "read_nlvr2",
+    "read_tar_shards",
     "read_vqav2",
     "require",
 ]

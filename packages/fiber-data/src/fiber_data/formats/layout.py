@@ -9,6 +9,7 @@ from fiber_data.formats.faults import BadEntries, Samples
 from fiber_data.formats.files import FileOfSplitNotFoundError
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
+from fiber_data.formats.tar_shards import has_tar_shards, read_tar_shards
 
 
 def read_captions(
@@ -25,15 +26,16 @@ def read_captions(
 
     1. COCO, `read_coco_captions`: ``annotations/captions_<split>.json``, with a year or without;
     2. Karpathy, `read_karpathy`: ``dataset_*.json`` or ``annotations/dataset_*.json``;
-    3. a caption folder, `read_caption_folder`: ``captions.jsonl`` or ``metadata.jsonl``, with ``images/`` or without.
+    3. a caption folder, `read_caption_folder`: ``captions.jsonl`` or ``metadata.jsonl``, with ``images/`` or without;
+    4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``.
 
     Args:
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ``"test"`` or what the files call it.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
         bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
-        hold_out: Of a caption folder whose lines have no split: about which share of the images is ``"val"``,
-            a tenth by default.
+        hold_out: Of a caption folder whose lines have no split, or of such shards: about which share of the images is
+            ``"val"``, a tenth by default.
 
     Returns:
         The samples of the split, and what was wrong with their file (``faults``).
@@ -48,7 +50,9 @@ def read_captions(
             return read(root, split, check_images=check_images, bad_entries=bad_entries)
     if caption_file(Path(root), split) is not None:
         return read_caption_folder(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
+    if has_tar_shards(Path(root)):
+        return read_tar_shards(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
     raise SplitNotFoundError(
         f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), dataset_*.json "
-        f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face)"
+        f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), or tar shards"
     )
