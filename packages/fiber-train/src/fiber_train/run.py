@@ -35,6 +35,7 @@ from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, read_metrics, tracking
+from fiber_train.unreadable import Unreadable
 from fiber_train.writing import replace_folder
 
 FIRST_PROCESS = "FIBER_FIRST_PROCESS"  # its id, in the environment of those that it starts
@@ -69,6 +70,7 @@ def train(
             keeps the best cannot be taken.
         FileNotFoundError: Data or weights are missing.
         NonFiniteLossError: Training diverged; the message names the last good checkpoint.
+        UnreadableError: More training samples cannot be read than `data.max_unreadable` says; a checkpoint was written.
         WriteError: The disk is full, or the like; the last checkpoint stays.
     """
     with stopping() as stop, _threads(config.trainer.threads):
@@ -160,7 +162,17 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     optim = config.optim
     average = None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay)
-    loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, optim.max_norm, average)
+    loop = Loop(
+        fabric,
+        wrapped,
+        wrapped_optimizer,
+        scheduler,
+        data.sampler,
+        trainer,
+        optim.max_norm,
+        average,
+        Unreadable(config.data.max_unreadable),
+    )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
         if loop.step > trainer.max_steps:

@@ -79,6 +79,7 @@ class Tracker:
         if self._also is not None:
             self._also(values, step)
         shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
+        shown |= {"unreadable": f"{value:.0f}" for name, value in values.items() if name == "train/unreadable"}
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix(shown)
         elif shown:  # no terminal: a line in the log instead of a bar

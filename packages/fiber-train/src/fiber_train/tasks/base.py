@@ -208,8 +208,7 @@ class Task(ABC, Generic[Settings]):
 
     def make_collator(self, processor: Any, training: bool) -> Collate:
         """What makes batches of items."""
-        # Broken images are replaced: processes that gather from each other need batches of equal size.
-        return ImageTextCollator(processor.tokenizer, processor.max_length, mlm_probability=None, fill_broken=True)
+        return ImageTextCollator(processor.tokenizer, processor.max_length, mlm_probability=None)
 
     def sampling_groups(self, dataset: Any) -> dict[str, Any]:
         """What the training data's sampler has to keep apart, or together (`unique_groups` of `EpochSampler`, ...)."""

@@ -167,7 +167,6 @@ class Grounding(Task[GroundingSettings]):
             processor.tokenizer,
             processor.max_length,
             mlm_probability=None,
-            fill_broken=True,
             size_divisor=processor.size_divisor,
         )
 

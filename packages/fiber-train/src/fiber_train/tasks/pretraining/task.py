@@ -48,7 +48,6 @@ class Pretraining(CaptionTask[PretrainingSettings]):
             processor.tokenizer,
             processor.max_length,
             mlm_probability=self.config.data.mlm_probability if masked else None,
-            fill_broken=True,
             pad_to_max_length=training and self.settings.model.queue_inputs != "none",
         )
 
