@@ -6,9 +6,10 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fiber_train.data import Processor, TrainingData, build_processor, build_tra
 from fiber_train.data_check import read_samples
 from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
-from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
+from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.loop import Loop
 from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
 from fiber_train.run_folder import claimed, on_first
@@ -219,9 +220,13 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             fabric.call("on_checkpoint", step=loop.step, folder=folder)
         fabric.barrier()
 
+    def keep(files: Mapping[str, str | bytes]) -> None:
+        if fabric.is_global_zero:
+            replace_folder(out / "predictions", partial(write_predictions, files), "predictions")
+
     def evaluate() -> Evaluation:
         with loop.averaged():
-            found = task.measure(loop.model, run.held_out, run.processor, fabric)
+            found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=keep)
             if fabric.is_global_zero:
                 keep_best(out, task.keeps_best_by, found, loop.step, run.write_model)
         fabric.barrier()

@@ -1,8 +1,8 @@
-"""Training samples that cannot be read: others come in their place, and too many of them end the run."""
+"""Samples that cannot be read: in training others come in their place, and too many of them end the run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,7 @@ class Unreadable:
         self._fresh |= dict.fromkeys(broken)
         if not batch["ids"]:
             count = len(set(broken))
-            raise UnreadableError(f"{count} training samples were tried in vain: {_some(broken)}; {_MEND}")
+            raise UnreadableError(f"{count} training samples were tried in vain: {some_reasons(broken)}; {_MEND}")
 
     def settle(self, fabric: Fabric) -> None:
         """Adds what all processes noted since the last time; the first one says which images are new."""
@@ -80,7 +80,7 @@ class Unreadable:
         self.tried = self.failed = 0
         return UnreadableError(
             f"{failed} of {tried} training samples could not be read, more than data.max_unreadable "
-            f"({self.most:.2%}) allows: {_some(self.reasons)}; {_MEND}"
+            f"({self.most:.2%}) allows: {some_reasons(self.reasons)}; {_MEND}"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Unreadable:
         self.reasons = dict.fromkeys(state["reasons"])
 
 
-def _some(reasons: Any) -> str:
+def some_reasons(reasons: Iterable[str]) -> str:
     """The first few reasons, and how many more there are."""
     different = list(dict.fromkeys(reasons))
     more = f"; and {len(different) - _MOST_NAMES} more" if len(different) > _MOST_NAMES else ""
