@@ -262,7 +262,8 @@ class Task(ABC, Generic[Settings]):
     ) -> tuple[Sequence[Any], Evaluation]:
         """The samples that there are predictions of, and an evaluation of them to be filled.
 
-        It has the predictions as `outputs` and, as `left_out`, how many samples are lacking and why.
+        It has the predictions, in the order of the samples, as `outputs`, and as `left_out` how many samples lack and
+        why.
 
         Args:
             predictions: By sample id, of all processes.
@@ -273,7 +274,7 @@ class Task(ABC, Generic[Settings]):
         Raises:
             ValueError: Not one is left; the message says why.
         """
-        found = Evaluation(outputs=predictions)
+        found = Evaluation(outputs=in_order(samples, predictions))
         lost = [sample["id"] for sample in glance(samples, "id") if sample["id"] not in predictions]
         if not lost:
             return samples, found
@@ -344,6 +345,12 @@ class Task(ABC, Generic[Settings]):
         bare = [] if found.measures else ["nothing was measured: predictions only"]
         lines = [self.describe(found), *map(str, found.left_out), *bare, *map(str, found.extra)]
         return "\n".join(line for line in lines if line)
+
+
+def in_order(samples: Sequence[Any], predictions: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Predictions by id as the samples come."""
+    ids = (sample["id"] for sample in glance(samples, "id"))
+    return {name: predictions[name] for name in ids if name in predictions}
 
 
 def only(samples: Sequence[Any], predictions: Mapping[Any, Any]) -> Sequence[Any]:

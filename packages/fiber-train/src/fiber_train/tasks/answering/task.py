@@ -73,7 +73,7 @@ class Answering(Task[AnsweringSettings]):
         """
         answers = self.predict(model, samples, processor, fabric)
         samples, found = self.collect(answers, samples, "questions")
-        file = json.dumps([{"question_id": name, "answer": answer} for name, answer in answers.items()])
+        file = json.dumps([{"question_id": name, "answer": answer} for name, answer in found.outputs.items()])
         found.predictions = self.keep({"predictions.json": file})
         if _is_annotated(samples, self.config.data.eval_split):
             found.counts["num_questions"] = len(samples)

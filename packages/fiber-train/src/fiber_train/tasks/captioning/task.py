@@ -79,8 +79,8 @@ class Captioning(CaptionTask[CaptioningSettings]):
         for batch in self.batches(model, samples, processor, fabric):
             found = model.generate(batch["pixel_values"])
             captions |= {name: best[0].text for name, best in zip(batch["ids"], found, strict=True)}
-        captions = gather_by_id(captions)
-        samples, evaluation = self.collect(captions, samples, "images")
+        samples, evaluation = self.collect(gather_by_id(captions), samples, "images")
+        captions = dict(evaluation.outputs)
         file = json.dumps([{"image_id": name, "caption": text} for name, text in captions.items()])
         evaluation.predictions = self.keep({"predictions.json": file})
         evaluation.counts["num_images"] = len(samples)

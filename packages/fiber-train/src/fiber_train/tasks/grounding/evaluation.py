@@ -40,7 +40,7 @@ from fiber_heads.distributed import gather_by_id
 from fiber_heads.grounding.model import REFERRING
 
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
-from fiber_train.tasks.base import NO_ANNOTATIONS
+from fiber_train.tasks.base import NO_ANNOTATIONS, in_order
 from fiber_train.tasks.grounding.boxes import has_box_to_learn, is_box
 from fiber_train.tasks.grounding.settings import GroundingSettings
 
@@ -187,7 +187,7 @@ def find_phrases(
         for entry, result, maps in zip(batch["ids"], results, batch["phrase_maps"], strict=True):
             cut[entry] = sum(not maps[label - 1].any() for label in asked[entry][1])
             found[entry] = [result["boxes"][result["labels"] == label].tolist() for label in asked[entry][1]]
-    found, num_cut = gather_by_id(found), sum(gather_by_id(cut).values())
+    found, num_cut = in_order(samples, gather_by_id(found)), sum(gather_by_id(cut).values())
     keys = {entry: asked[entry][0].key for entry in found}
     entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": found[entry]} for entry, key in keys.items()]
     score = partial(score_phrases, found, name, samples, asked, settings, split, num_cut)
@@ -288,6 +288,7 @@ def find_expressions(
     blind: dict[Any, Any] = {}
     if settings.empty_expressions:
         blind = _find_expressions(model, samples, batches, processor)
+    found = in_order(samples, found)
     entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
     score = partial(score_expressions, found, name, samples, blind)
     return Found({f"{name}.json": json.dumps(entries)}, score)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, Transform, derive_seed
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, derive_seed
 from fiber_eval import RetrievalRecall
 from fiber_heads import FiberForPretraining
 from fiber_heads.distributed import gather_by_id
@@ -127,22 +127,28 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         seen: dict[Any, None],
     ) -> list[Measure]:
         """Accuracies of the objectives' own decisions, counted over all processes; adds ids of images to `seen`."""
-        one = OneCaption(self.config)
         seed = self.config.trainer.seed
+        transform = self.make_transform(processor, False)
+        # With one caption of each image, hard negatives are other images'.
+        dataset = CaptionDataset(samples, transform, captions="random", seed=seed, **self.image_options)
         words = torch.zeros(model.backbone.vocab_size, device=fabric.device)
         right = {name: torch.zeros((), device=fabric.device) for name in ("itm", "mlm")}
         matches = torch.zeros(2, device=fabric.device)
-        for number, batch in enumerate(one.batches(model, samples, processor, fabric, shuffle=True, seed=seed)):
+        counted: set[Any] = set()
+        for number, batch in enumerate(self.batches_of(dataset, processor, fabric, shuffle=True, seed=seed)):
             torch.manual_seed(derive_seed(seed, number, fabric.global_rank))
             seen |= dict.fromkeys(batch["ids"])
-            output, again = model(**batch), batch["replaced"]
+            output, again = model(**batch), batch["replaced"].clone()
+            for row, name in enumerate(batch["ids"]):  # what fills up the last batch, or another's place, is no sample
+                again[row] |= name in counted
+                counted |= set() if again[row] else {name}
             decided = {
                 "itm": (output.itm_logits, output.itm_labels, again.repeat(3), matches),
                 "mlm": (output.mlm_logits, batch["mlm_labels"], again[:, None], words),
             }
             for name, (logits, labels, masked, counts) in decided.items():
                 if logits is not None:
-                    labels = labels.masked_fill(masked, -100)  # a sample in another's place counts in its own
+                    labels = labels.masked_fill(masked, -100)
                     right[name] += ((logits.argmax(dim=-1) == labels) & (labels != -100)).sum()
                     counts += torch.bincount(labels[labels != -100], minlength=len(counts))
         measures = []
@@ -163,14 +169,3 @@ class Pretraining(CaptionTask[PretrainingSettings]):
                     f"{title:14} accuracy {measure.value:.3f} ({measure.baseline_name} {measure.baseline:.3f})"
                 )
         return "\n".join(lines)
-
-
-class OneCaption(Pretraining):
-    """The same with one caption of each image, among which hard negatives are sought."""
-
-    def make_dataset(
-        self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: FiberForPretraining
-    ) -> CaptionDataset:
-        """An item for each image."""
-        seed = self.config.trainer.seed
-        return CaptionDataset(samples, transform, captions="random", seed=seed, **self.image_options)
