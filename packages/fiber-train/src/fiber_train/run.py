@@ -138,6 +138,12 @@ class _Run:
         self.model.save_pretrained(folder)
         write_task(self.task, folder)
 
+    def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
+        """Writes those of the newest evaluation to the run's folder."""
+        if self.loop.fabric.is_global_zero:
+            target = Path(self.task.config.out) / "predictions"
+            replace_folder(target, partial(write_predictions, files), "predictions")
+
 
 def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
@@ -220,13 +226,9 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             fabric.call("on_checkpoint", step=loop.step, folder=folder)
         fabric.barrier()
 
-    def keep(files: Mapping[str, str | bytes]) -> None:
-        if fabric.is_global_zero:
-            replace_folder(out / "predictions", partial(write_predictions, files), "predictions")
-
     def evaluate() -> Evaluation:
         with loop.averaged():
-            found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=keep)
+            found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=run.keep_predictions)
             if fabric.is_global_zero:
                 keep_best(out, task.keeps_best_by, found, loop.step, run.write_model)
         fabric.barrier()

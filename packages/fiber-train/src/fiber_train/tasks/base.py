@@ -24,7 +24,6 @@ from fiber_data import (
     build_evaluation_transform,
     build_training_transform,
     glance,
-    take,
 )
 from fiber_data.formats import hold_out
 from fiber_heads import TaskModel
@@ -37,7 +36,7 @@ from transformers import PreTrainedTokenizerBase
 from fiber_train.config import TaskSettings, TrainConfig, as_share
 from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
-from fiber_train.tasks.ids import check_ids
+from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
 
 NO_MONITOR = "none"  # as task.monitor
@@ -345,18 +344,6 @@ class Task(ABC, Generic[Settings]):
         bare = [] if found.measures else ["nothing was measured: predictions only"]
         lines = [self.describe(found), *map(str, found.left_out), *bare, *map(str, found.extra)]
         return "\n".join(line for line in lines if line)
-
-
-def in_order(samples: Sequence[Any], predictions: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Predictions by id as the samples come."""
-    ids = (sample["id"] for sample in glance(samples, "id"))
-    return {name: predictions[name] for name in ids if name in predictions}
-
-
-def only(samples: Sequence[Any], predictions: Mapping[Any, Any]) -> Sequence[Any]:
-    """The samples whose ids predictions have."""
-    places = [place for place, sample in enumerate(glance(samples, "id")) if sample["id"] in predictions]
-    return samples if len(places) == len(samples) else take(samples, places)
 
 
 def metric_name(path: str) -> str:

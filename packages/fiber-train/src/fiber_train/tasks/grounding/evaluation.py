@@ -40,9 +40,10 @@ from fiber_heads.distributed import gather_by_id
 from fiber_heads.grounding.model import REFERRING
 
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
-from fiber_train.tasks.base import NO_ANNOTATIONS, in_order
+from fiber_train.tasks.base import NO_ANNOTATIONS
 from fiber_train.tasks.grounding.boxes import has_box_to_learn, is_box
 from fiber_train.tasks.grounding.settings import GroundingSettings
+from fiber_train.tasks.ids import in_order
 
 _KS = (1, 5, 10)
 _AP_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")

@@ -27,7 +27,7 @@ from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.evaluation import Evaluation
-from fiber_train.tasks.base import Task, fill_in, only
+from fiber_train.tasks.base import Task, fill_in
 from fiber_train.tasks.grounding.boxes import (
     BoxData,
     as_boxes,
@@ -47,6 +47,7 @@ from fiber_train.tasks.grounding.evaluation import (
     score_phrases,
 )
 from fiber_train.tasks.grounding.settings import GroundingSettings
+from fiber_train.tasks.ids import only
 
 
 class Grounding(Task[GroundingSettings]):
