@@ -103,22 +103,16 @@ def test_compiled_models_get_one_length(items, tokenizer):
     assert batch["input_ids"].shape == batch["mlm_labels"].shape == (2, 50)
 
 
-def test_broken_samples_are_left_out_or_their_places_filled(items, tokenizer):
+def test_broken_samples_are_left_out(items, tokenizer):
     given = [BROKEN, items[4], BROKEN, items[6], BROKEN]
     with pytest.warns(UserWarning, match=r"3 of 5 images of a batch left out: a\.jpg: no such file; a\.jpg"):
         left_out = ImageTextCollator(tokenizer, 40)(given)
     assert left_out["image_ids"].tolist() == [4, 6] and left_out["broken"] == [BROKEN.reason] * 3
-    with pytest.warns(UserWarning, match="3 of 5"):
-        filled = ImageTextCollator(tokenizer, 40, fill_broken=True)(given)
-    assert filled["image_ids"].tolist() == [4, 6, 4, 6, 4]
-    assert len(filled["pixel_values"]) == len(filled["input_ids"]) == len(filled["mlm_labels"]) == 5
-    assert filled["broken"] == [BROKEN.reason] * 3
 
 
-@pytest.mark.parametrize("fill_broken", [False, True])
-def test_a_batch_without_any_readable_image_is_an_error(tokenizer, fill_broken):
+def test_a_batch_without_any_readable_image_is_an_error(tokenizer):
     with pytest.raises(RuntimeError, match=r"none of the 2 images of a batch can be read; the first: a\.jpg"):
-        ImageTextCollator(tokenizer, 40, fill_broken=fill_broken)([BROKEN, BROKEN])
+        ImageTextCollator(tokenizer, 40)([BROKEN, BROKEN])
 
 
 def test_images_of_unequal_size_are_padded_with_zeros_right_and_below():
@@ -148,9 +142,6 @@ def test_keys_of_an_own_data_set_reach_the_batch(items, tokenizer):
     assert [len(each) for each in batch["ragged"]] == [0, 1, 2] and batch["source"] == ["page 0", "page 1", "page 2"]
     mixed = [{**items[0], "x": torch.ones(2)}, {**items[1], "x": torch.ones(2, dtype=torch.int64)}]
     assert isinstance(ImageTextCollator(tokenizer, 40)(mixed)["x"], list), "of two types"
-    with pytest.warns(UserWarning, match="1 of 3"):
-        filled = ImageTextCollator(tokenizer, 40, fill_broken=True)([BROKEN, *own[:2]])
-    assert filled["source"] == ["page 0", "page 1", "page 0"]
 
 
 def test_keys_that_do_not_fit_a_batch_are_refused(items, tokenizer):

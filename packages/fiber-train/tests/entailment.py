@@ -84,9 +84,11 @@ class Entailment(Task[EntailmentSettings]):
             rows = model(**batch).logits.argmax(dim=1).tolist()
             found |= zip(batch["ids"], (model.config.labels[row] for row in rows), strict=True)
         found = gather_by_id(found)
+        samples, evaluation = self.collect(found, samples, "hypotheses")
         right = [found[sample["id"]] == model.config.labels[sample["label"]] for sample in samples]
-        measure = Measure("accuracy", sum(right) / len(right), 0.5, "chance")
-        return Evaluation([measure], {}, {"hypotheses": len(samples)}, found)
+        evaluation.measures.append(Measure("accuracy", sum(right) / len(right), 0.5, "chance"))
+        evaluation.counts["hypotheses"] = len(samples)
+        return evaluation
 
 
 def share_of_yes(predictions: Mapping[Any, str], samples: Any) -> dict[str, float]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fiber_data.grounding_processor import GroundingProcessor
     from fiber_data.images import BrokenImageError, ImageSource, load_image
     from fiber_data.inspection import Inspection, find_shared, inspect_samples
-    from fiber_data.mapped import MappedSamples, glance
+    from fiber_data.mapped import MappedSamples, glance, take
     from fiber_data.packed import PackedRecords
     from fiber_data.phrases import find_phrases, noun_phrases
     from fiber_data.processor import FiberProcessor, Processor, load_processor
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         encode_prompts,
         make_prompt,
     )
+    from fiber_data.replacing import ReplacingCollator, ReplacingDataset
     from fiber_data.sampling import EpochIndex, EpochSampler
     from fiber_data.seeding import derive_seed
     from fiber_data.suffixes import image_suffixes
@@ -98,7 +99,7 @@ _HOMES = {
     "grounding_processor": ("GroundingProcessor",),
     "images": ("BrokenImageError", "ImageSource", "load_image"),
     "inspection": ("Inspection", "find_shared", "inspect_samples"),
-    "mapped": ("MappedSamples", "glance"),
+    "mapped": ("MappedSamples", "glance", "take"),
     "packed": ("PackedRecords",),
     "phrases": ("find_phrases", "noun_phrases"),
     "processor": ("FiberProcessor", "Processor", "load_processor"),
@@ -112,6 +113,7 @@ _HOMES = {
         "encode_prompts",
         "make_prompt",
     ),
+    "replacing": ("ReplacingCollator", "ReplacingDataset"),
     "sampling": ("EpochIndex", "EpochSampler"),
     "seeding": ("derive_seed",),
     "suffixes": ("image_suffixes",),
@@ -165,6 +167,8 @@ __all__ = [
     "RandAugment",
     "ReasoningDataset",
     "ReasoningSample",
+    "ReplacingCollator",
+    "ReplacingDataset",
     "ResizeShorterSide",
     "SeededDataset",
     "SplitNotFoundError",
@@ -205,6 +209,7 @@ __all__ = [
     "read_tar_shards",
     "read_vqav2",
     "soft_scores",
+    "take",
     "take_shots",
     "train_tokenizer",
 ]

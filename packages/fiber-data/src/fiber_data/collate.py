@@ -47,9 +47,6 @@ class ImageTextCollator:
         max_length: Most tokens of a text, special tokens included; longer texts are cut, and a warning says
             so once. Boxes whose words are cut off altogether are left out, and a warning counts them.
         mlm_probability: Share of tokens to predict, or None for no masking.
-        fill_broken: Whether good items of the batch are repeated in place of broken ones. Processes that
-            gather features from each other need batches of equal size; a repeated image keeps its
-            `image_ids`.
         pad_to_max_length: Whether L is always `max_length`, as compiled models like it.
         size_divisor: Images are padded to a height and width that this divides, see `pad_images`; 32 for
             detection.
@@ -61,14 +58,12 @@ class ImageTextCollator:
         max_length: int,
         *,
         mlm_probability: float | None = 0.15,
-        fill_broken: bool = False,
         pad_to_max_length: bool = False,
         size_divisor: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.mlm_probability = mlm_probability
-        self.fill_broken = fill_broken
         self.pad_to_max_length = pad_to_max_length
         self.size_divisor = size_divisor
 
@@ -76,7 +71,8 @@ class ImageTextCollator:
         """Makes the batch.
 
         Args:
-            items: Items of one data set; broken ones are left out and counted.
+            items: Items of one data set; broken ones are left out and counted. A training loop rather has others in
+                their place, see `fiber_data.ReplacingDataset`.
 
         Returns:
             The batch as the class describes it.
@@ -89,8 +85,6 @@ class ImageTextCollator:
         broken = [item.reason for item in items if isinstance(item, BrokenSample)]
         if broken:
             self._report(broken, len(items))
-            if self.fill_broken:
-                good += list(itertools.islice(itertools.cycle(good), len(broken)))
         texts = [_texts_of(item) for item in good]
         pixel_values, image_sizes = pad_images([item["pixel_values"] for item in good], size_divisor=self.size_divisor)
         encoded = self._encode([text for of_item in texts for text in of_item])

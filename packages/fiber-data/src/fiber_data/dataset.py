@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fiber_data.formats.samples import CaptionSample
-from fiber_data.images import BrokenImageError, ImageSource, Orientation, load_image
+from fiber_data.images import IN_MEMORY, BrokenImageError, ImageSource, Orientation, load_image
 from fiber_data.mapped import glance
 from fiber_data.packed import PackedRecords
 from fiber_data.seeding import derive_seed, seeded
@@ -22,7 +22,10 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class BrokenSample:
-    """What the data set gives for an image that cannot be read; the collator leaves it out and counts it."""
+    """What the data set gives for an image that cannot be read.
+
+    `fiber_data.ImageTextCollator` leaves it out and counts it, `fiber_data.ReplacingDataset` has another in its place.
+    """
 
     reason: str
 
@@ -83,7 +86,8 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
             with seeded(seed):
                 item = self.make_item(int(index))
         except BrokenImageError as error:
-            return BrokenSample(str(error))
+            reason = str(error)
+            return BrokenSample(f"item {int(index)}: {reason}" if reason.startswith(IN_MEMORY) else reason)
         return {**item, "index": int(index), "seed": seed}
 
     @abstractmethod
@@ -106,9 +110,14 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
             size: The (height, width) that annotations are for.
 
         Raises:
-            BrokenImageError: The image cannot be read, or is of another size.
+            BrokenImageError: The image cannot be read, is of another size, or is none.
         """
-        return load_image(image, size=size, exif=self.exif, max_pixels=self.max_pixels)
+        try:
+            return load_image(image, size=size, exif=self.exif, max_pixels=self.max_pixels)
+        except BrokenImageError:
+            raise
+        except (TypeError, ValueError) as error:  # of what a row of a table holds in place of an image, such as None
+            raise BrokenImageError(f"{IN_MEMORY}: {error}") from error
 
     def transformed(self, image: ImageSource, texts: dict[str, Any]) -> dict[str, Any]:
         """An image, transformed with all the texts that must stay true of it.

@@ -25,7 +25,8 @@ from torchvision.transforms.v2 import functional as F
 
 from fiber_data.urls import fetch, is_url
 
-_IN_MEMORY = "image in memory"
+IN_MEMORY = "image in memory"
+"""What messages call an image without a name."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -90,7 +91,7 @@ def load_image(
     """
     if isinstance(source, torch.Tensor | np.ndarray):
         image = _from_array(source)
-        _check_size(size, (image.shape[-2], image.shape[-1]), 1, _IN_MEMORY)
+        _check_size(size, (image.shape[-2], image.shape[-1]), 1, IN_MEMORY)
         return image
     opened, name = _locate(source)
     return _decode(opened, name, _Wanted(size, exif, max_pixels))
@@ -99,10 +100,10 @@ def load_image(
 def _locate(source: Any) -> tuple[Any, str]:
     """What Pillow can open, or has opened, and what to call it."""
     if isinstance(source, Image.Image):
-        return source, str(getattr(source, "filename", "") or _IN_MEMORY)
+        return source, str(getattr(source, "filename", "") or IN_MEMORY)
     if isinstance(source, Mapping):  # of `datasets`
         if source.get("bytes") is not None:
-            return io.BytesIO(source["bytes"]), str(source.get("path") or _IN_MEMORY)
+            return io.BytesIO(source["bytes"]), str(source.get("path") or IN_MEMORY)
         if not source.get("path"):
             keys = ", ".join(map(repr, source))
             raise ValueError(f"an image given as a dictionary needs 'bytes' or 'path', but has {keys}")
@@ -113,13 +114,13 @@ def _locate(source: Any) -> tuple[Any, str]:
         except OSError as error:
             raise BrokenImageError(f"{source}: {error}") from error
     if isinstance(source, bytes | bytearray | memoryview):
-        return io.BytesIO(source), _IN_MEMORY
+        return io.BytesIO(source), IN_MEMORY
     if isinstance(source, str | os.PathLike):
         _check_file(source)
         return source, str(source)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return source, name if isinstance(name, str) else _IN_MEMORY
+        return source, name if isinstance(name, str) else IN_MEMORY
     raise TypeError(
         f"an image must be a path, URL, bytes, file object, PIL image, array or tensor, not {type(source).__name__}"
     )

@@ -97,6 +97,20 @@ def glance(samples: Sequence[Any], *keys: str) -> Iterator[Mapping[str, Any]]:
     return (samples[index] for index in range(len(samples)))  # not all that have a length end an iteration by it
 
 
+def take(samples: Sequence[Sample], places: Sequence[int]) -> Sequence[Sample]:
+    """Some of the samples, by their positions; what was made as it is asked for, still is.
+
+    Args:
+        samples: Samples of a reader, `MappedSamples`, or another sequence.
+        places: Positions, in the order that is wanted.
+    """
+    if isinstance(samples, list | tuple):
+        return [samples[place] for place in places]
+    known = samples.columns if isinstance(samples, MappedSamples) else {}
+    columns = {key: [values[place] for place in places] for key, values in known.items()}
+    return MappedSamples(places, samples.__getitem__, columns=columns)
+
+
 def image_key(sample: Mapping[str, Any], other: str) -> str:
     """What tells a sample's image from others: its path, or the value of another key if it is held in memory."""
     image = sample.get("image")

@@ -172,7 +172,8 @@ def tidy(run: str | Path) -> None:
     """Undoes what a killed run left half done: puts back what was about to be replaced, removes what is not whole."""
     folder = Path(run)
     names = {path.name[1:].rpartition(".")[0] for path in (folder / "checkpoints").glob(".step-*.*")}
-    for target in (*(folder / "checkpoints" / name for name in names), folder / "best", folder / "model"):
+    checkpoints = [folder / "checkpoints" / name for name in names]
+    for target in (*checkpoints, *(folder / name for name in ("best", "model", "predictions"))):
         restore(target)
 
 

@@ -51,6 +51,9 @@ class DataConfig:
     there are boxes. Boxes whose image has their annotated size in one of these ways only, decide themselves."""
     max_pixels: int | None = None
     """Images of more pixels count as unreadable; without it the limit is Pillow's, 89,478,485."""
+    max_unreadable: float = 0.01
+    """Share of the training samples that may be unreadable, each replaced by another; more end the run. Judged after
+    100 samples; a single image ends a run only at 0."""
     blind: bool = False
     """Whether every image is replaced by one gray one: what is learned without looking, to compare with."""
 
@@ -363,6 +366,8 @@ def _check_values(config: TrainConfig) -> None:
         raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {config.data.exif!r:.80}")
     if config.data.max_pixels is not None and config.data.max_pixels < 1:
         raise ValueError(f"data.max_pixels must be at least 1, is {config.data.max_pixels}")
+    if not 0 <= config.data.max_unreadable <= 1:
+        raise ValueError(f"data.max_unreadable must be a share from 0 to 1, is {config.data.max_unreadable}")
     for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
         if getattr(trainer, key) < 1:
             raise ValueError(f"trainer.{key} must be at least 1, is {getattr(trainer, key)}")

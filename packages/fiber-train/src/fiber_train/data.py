@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from fiber_data import EpochSampler, load_processor, load_tokenizer, train_tokenizer
+from fiber_data import (
+    EpochSampler,
+    ReplacingCollator,
+    ReplacingDataset,
+    load_processor,
+    load_tokenizer,
+    train_tokenizer,
+)
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
@@ -148,10 +155,11 @@ class Blindfold:
 
 
 def _loader(dataset: Dataset, sampler: EpochSampler, collate: Collate, data: DataConfig) -> DataLoader:
+    """Batches without what cannot be read: others are in its place, see `ReplacingCollator`."""
     return DataLoader(
-        dataset,
+        ReplacingDataset(dataset, sampler.seed),
         batch_sampler=sampler,
-        collate_fn=Blindfold(collate) if data.blind else collate,
+        collate_fn=ReplacingCollator(Blindfold(collate) if data.blind else collate),
         num_workers=data.num_workers,
         persistent_workers=False,
         worker_init_fn=leave_signals_to_parent,

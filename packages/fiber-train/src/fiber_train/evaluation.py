@@ -160,10 +160,9 @@ class Evaluation:
         left_out = [LeftOut(**{**each, "ids": tuple(each["ids"])}) for each in content.get("left_out", ())]
         return cls(measures, counts=dict(content["counts"]), extra=extra, left_out=left_out)
 
-    def write_predictions(self, folder: Path, name: str | None = None) -> None:
-        """Writes the files to a folder; `name` is that of a single one, its own by default."""
-        for own, content in self.predictions.items():
-            (folder / (name or own)).write_bytes(content.encode() if isinstance(content, str) else content)
+    def write_predictions(self, folder: Path) -> None:
+        """Writes the files to a folder."""
+        write_predictions(self.predictions, folder)
 
 
 def read_evaluation(run: str | Path) -> Evaluation:
@@ -176,6 +175,12 @@ def read_evaluation(run: str | Path) -> Evaluation:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a report needs a finished run")
     return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_predictions(files: Mapping[str, str | bytes], folder: Path) -> None:
+    """Writes files to a folder, each of them whole or not at all."""
+    for name, content in files.items():
+        write_file(folder / name, content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
 from fiber_train.stopping import Stopped, StopRequest, stopping
 from fiber_train.tracking import Tracker
+from fiber_train.unreadable import Unreadable, UnreadableError
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Loop:
         config: Steps, intervals, accumulation.
         max_norm: Largest gradient norm, or None.
         average: Of the weights over the steps, to evaluate and keep in their place, or None.
+        unreadable: Training samples that others were taken for, and how many may be.
         step: Optimizer steps done.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
@@ -52,6 +54,7 @@ class Loop:
     config: TrainerConfig
     max_norm: float | None = None
     average: WeightAverage | None = None
+    unreadable: Unreadable = field(default_factory=Unreadable)
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
@@ -78,6 +81,7 @@ class Loop:
 
         Raises:
             NonFiniteLossError: Training diverged; the checkpoints before that are whole.
+            UnreadableError: More of the training samples cannot be read than may be; a checkpoint was written.
             Stopped: A signal came during an evaluation, or a second one.
         """
         self.model.train()
@@ -92,6 +96,10 @@ class Loop:
                     if stop.insisted:
                         raise
                     break  # while it waited for data
+                except UnreadableError:
+                    if self.step and self.fabric.world_size == self.config.accumulate == 1:  # no step is half done
+                        self._save(save)
+                    raise
                 self._count(values)
                 self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
@@ -99,6 +107,7 @@ class Loop:
                 evaluating = not last and bool(self.config.eval_every) and self.step % self.config.eval_every == 0
                 if self.step % self.config.log_every == 0 or last:
                     self._log(tracker, ids)
+                    self._judge(save)
                 if stopped:
                     break
                 if self.step % self.config.checkpoint_every == 0 or last or evaluating:
@@ -130,6 +139,7 @@ class Loop:
         ids: list[Any] = []
         for part in range(self.config.accumulate):
             batch = next(batches)
+            self.unreadable.note(batch)
             torch.manual_seed(derive_seed(self.config.seed, self.step, part, self.fabric.global_rank))
             with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.config.accumulate):
                 with self._diagnosed(batch):
@@ -189,13 +199,23 @@ class Loop:
         if error := self._nonfinite(values, f"; the last batch held {ids[:8]}"):
             raise error
         self.sums, self.counted = {}, 0
+        self.unreadable.settle(self.fabric)
+        if self.unreadable.replaced:
+            values["unreadable"] = self.unreadable.replaced
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         tracker.log(self.step, {f"train/{name}": value for name, value in values.items()} | rates)
+
+    def _judge(self, save: Callable[[], None]) -> None:
+        """Ends a run of which too many samples cannot be read, on all processes at once."""
+        if (error := self.unreadable.judge()) is not None:
+            self._save(save)
+            raise error if self.fabric.is_global_zero else SystemExit(0)
 
     def _save(self, save: Callable[[], None]) -> None:
         """A checkpoint, unless losses, weights or the optimizer's state are not finite."""
         if error := self._divergence():
             raise error
+        self.unreadable.settle(self.fabric)
         save()
 
     def _divergence(self, alone: bool = False) -> NonFiniteLossError | None:
@@ -237,6 +257,7 @@ class Loop:
             "precision": self.fabric.strategy.precision.state_dict(),
             "sums": self.sums,
             "counted": self.counted,
+            "unreadable": self.unreadable.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -253,6 +274,8 @@ class Loop:
 
         self.sums = {name: value.to(self.fabric.device) for name, value in state["sums"].items()}
         self.counted = state["counted"]
+        if "unreadable" in state:
+            self.unreadable.load_state_dict(state["unreadable"])
 
 
 class _Agreement:

@@ -6,9 +6,10 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fiber_train.data import Processor, TrainingData, build_processor, build_tra
 from fiber_train.data_check import read_samples
 from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
-from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
+from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.loop import Loop
 from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
 from fiber_train.run_folder import claimed, on_first
@@ -35,6 +36,7 @@ from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, read_metrics, tracking
+from fiber_train.unreadable import Unreadable
 from fiber_train.writing import replace_folder
 
 FIRST_PROCESS = "FIBER_FIRST_PROCESS"  # its id, in the environment of those that it starts
@@ -69,6 +71,7 @@ def train(
             keeps the best cannot be taken.
         FileNotFoundError: Data or weights are missing.
         NonFiniteLossError: Training diverged; the message names the last good checkpoint.
+        UnreadableError: More training samples cannot be read than `data.max_unreadable` says; a checkpoint was written.
         WriteError: The disk is full, or the like; the last checkpoint stays.
     """
     with stopping() as stop, _threads(config.trainer.threads):
@@ -135,6 +138,12 @@ class _Run:
         self.model.save_pretrained(folder)
         write_task(self.task, folder)
 
+    def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
+        """Writes those of the newest evaluation to the run's folder."""
+        if self.loop.fabric.is_global_zero:
+            target = Path(self.task.config.out) / "predictions"
+            replace_folder(target, partial(write_predictions, files), "predictions")
+
 
 def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
@@ -160,7 +169,17 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     optim = config.optim
     average = None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay)
-    loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, data.sampler, trainer, optim.max_norm, average)
+    loop = Loop(
+        fabric,
+        wrapped,
+        wrapped_optimizer,
+        scheduler,
+        data.sampler,
+        trainer,
+        optim.max_norm,
+        average,
+        Unreadable(config.data.max_unreadable),
+    )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
         if loop.step > trainer.max_steps:
@@ -209,7 +228,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
 
     def evaluate() -> Evaluation:
         with loop.averaged():
-            found = task.measure(loop.model, run.held_out, run.processor, fabric)
+            found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=run.keep_predictions)
             if fabric.is_global_zero:
                 keep_best(out, task.keeps_best_by, found, loop.step, run.write_model)
         fabric.barrier()

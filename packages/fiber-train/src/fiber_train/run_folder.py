@@ -22,6 +22,7 @@ FREE_SETTINGS = (
     "out",
     "data.root",
     "data.num_workers",
+    "data.max_unreadable",
     "model.gradient_checkpointing",
     "model.trusted",
     "task.monitor",

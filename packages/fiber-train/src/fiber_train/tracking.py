@@ -79,6 +79,8 @@ class Tracker:
         if self._also is not None:
             self._also(values, step)
         shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
+        if (count := values.get("train/unreadable")) is not None:
+            shown["unreadable"] = f"{count:.0f}"
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix(shown)
         elif shown:  # no terminal: a line in the log instead of a bar

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from fiber_train.options import add_checkpoint, add_trust
@@ -52,6 +53,9 @@ def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
     parser.add_argument(
         "--predictions", type=Path, help="file (of several, folder) for what the benchmark's tool takes"
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a sample that cannot be read; it is left out and named otherwise"
+    )
     parser.add_argument("overrides", nargs="*", help="settings, such as data.num_workers=8 task.rerank=0")
     return _evaluate
 
@@ -68,18 +72,27 @@ def _evaluate(options: Namespace) -> int:
     given = [f"data.root={options.data}", f"data.eval_split={options.split}", f"out={options.checkpoint}"]
     task = task_of_model(folder, model, [*given, *options.overrides], options.trust)
     fabric = Fabric(devices=1)
-    found = task.measure(model.to(fabric.device), task.samples(options.split), processor, fabric)
+    keep = partial(_keep_predictions, options.predictions) if options.predictions else None
+    samples = task.samples(options.split)
+    found = task.measure(model.to(fabric.device), samples, processor, fabric, strict=options.strict, keep=keep)
     if options.out:
         write_json(options.out, found.to_json())
-    if options.predictions:
-        if not found.predictions:
-            raise ValueError(f"--predictions: {task.settings.name} has no file of predictions here")
-        if len(found.predictions) == 1:  # one file under the name that was given, several into a folder of this name
-            found.write_predictions(options.predictions.parent, options.predictions.name)
-        else:
-            options.predictions.mkdir(parents=True, exist_ok=True)
-            found.write_predictions(options.predictions)
+    if options.predictions and not found.predictions:
+        raise ValueError(f"--predictions: {task.settings.name} has no file of predictions here")
     return _print_once(task.summary(found))
+
+
+def _keep_predictions(target: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes one file under the name that was given, several into a folder of this name."""
+    from fiber_train.evaluation import write_predictions
+    from fiber_train.writing import write_file
+
+    if len(files) == 1:
+        (content,) = files.values()
+        write_file(target, content)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        write_predictions(files, target)
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:

@@ -38,15 +38,15 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, text: str) -> None:
-    """Writes a file, so that it is never half there.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a file, a text in UTF-8, so that it is never half there.
 
     Raises:
         WriteError: It cannot be written.
     """
     with explained(path):
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)

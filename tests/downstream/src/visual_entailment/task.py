@@ -50,8 +50,10 @@ class Entailment(Task[EntailmentSettings]):
             best = model(**batch).logits.argmax(dim=1).tolist()
             found |= zip(batch["ids"], (model.config.labels[row] for row in best), strict=True)
         found = gather_by_id(found)
+        samples, evaluation = self.collect(found, samples, "hypotheses")
         file = "".join(json.dumps({"id": name, "label": label}) + "\n" for name, label in found.items())
-        evaluation = Evaluation([], {"predictions.jsonl": file}, {"hypotheses": len(samples)}, found)
+        evaluation.predictions = self.keep({"predictions.jsonl": file})
+        evaluation.counts["hypotheses"] = len(samples)
         if labels := {sample["id"]: sample["label"] for sample in samples if "label" in sample}:
             reached = entailment_accuracy(found, labels)
             evaluation.measures.append(

@@ -44,11 +44,11 @@ def hold_out(samples: Data, share: float, *, held: bool) -> Data:
     if isinstance(samples, list):
         kept = _places(map(image_id, samples), share, held)
         return Samples([samples[place] for place in kept], faults_of(samples))  # type: ignore[return-value]
-    from fiber_data.mapped import MappedSamples, glance  # imports torch, which reading needs not
+    from fiber_data.mapped import glance, take  # imports torch, which reading needs not
 
     assert isinstance(samples, Sequence)
     kept = _places(map(image_id, glance(samples, "id", "image_id", "original_id")), share, held)
-    return MappedSamples(kept, samples.__getitem__)  # type: ignore[return-value]
+    return take(samples, kept)  # type: ignore[return-value]
 
 
 def _places(ids: Iterable[Id], share: float, held: bool) -> list[int]:

@@ -23,9 +23,11 @@ from fiber_data import (
     Transform,
     build_evaluation_transform,
     build_training_transform,
+    glance,
 )
 from fiber_data.formats import hold_out
 from fiber_heads import TaskModel
+from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 from omegaconf import MISSING
 from torch.utils.data import Dataset
@@ -33,8 +35,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig, as_share
 from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
-from fiber_train.evaluation import Evaluation, Measure
-from fiber_train.tasks.ids import check_ids
+from fiber_train.evaluation import Evaluation, LeftOut, Measure
+from fiber_train.tasks.ids import check_ids, in_order, only
+from fiber_train.unreadable import some_reasons
 
 NO_MONITOR = "none"  # as task.monitor
 WAYS_OUT = f"data.eval_split or task.monitor to another, or task.monitor={NO_MONITOR} to keep no best"
@@ -42,6 +45,7 @@ NO_ANNOTATIONS = "no annotations"  # as the reason of what is left out
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 Samples = Mapping[str, Any] | Callable[[str], Any]  # by split, or a function of it
+Keep = Callable[[Mapping[str, str | bytes]], None]  # takes files of predictions by name
 
 
 class Task(ABC, Generic[Settings]):
@@ -76,6 +80,9 @@ class Task(ABC, Generic[Settings]):
         self.settings = cast(Settings, config.task)
         self._metrics = {path: load_object(path) for path in self.settings.metrics}
         self._checked: tuple[Any, Evaluation | None] = (None, None)
+        self._strict = False
+        self._keep: Keep | None = None
+        self._unreadable: dict[str, None] = {}  # reasons, of the evaluation that goes on
 
     @abstractmethod
     def read(self, split: str) -> Any:
@@ -96,7 +103,8 @@ class Task(ABC, Generic[Settings]):
         Args:
             model: Of `model_class`, in eval mode, on the process's device.
             samples: Of `read`. Without annotations, as of a test split, only predictions come out; what has none among
-                others stands in `Evaluation.left_out`.
+                others stands in `Evaluation.left_out`. Batches lack those that cannot be read: measure what `collect`
+                gives, after `keep` of the predictions.
             processor: The model's own.
             fabric: Devices; every process takes its share (`batches`), and gets all the numbers
                 (`fiber_heads.distributed.gather_by_id`).
@@ -208,8 +216,7 @@ class Task(ABC, Generic[Settings]):
 
     def make_collator(self, processor: Any, training: bool) -> Collate:
         """What makes batches of items."""
-        # Broken images are replaced: processes that gather from each other need batches of equal size.
-        return ImageTextCollator(processor.tokenizer, processor.max_length, mlm_probability=None, fill_broken=True)
+        return ImageTextCollator(processor.tokenizer, processor.max_length, mlm_probability=None)
 
     def sampling_groups(self, dataset: Any) -> dict[str, Any]:
         """What the training data's sampler has to keep apart, or together (`unique_groups` of `EpochSampler`, ...)."""
@@ -226,7 +233,10 @@ class Task(ABC, Generic[Settings]):
     def batches(
         self, model: TaskModel, samples: Any, processor: Any, fabric: Fabric, **options: Any
     ) -> Iterable[dict[str, Any]]:
-        """Evaluation batches in order on the device; the last repeat samples, so that all processes have as many."""
+        """Evaluation batches in order on the device, full, so that all processes have as many of them.
+
+        Samples come again in the last ones, and in place of those that cannot be read, where ``replaced`` (B,) is true.
+        """
         dataset = self.make_dataset(samples, self.make_transform(processor, False), False, model)
         return self.batches_of(dataset, processor, fabric, **options)
 
@@ -234,26 +244,95 @@ class Task(ABC, Generic[Settings]):
         """The same of a data set."""
         options = {"batch_size": self.evaluation_batch_size, **options}
         collate = self.make_collator(processor, False)
-        return on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
+        batches = on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
+        return self._readable(batches)
 
-    def measure(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
-        """`evaluate` and `task.metrics`, without gradients, in the run's precision; random numbers go on as before.
+    def _readable(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The batches that are not empty; what could not be read is noted, or refused."""
+        for batch in batches:
+            if batch["broken"] and self._strict:
+                raise ValueError(f"{batch['broken'][0]}; mend it, leave it out, or measure the others, without strict")
+            self._unreadable |= dict.fromkeys(batch["broken"])
+            if batch["ids"]:
+                yield batch
+
+    def collect(
+        self, predictions: Mapping[Any, Any], samples: Sequence[Any], what: str, group: str = ""
+    ) -> tuple[Sequence[Any], Evaluation]:
+        """The samples that there are predictions of, and an evaluation of them to be filled.
+
+        It has the predictions, in the order of the samples, as `outputs`, and as `left_out` how many samples lack and
+        why.
+
+        Args:
+            predictions: By sample id, of all processes.
+            samples: All that were asked for.
+            what: What a sample is, in the plural, such as `"images"`.
+            group: What they are a part of, as of `Measure`.
 
         Raises:
-            ValueError: As of `check`.
+            ValueError: Not one is left; the message says why.
+        """
+        found = Evaluation(outputs=in_order(samples, predictions))
+        lost = [sample["id"] for sample in glance(samples, "id") if sample["id"] not in predictions]
+        if not lost:
+            return samples, found
+        reasons = some_reasons(gather_by_id(self._unreadable))
+        found.left_out = LeftOut.of(what, lost, len(samples), reasons, group)
+        if len(lost) == len(samples):
+            raise ValueError(f"{self.config.data.eval_split}: {found.left_out[0]}")
+        return only(samples, predictions), found
+
+    def keep(self, files: Mapping[str, str | bytes]) -> Mapping[str, str | bytes]:
+        """Puts the files of predictions where `measure` was told to, before they are scored, and gives them back."""
+        if self._keep is not None:
+            self._keep(files)
+        return files
+
+    def measure(
+        self,
+        model: Any,
+        samples: Any,
+        processor: Any,
+        fabric: Fabric,
+        *,
+        strict: bool = False,
+        keep: Keep | None = None,
+    ) -> Evaluation:
+        """`evaluate` and `task.metrics`, without gradients, in the run's precision; random numbers go on as before.
+
+        Args:
+            model: As of `evaluate`, like the three that follow; in whatever mode, with or without Fabric's wrapper.
+            samples: As there.
+            processor: As there.
+            fabric: As there.
+            strict: Whether a sample that cannot be read is an error; else it is left out, counted and named.
+            keep: Takes the files of predictions before they are scored, in each process.
+
+        Raises:
+            ValueError: As of `check`; or a sample cannot be read, and `strict` is set or it is one of all.
         """
         self.check(samples)
         module = getattr(model, "module", model)
         was_training = module.training
         module.eval()
-        with torch.no_grad(), fabric.autocast(), torch.random.fork_rng():
-            found = self.evaluate(module, samples, processor, fabric)
-            found.extra += self._extra(found, samples)
+        self._strict, self._keep, self._unreadable = strict, keep, {}
+        try:
+            with torch.no_grad(), fabric.autocast(), torch.random.fork_rng():
+                found = self.evaluate(module, samples, processor, fabric)
+                found.extra += self._extra(found, samples)
+        finally:
+            self._strict, self._keep = False, None
         module.train(was_training)
         return found
 
+    def only(self, samples: Any, outputs: Mapping[Any, Any]) -> Any:
+        """The samples that predictions are of, for the user's metrics."""
+        return only(samples, outputs) if outputs else samples
+
     def _extra(self, found: Evaluation, samples: Any) -> list[Measure]:
         """The numbers of the user's metrics."""
+        samples = self.only(samples, found.outputs) if self._metrics else samples
         return [
             Measure(f"{metric_name(path)}/{name}", float(value))
             for path, metric in self._metrics.items()

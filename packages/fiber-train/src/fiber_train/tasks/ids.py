@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fiber_data import glance
+from fiber_data import glance, take
 
 
 def check_ids(samples: Sequence[Any], name: str) -> None:
@@ -34,3 +34,15 @@ def check_ids(samples: Sequence[Any], name: str) -> None:
                 f"{name}: sample[{place}]: id {own!r} is that of sample[{first}] too; give each sample an id of its "
                 "own, and all captions of an image one sample"
             )
+
+
+def in_order(samples: Sequence[Any], predictions: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Predictions by id as the samples come."""
+    ids = (sample["id"] for sample in glance(samples, "id"))
+    return {name: predictions[name] for name in ids if name in predictions}
+
+
+def only(samples: Sequence[Any], predictions: Mapping[Any, Any]) -> Sequence[Any]:
+    """The samples whose ids predictions have."""
+    places = [place for place, sample in enumerate(glance(samples, "id")) if sample["id"] in predictions]
+    return samples if len(places) == len(samples) else take(samples, places)

@@ -72,12 +72,15 @@ class Answering(Task[AnsweringSettings]):
         a guess by type can reach. Predictions are answers.
         """
         answers = self.predict(model, samples, processor, fabric)
-        file = json.dumps([{"question_id": name, "answer": answer} for name, answer in answers.items()])
-        if not _is_annotated(samples, self.config.data.eval_split):
-            left_out = LeftOut.of("questions", list(answers), len(samples), NO_ANNOTATIONS)
-            return Evaluation([], {"predictions.json": file}, {}, answers, left_out=left_out)
-        counts = {"num_questions": len(samples)}
-        return Evaluation(measure_answers(answers, samples), {"predictions.json": file}, counts, answers)
+        samples, found = self.collect(answers, samples, "questions")
+        file = json.dumps([{"question_id": name, "answer": answer} for name, answer in found.outputs.items()])
+        found.predictions = self.keep({"predictions.json": file})
+        if _is_annotated(samples, self.config.data.eval_split):
+            found.counts["num_questions"] = len(samples)
+            found.measures += measure_answers(answers, samples)
+        else:
+            found.left_out += LeftOut.of("questions", list(answers), len(samples), NO_ANNOTATIONS)
+        return found
 
     def preview(self, samples: Sequence[QuestionSample]) -> Evaluation:
         """The accuracies of one question of each type."""

@@ -79,10 +79,13 @@ class Captioning(CaptionTask[CaptioningSettings]):
         for batch in self.batches(model, samples, processor, fabric):
             found = model.generate(batch["pixel_values"])
             captions |= {name: best[0].text for name, best in zip(batch["ids"], found, strict=True)}
-        captions, references = gather_by_id(captions), _references(samples)
+        samples, evaluation = self.collect(gather_by_id(captions), samples, "images")
+        captions = dict(evaluation.outputs)
         file = json.dumps([{"image_id": name, "caption": text} for name, text in captions.items()])
-        measures = measure_captions(captions, references)
-        return Evaluation(measures, {"predictions.json": file}, {"num_images": len(samples)}, captions)
+        evaluation.predictions = self.keep({"predictions.json": file})
+        evaluation.counts["num_images"] = len(samples)
+        evaluation.measures += measure_captions(captions, _references(samples))
+        return evaluation
 
     def preview(self, samples: Sequence[CaptionSample]) -> Evaluation:
         """The measures of one empty caption."""

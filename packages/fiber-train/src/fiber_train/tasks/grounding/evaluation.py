@@ -1,13 +1,15 @@
 """How well boxes fit words: detection by AP, phrases by recall, expressions by accuracy.
 
 `batches` of the functions gives the evaluation batches of the data set that is made with the evaluation's transform and
-options of images, as keywords.
+options of images, as keywords; `collect` is `fiber_train.Task.collect`. What is found of all files is to be kept before
+any of it is scored.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,25 +43,37 @@ from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.tasks.base import NO_ANNOTATIONS
 from fiber_train.tasks.grounding.boxes import has_box_to_learn, is_box
 from fiber_train.tasks.grounding.settings import GroundingSettings
+from fiber_train.tasks.ids import in_order
 
 _KS = (1, 5, 10)
 _AP_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 _AP_TITLES = {"AP": "AP, IoU 0.5 to 0.95", "AP50": "AP at IoU 0.5, categories by name"}
 Batches = Callable[[Callable[..., Any]], Iterable[dict[str, Any]]]
+Collect = Callable[..., tuple[Sequence[Any], Evaluation]]
 
 
-def measure_detection(
+@dataclass
+class Found:
+    """What a model found for one file.
+
+    Attributes:
+        predictions: The file that the benchmark's tool takes, by its name.
+        score: Measures it.
+    """
+
+    predictions: dict[str, str]
+    score: Callable[[Collect], Evaluation]
+
+
+def find_detection(
     model: FiberForGrounding,
     data: DetectionData,
     categories: Mapping[int, str | Wording],
     processor: GroundingProcessor,
     batches: Batches,
     settings: GroundingSettings,
-) -> Evaluation:
-    """AP over the images that are on disk, against their boxes as they were read; of LVIS the fixed AP.
-
-    Without any box, as in a test split, only predictions come out: COCO's results file.
-    """
+) -> Found:
+    """The boxes of all categories; the predictions are COCO's results file."""
     tokenizer, length, separator = processor.tokenizer, processor.max_length, settings.prompts.separator
     prompts = chunk_categories(
         categories, tokenizer, max_tokens=length - 2, max_categories=settings.chunk_size, separator=separator
@@ -71,19 +85,24 @@ def measure_detection(
         if data.frequencies:
             results = _as_evaluated(model, results)
         rows |= {name: _coco_rows(name, result) for name, result in zip(batch["ids"], results, strict=True)}
-    return score_detection(gather_by_id(rows), data)
+    rows = gather_by_id(rows)
+    ordered = [row for sample in glance(data.samples, "id") for row in rows.get(sample["id"], ())]
+    return Found({"detections.json": json.dumps(ordered)}, partial(score_detection, rows, data))
 
 
-def score_detection(rows: Mapping[Any, list[dict[str, Any]]], data: DetectionData) -> Evaluation:
-    """The AP of COCO's rows by image id; images without boxes count where others have some that are no crowds."""
-    ordered = [row for sample in glance(data.samples, "id") for row in rows[sample["id"]]]
-    found = Evaluation([], {"detections.json": json.dumps(ordered)}, {}, {"detection": rows})
-    if not any(map(has_box_to_learn, glance(data.samples, "boxes", "iscrowd"))):
+def score_detection(rows: Mapping[Any, list[dict[str, Any]]], data: DetectionData, collect: Collect) -> Evaluation:
+    """AP of COCO's rows by image id over the images that could be read, against their boxes; of LVIS the fixed AP.
+
+    Images without boxes count where others have some that are no crowds; without any box, as in a test split, nothing
+    is measured.
+    """
+    samples, found = collect(rows, data.samples, "images")
+    found.outputs = {"detection": rows}
+    if not any(map(has_box_to_learn, glance(samples, "boxes", "iscrowd"))):
         found.left_out += LeftOut.of("images", list(rows), len(rows), NO_ANNOTATIONS)
         return found
-    truth = _ground_truth(data)
-    truth["images"] = [image for image in truth["images"] if image["id"] in rows]
-    truth["annotations"] = [box for box in truth["annotations"] if box["image_id"] in rows]
+    truth = _ground_truth(replace(data, samples=samples))
+    ordered = [row for sample in glance(samples, "id") for row in rows[sample["id"]]]
     scores = lvis_ap(ordered, truth, fixed=True) if data.frequencies else coco_ap(ordered, truth)
     found.counts["num_images"] = len(rows)
     found.measures += [Measure(name, float(value), title=_AP_TITLES.get(name, "")) for name, value in scores.items()]
@@ -150,18 +169,17 @@ def _as_evaluated(model: Any, results: list[dict[str, Any]]) -> list[dict[str, A
     return [{**result, "boxes": boxes} for result, boxes in zip(results, cut, strict=True)]
 
 
-def measure_phrases(
+def find_phrases(
     model: FiberForGrounding,
     name: str,
     samples: Sequence[GroundingSample],
     batches: Batches,
     settings: GroundingSettings,
     split: str,
-) -> Evaluation:
-    """Recall at K of boxes for phrases, by any box of a phrase; the predictions are MDETR's for Flickr30k.
+) -> Found:
+    """Boxes for phrases; the predictions are MDETR's for Flickr30k.
 
     Phrases that the longest text cuts off cannot be asked, and count as not found; `num_cut_phrases` says how many.
-    `split` is that of `settings.entities`, from which types of phrases come.
     """
     asked = ask_phrases(name, samples)
     found: dict[Any, list[list[list[float]]]] = {}
@@ -170,10 +188,11 @@ def measure_phrases(
         for entry, result, maps in zip(batch["ids"], results, batch["phrase_maps"], strict=True):
             cut[entry] = sum(not maps[label - 1].any() for label in asked[entry][1])
             found[entry] = [result["boxes"][result["labels"] == label].tolist() for label in asked[entry][1]]
-    measured = score_phrases(gather_by_id(found), name, samples, asked, settings, split)
-    if num_cut := sum(gather_by_id(cut).values()):
-        measured.counts[_cut_phrases(name)] = num_cut
-    return measured
+    found, num_cut = in_order(samples, gather_by_id(found)), sum(gather_by_id(cut).values())
+    keys = {entry: asked[entry][0].key for entry in found}
+    entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": found[entry]} for entry, key in keys.items()]
+    score = partial(score_phrases, found, name, samples, asked, settings, split, num_cut)
+    return Found({f"{name}.json": json.dumps(entries)}, score)
 
 
 def ask_phrases(name: str, samples: Sequence[GroundingSample]) -> dict[Any, tuple[Sentence, list[int]]]:
@@ -201,11 +220,20 @@ def score_phrases(
     asked: Mapping[Any, tuple[Sentence, list[int]]],
     settings: GroundingSettings,
     split: str,
+    num_cut: int,
+    collect: Collect,
 ) -> Evaluation:
-    """The recall of boxes by caption, a list for each phrase of `asked`."""
+    """Recall at K of boxes by caption, a list for each phrase of `asked`, by any box of a phrase.
+
+    `split` is that of `settings.entities`, from which types of phrases come.
+    """
+    samples, measured = collect(found, samples, "captions", name)
+    measured.outputs = {name: found}
+    if num_cut:
+        measured.counts[_cut_phrases(name)] = num_cut
+    known = {sentence.key for sentence, _ in asked.values()}
+    asked = {entry: asked[entry] for entry in asked if entry in found}
     boxes = {asked[entry][0].key: of_phrases for entry, of_phrases in found.items()}
-    entries = [{"image_id": key[0], "sentence_id": key[1], "boxes": each} for key, each in boxes.items()]
-    measured = Evaluation([], {f"{name}.json": json.dumps(entries)}, {}, {name: found})
     bare = [entry for entry, (sentence, _) in asked.items() if not sentence.phrases]
     num_phrases = [len(sample["phrases"]) for sample in glance(samples, "phrases")]
     boxless = [  # an id for each phrase
@@ -217,7 +245,7 @@ def score_phrases(
     if settings.entities is not None:
         every = read_flickr30k_entities(Path(settings.entities), split=split)
         sentences = [sentence for sentence in every if sentence.key in boxes]
-        absent = [" ".join(map(str, sentence.key)) for sentence in every if sentence.key not in boxes]
+        absent = [" ".join(map(str, sentence.key)) for sentence in every if sentence.key not in known]
         measured.left_out += LeftOut.of("captions", absent, len(every), "in task.entities alone", name)
     else:
         measured.left_out += LeftOut.of("captions", bare, len(asked), "no phrase with a box", name)
@@ -248,34 +276,38 @@ def _annotated(sample: Mapping[str, Any], place: int) -> tuple[Sentence, list[in
     return Sentence(str(sample["original_id"]), int(number), caption, tuple(phrases)), labels
 
 
-def measure_expressions(
+def find_expressions(
     model: FiberForGrounding,
     name: str,
     samples: Sequence[GroundingSample],
     processor: GroundingProcessor,
     batches: Batches,
     settings: GroundingSettings,
-) -> Evaluation:
-    """Precision at K of boxes for expressions, at 1 beside that of empty ones; predictions for `fiber-eval refcoco`."""
+) -> Found:
+    """Boxes for expressions and, if the settings ask, for empty ones; predictions for `fiber-eval refcoco`."""
     found = _find_expressions(model, samples, batches, None)
     blind: dict[Any, Any] = {}
     if settings.empty_expressions:
         blind = _find_expressions(model, samples, batches, processor)
-    return score_expressions(found, name, samples, blind)
+    found = in_order(samples, found)
+    entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
+    score = partial(score_expressions, found, name, samples, blind)
+    return Found({f"{name}.json": json.dumps(entries)}, score)
 
 
 def score_expressions(
     found: Mapping[Any, tuple[list[list[float]], list[float]]],
     name: str,
     samples: Sequence[GroundingSample],
-    blind: Mapping[Any, Any] | None = None,
+    blind: Mapping[Any, Any],
+    collect: Collect,
 ) -> Evaluation:
-    """The precision of boxes and scores by expression, of those expressions that have one box.
+    """Precision at K of boxes and scores by expression, of those expressions that have one box.
 
-    `blind` is what was found for empty expressions, if that was asked.
+    At 1 it stands beside that of `blind`, what was found for empty expressions, if that was asked.
     """
-    entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
-    measured = Evaluation([], {f"{name}.json": json.dumps(entries)}, {}, {name: found})
+    samples, measured = collect(found, samples, "expressions", name)
+    measured.outputs = {name: found}
     targets: dict[Any, Any] = {}
     bare: list[Any] = []
     several: list[Any] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -39,14 +39,15 @@ from fiber_train.tasks.grounding.boxes import (
 from fiber_train.tasks.grounding.evaluation import (
     ask_phrases,
     describe,
-    measure_detection,
-    measure_expressions,
-    measure_phrases,
+    find_detection,
+    find_expressions,
+    find_phrases,
     score_detection,
     score_expressions,
     score_phrases,
 )
 from fiber_train.tasks.grounding.settings import GroundingSettings
+from fiber_train.tasks.ids import only
 
 
 class Grounding(Task[GroundingSettings]):
@@ -167,7 +168,6 @@ class Grounding(Task[GroundingSettings]):
             processor.tokenizer,
             processor.max_length,
             mlm_probability=None,
-            fill_broken=True,
             size_divisor=processor.size_divisor,
         )
 
@@ -185,29 +185,40 @@ class Grounding(Task[GroundingSettings]):
             dataset = make(transform=self.make_transform(processor, False), **self.image_options)
             return self.batches_of(dataset, processor, fabric)
 
-        found, settings, split = Evaluation(), self.settings, self.config.data.eval_split
+        parts, settings, split = [], self.settings, self.config.data.eval_split
         if (data := samples.detection) is not None:
-            found += measure_detection(
-                model, data, worded_categories(data, settings.wording), processor, batches, settings
-            )
+            categories = worded_categories(data, settings.wording)
+            parts.append(find_detection(model, data, categories, processor, batches, settings))
         for name, captions in samples.captions.items():
-            found += measure_phrases(model, name, captions, batches, settings, split)
+            parts.append(find_phrases(model, name, captions, batches, settings, split))
         for name, expressions in samples.expressions.items():
-            found += measure_expressions(model, name, expressions, processor, batches, settings)
-        return found
+            parts.append(find_expressions(model, name, expressions, processor, batches, settings))
+        files = self.keep({name: content for part in parts for name, content in part.predictions.items()})
+        return sum((part.score(self.collect) for part in parts), Evaluation(predictions=files))
+
+    def only(self, samples: BoxData, outputs: Mapping[Any, Any]) -> BoxData:
+        """Of each file those of which there are predictions."""
+        captions, expressions = (
+            {name: only(part, outputs[name]) for name, part in files.items()}
+            for files in (samples.captions, samples.expressions)
+        )
+        if (data := samples.detection) is not None:
+            data = replace(data, samples=only(data.samples, outputs["detection"]))
+        return BoxData(data, captions, expressions)
 
     def preview(self, samples: BoxData) -> Evaluation:
         """The measures of no box found."""
         found, split = Evaluation(), self.config.data.eval_split
         if (data := samples.detection) is not None:
-            found += score_detection({sample["id"]: [] for sample in glance(data.samples, "id")}, data)
+            rows: dict[Any, Any] = {sample["id"]: [] for sample in glance(data.samples, "id")}
+            found += score_detection(rows, data, self.collect)
         for name, captions in samples.captions.items():
             asked = ask_phrases(name, captions)
             blank: dict[Any, Any] = {entry: [[] for _ in labels] for entry, (_, labels) in asked.items()}
-            found += score_phrases(blank, name, captions, asked, self.settings, split)
+            found += score_phrases(blank, name, captions, asked, self.settings, split, 0, self.collect)
         for name, expressions in samples.expressions.items():
             nothing: dict[Any, Any] = {sample["id"]: ([], []) for sample in glance(expressions, "id")}
-            found += score_expressions(nothing, name, expressions)
+            found += score_expressions(nothing, name, expressions, {}, self.collect)
         return found
 
     def parts(self, samples: BoxData) -> dict[str, Sequence[Any]]:

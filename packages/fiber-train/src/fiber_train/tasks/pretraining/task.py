@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, Transform, derive_seed
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, derive_seed
 from fiber_eval import RetrievalRecall
 from fiber_heads import FiberForPretraining
+from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
 from fiber_train.evaluation import Evaluation, Measure
@@ -48,7 +50,6 @@ class Pretraining(CaptionTask[PretrainingSettings]):
             processor.tokenizer,
             processor.max_length,
             mlm_probability=self.config.data.mlm_probability if masked else None,
-            fill_broken=True,
             pad_to_max_length=training and self.settings.model.queue_inputs != "none",
         )
 
@@ -83,19 +84,31 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         `fiber_eval`) beside the recall of a random order; `itm_accuracy` and `mlm_accuracy` beside what the best
         constant guess reaches on the same decisions.
         """
-        found = Evaluation(counts=count(samples))
+        seen: dict[Any, None] = {}
+        metric, decisions = None, []
         if model.contrastive_head is not None:
-            found.measures += self._recall(model, samples, processor, fabric)
+            metric = self._recall(model, samples, processor, fabric, seen)
         if model.matching_head is not None or model.word_head is not None:
-            found.measures += self._decisions(model, samples, processor, fabric)
+            decisions = self._decisions(model, samples, processor, fabric, seen)
+        samples, found = self.collect(gather_by_id(seen), samples, "images")
+        found.outputs, found.counts = {}, count(samples)
+        if metric is not None:
+            found.measures += recall_measures(metric.compute(), len(samples))
+        found.measures += decisions
         return found
 
     def _recall(
-        self, model: FiberForPretraining, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
-    ) -> list[Measure]:
-        """Recall by cosines."""
+        self,
+        model: FiberForPretraining,
+        samples: Sequence[CaptionSample],
+        processor: FiberProcessor,
+        fabric: Fabric,
+        seen: dict[Any, None],
+    ) -> RetrievalRecall:
+        """Recall by cosines; adds the ids of its images to `seen`."""
         metric = RetrievalRecall(ks=KS).to(fabric.device)
         for batch in self.batches(model, samples, processor, fabric):
+            seen |= dict.fromkeys(batch["ids"])
             metric.update(
                 image_features=model.encode_images(batch["pixel_values"]),
                 image_ids=batch["image_ids"],
@@ -103,26 +116,41 @@ class Pretraining(CaptionTask[PretrainingSettings]):
                 text_ids=batch["text_ids"],
                 text_image_ids=batch["text_image_ids"],
             )
-        return recall_measures(metric.compute(), len(samples))
+        return metric
 
     def _decisions(
-        self, model: FiberForPretraining, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
+        self,
+        model: FiberForPretraining,
+        samples: Sequence[CaptionSample],
+        processor: FiberProcessor,
+        fabric: Fabric,
+        seen: dict[Any, None],
     ) -> list[Measure]:
-        """Accuracies of the objectives' own decisions, counted over all processes."""
-        one = OneCaption(self.config)
+        """Accuracies of the objectives' own decisions, counted over all processes; adds ids of images to `seen`."""
         seed = self.config.trainer.seed
+        transform = self.make_transform(processor, False)
+        # With one caption of each image, hard negatives are other images'.
+        dataset = CaptionDataset(samples, transform, captions="random", seed=seed, **self.image_options)
         words = torch.zeros(model.backbone.vocab_size, device=fabric.device)
         right = {name: torch.zeros((), device=fabric.device) for name in ("itm", "mlm")}
         matches = torch.zeros(2, device=fabric.device)
-        for number, batch in enumerate(one.batches(model, samples, processor, fabric, shuffle=True, seed=seed)):
+        counted: set[Any] = set()
+        for number, batch in enumerate(self.batches_of(dataset, processor, fabric, shuffle=True, seed=seed)):
             torch.manual_seed(derive_seed(seed, number, fabric.global_rank))
-            output = model(**batch)
-            for name in right.keys() & output.losses.keys():
-                right[name] += (output.metrics[f"{name}_accuracy"] * output.metrics[f"{name}_count"]).round()
-            if output.mlm_logits is not None:
-                words += torch.bincount(batch["mlm_labels"][batch["mlm_labels"] != -100], minlength=len(words))
-            if output.itm_logits is not None:
-                matches += torch.bincount(output.itm_labels[output.itm_labels != -100], minlength=2)
+            seen |= dict.fromkeys(batch["ids"])
+            output, again = model(**batch), batch["replaced"].clone()
+            for row, name in enumerate(batch["ids"]):  # what fills up the last batch, or another's place, is no sample
+                again[row] |= name in counted
+                counted |= set() if again[row] else {name}
+            decided = {
+                "itm": (output.itm_logits, output.itm_labels, again.repeat(3), matches),
+                "mlm": (output.mlm_logits, batch["mlm_labels"], again[:, None], words),
+            }
+            for name, (logits, labels, masked, counts) in decided.items():
+                if logits is not None:
+                    labels = labels.masked_fill(masked, -100)
+                    right[name] += ((logits.argmax(dim=-1) == labels) & (labels != -100)).sum()
+                    counts += torch.bincount(labels[labels != -100], minlength=len(counts))
         measures = []
         for name, counts in (("itm", matches), ("mlm", words)):
             total, good = (torch.as_tensor(fabric.all_reduce(part, reduce_op="sum")) for part in (counts, right[name]))
@@ -141,14 +169,3 @@ class Pretraining(CaptionTask[PretrainingSettings]):
                     f"{title:14} accuracy {measure.value:.3f} ({measure.baseline_name} {measure.baseline:.3f})"
                 )
         return "\n".join(lines)
-
-
-class OneCaption(Pretraining):
-    """The same with one caption of each image, among which hard negatives are sought."""
-
-    def make_dataset(
-        self, samples: Sequence[CaptionSample], transform: Transform, training: bool, model: FiberForPretraining
-    ) -> CaptionDataset:
-        """An item for each image."""
-        seed = self.config.trainer.seed
-        return CaptionDataset(samples, transform, captions="random", seed=seed, **self.image_options)

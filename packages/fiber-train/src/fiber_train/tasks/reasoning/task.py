@@ -62,8 +62,9 @@ class Reasoning(Task[TaskSettings]):
 
     def _score(self, judged: Mapping[Any, bool], samples: Sequence[ReasoningSample]) -> Evaluation:
         """The measures of judgements by id."""
-        file = "".join(f"{name},{truth}\n" for name, truth in judged.items())
-        found = Evaluation([], {"predictions.csv": file}, {}, judged)
+        samples, found = self.collect(judged, samples, "statements")
+        file = "".join(f"{name},{truth}\n" for name, truth in found.outputs.items())
+        found.predictions = self.keep({"predictions.csv": file})
         labels: dict[Any, Any] = {sample["id"]: sample.get("label") for sample in glance(samples, "id", "label")}
         bare = [name for name, label in labels.items() if label is None]
         if bare and len(bare) < len(labels):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,47 +53,49 @@ class Retrieval(CaptionTask[RetrievalSettings]):
 
         The predictions are all scores, as `fiber-eval retrieval` takes them; of an image its scores of all captions.
         """
+        encode = self._encode if model.matching_head is None else self._begin
+        encoded = encode(model, samples, processor, fabric)
+        samples, found = self.collect(encoded, samples, "images")
+        images, texts = zip(*(encoded[sample["id"]] for sample in glance(samples, "id")), strict=True)
         if model.matching_head is None:
-            scores, owners = self._cosines(model, samples, processor, fabric)
+            scores = torch.from_numpy(np.concatenate(images) @ np.concatenate(texts).T)
         else:
-            images, texts, owners = self._begin(model, samples, processor, fabric)
-            scores = self._scores(model, images, texts, fabric)
-        measures = recall_measures(retrieval_recall(scores, owners, ks=KS), len(samples))
+            scores = self._scores(model, ImageState.cat(images), TextState.cat(texts), fabric)
+        owners = [row for row, own in enumerate(texts) for _ in range(len(own))]
         file = io.BytesIO()
         np.savez_compressed(file, scores=scores.numpy(), text_image_index=np.array(owners))
-        outputs = {sample["id"]: row for sample, row in zip(glance(samples, "id"), scores, strict=True)}
-        return Evaluation(measures, {"predictions.npz": file.getvalue()}, count(samples), outputs)
+        found.predictions = self.keep({"predictions.npz": file.getvalue()})
+        found.outputs = {sample["id"]: row for sample, row in zip(glance(samples, "id"), scores, strict=True)}
+        found.counts |= count(samples)
+        found.measures += recall_measures(retrieval_recall(scores, owners, ks=KS), len(samples))
+        return found
 
-    def _cosines(
+    def _encode(
         self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
-    ) -> tuple[Tensor, list[int]]:
-        """(images, captions) on the host, and the image of each caption."""
-        images: dict[int, Any] = {}
-        texts: dict[int, tuple[Any, int]] = {}
+    ) -> dict[Any, tuple[Any, Any]]:
+        """By id the features of the image (1, D) and of its captions, on the host."""
+        found: dict[Any, tuple[Any, Any]] = {}
+        sizes = _num_captions(samples)
         for batch in self.batches(model, samples, processor, fabric):
-            features = model.encode_images(batch["pixel_values"]).float().cpu().numpy()
-            images |= zip(batch["image_ids"].tolist(), features, strict=True)
-            features = model.encode_texts(batch["input_ids"], batch["attention_mask"]).float().cpu().numpy()
-            pairs = zip(features, batch["text_image_ids"].tolist(), strict=True)
-            texts |= zip(batch["text_ids"].tolist(), pairs, strict=True)
-        images, texts = gather_by_id(images), gather_by_id(texts)
-        found, owners = zip(*(texts[number] for number in sorted(texts)), strict=True)
-        rows = np.stack([images[number] for number in range(len(samples))])
-        return torch.from_numpy(rows @ np.stack(found).T), list(owners)
+            images = model.encode_images(batch["pixel_values"]).float().cpu().numpy()
+            texts = model.encode_texts(batch["input_ids"], batch["attention_mask"]).float().cpu().numpy()
+            found |= _by_id(batch["ids"], images, texts, sizes)
+        return gather_by_id(found)
 
     def _begin(
         self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
-    ) -> tuple[ImageState, TextState, list[int]]:
-        """Every image and caption up to the cut, on the host, and the image of each caption.
+    ) -> dict[Any, tuple[ImageState, TextState]]:
+        """By id the image and its captions up to the cut, on the host.
 
         Every process begins all of them: pairs are many more, and those are shared out.
         """
-        images, texts, owners = [], [], []
+        found: dict[Any, tuple[ImageState, TextState]] = {}
+        sizes = _num_captions(samples)
         for batch in self.batches(model, samples, processor, fabric, share=False):
-            images.append(model.backbone.begin_image(batch["pixel_values"]).map(_to_host))
-            texts.append(model.backbone.begin_text(batch["input_ids"], batch["attention_mask"]).map(_to_host))
-            owners += batch["text_image_ids"].tolist()
-        return ImageState.cat(images), TextState.cat(texts), owners
+            images = model.backbone.begin_image(batch["pixel_values"]).map(_to_host)
+            texts = model.backbone.begin_text(batch["input_ids"], batch["attention_mask"]).map(_to_host)
+            found |= _by_id(batch["ids"], images, texts, sizes)
+        return found
 
     def _scores(self, model: FiberForRetrieval, images: ImageState, texts: TextState, fabric: Fabric) -> Tensor:
         """(images, captions) in float64 on the host."""
@@ -117,6 +119,19 @@ class Retrieval(CaptionTask[RetrievalSettings]):
     def describe(self, found: Evaluation) -> str:
         """Recalls beside chance."""
         return "\n".join(recall_lines(found))
+
+
+def _num_captions(samples: Sequence[CaptionSample]) -> dict[Any, int]:
+    return {sample["id"]: len(sample["captions"]) for sample in glance(samples, "id", "captions")}
+
+
+def _by_id(ids: Sequence[Any], images: Any, texts: Any, sizes: Mapping[Any, int]) -> dict[Any, tuple[Any, Any]]:
+    """The rows of a batch, of each image its own and those of its captions."""
+    found, start = {}, 0
+    for row, name in enumerate(ids):
+        found[name] = (images[row : row + 1], texts[start : start + sizes[name]])
+        start += sizes[name]
+    return found
 
 
 def _to_host(tensor: Tensor) -> Tensor:
