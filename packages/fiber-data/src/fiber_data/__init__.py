@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         encode_prompts,
         make_prompt,
     )
+    from fiber_data.randaugment import RandAugment
     from fiber_data.sampling import EpochIndex, EpochSampler
     from fiber_data.seeding import derive_seed
     from fiber_data.suffixes import image_suffixes
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
         IMAGENET_MEAN,
         IMAGENET_STD,
         FlipUnlessSided,
-        RandAugment,
         ResizeShorterSide,
         build_detection_evaluation_transform,
         build_detection_training_transform,
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         build_training_transform,
         fit_size,
         mentions_side,
+        normalize_images,
     )
     from fiber_data.understanding import QuestionDataset, ReasoningDataset
 
@@ -110,6 +111,7 @@ _HOMES = {
         "encode_prompts",
         "make_prompt",
     ),
+    "randaugment": ("RandAugment",),
     "sampling": ("EpochIndex", "EpochSampler"),
     "seeding": ("derive_seed",),
     "suffixes": ("image_suffixes",),
@@ -118,7 +120,6 @@ _HOMES = {
         "IMAGENET_MEAN",
         "IMAGENET_STD",
         "FlipUnlessSided",
-        "RandAugment",
         "ResizeShorterSide",
         "build_detection_evaluation_transform",
         "build_detection_training_transform",
@@ -126,6 +127,7 @@ _HOMES = {
         "build_training_transform",
         "fit_size",
         "mentions_side",
+        "normalize_images",
     ),
     "understanding": ("QuestionDataset", "ReasoningDataset"),
 }
@@ -190,6 +192,7 @@ __all__ = [
     "mask_tokens",
     "mentions_side",
     "normalize_answer",
+    "normalize_images",
     "noun_phrases",
     "pad_images",
     "positive_map",
