@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig, as_share
-from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
+from fiber_train.data import Collate, OnDevice, build_evaluation_loader, image_overrides
 from fiber_train.evaluation import Evaluation, Measure
 from fiber_train.tasks.ids import check_ids
 
@@ -197,9 +197,9 @@ class Task(ABC, Generic[Settings]):
         return FiberProcessor(tokenizer, size, self.config.data.max_length, **normalization)
 
     def make_transform(self, processor: Any, training: bool) -> Transform:
-        """What makes tensors of images."""
+        """What makes tensors of images: uint8, which the device normalizes by the processor's statistics, or floats."""
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
-        return build(processor.image_size, mean=processor.mean, std=processor.std)
+        return build(processor.image_size, normalize=False)
 
     @property
     def image_options(self) -> dict[str, Any]:
@@ -234,7 +234,8 @@ class Task(ABC, Generic[Settings]):
         """The same of a data set."""
         options = {"batch_size": self.evaluation_batch_size, **options}
         collate = self.make_collator(processor, False)
-        return on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
+        loader = build_evaluation_loader(self.config.data, dataset, fabric, collate, **options)
+        return OnDevice(loader, fabric, processor)
 
     def measure(self, model: Any, samples: Any, processor: Any, fabric: Fabric) -> Evaluation:
         """`evaluate` and `task.metrics`, without gradients, in the run's precision; random numbers go on as before.
