@@ -11,10 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fiber_data import verbs
+
 if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
     from fiber_data.formats import CaptionSample, Samples
 
-_COMMANDS = ("scenes", "inspect", "check")
+_COMMANDS = ("scenes", "inspect", "check", "show", "stats")
 _USUAL_SPLITS = ("train", "val", "test")
 
 
@@ -41,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="list all that is wrong with the annotation files of a data set")
     check.add_argument("root", type=Path, help="folder of a data set, in whatever layout")
     check.add_argument("--images", action="store_true", help="open each image too, to compare its size")
+    for verb in (verbs.show, verbs.stats):
+        own = commands.add_parser(verb.__name__, help=verb.__doc__, description=verb.__doc__)
+        own.set_defaults(run=verb(own))
     return parser
 
 
@@ -59,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_name(words[0], parser)
     options = parser.parse_args(words)
     try:
-        return {"scenes": _scenes, "inspect": _inspect, "check": _check}[options.command](options)
+        own = {"scenes": _scenes, "inspect": _inspect, "check": _check}
+        return own[options.command](options) if options.command in own else options.run(options)
     except (OSError, KeyError, ValueError) as error:
         sys.stderr.write(f"fiber-data: {error.args[0] if isinstance(error, KeyError) else error}\n")
         return 1
