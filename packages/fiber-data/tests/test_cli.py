@@ -39,6 +39,8 @@ def run(*words):
         (["--help"], 0, "count images and captions"),
         (["scenes", "--help"], 0, "side of the images"),
         (["inspect", "--help"], 0, "decode every image"),
+        (["show", "--help"], 0, "side of squares"),
+        (["stats", "--help"], 0, "compare the bytes"),
         (["--version"], 0, f"fiber-data {version('fiber-data')}"),
         (["scnes"], 2, "there is no command 'scnes'; did you mean 'scenes'? known are: scenes, inspect"),
         (["quux"], 2, "there is no command 'quux'; known are: scenes, inspect"),

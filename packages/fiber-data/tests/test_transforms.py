@@ -15,6 +15,8 @@ from fiber_data import (
     build_training_transform,
     fit_size,
     mentions_side,
+    normalize_images,
+    pad_images,
 )
 from fiber_data.seeding import seeded
 from PIL import Image
@@ -246,3 +248,18 @@ def test_images_are_normalized_as_the_originals_but_in_the_order_of_colors(fine_
 def test_sides_without_length_are_refused():
     with pytest.raises(ValueError, match=r"positive length, not shorter=\(\)"):
         ResizeShorterSide((), 100)
+
+
+def test_a_batch_is_normalized_to_the_bit_as_its_images_are():
+    """With padding that is 0 beside them, and pairs."""
+    images = [photo(90, 120), photo(60, 130)]
+    statistics = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
+    whole = build_detection_evaluation_transform(40, 100, **statistics)
+    plain = build_detection_evaluation_transform(40, 100, normalize=False)
+    expected, sizes = pad_images([whole(image).as_subclass(torch.Tensor) for image in images], size_divisor=32)
+    pixels, _ = pad_images([plain(image).as_subclass(torch.Tensor) for image in images], size_divisor=32)
+    assert pixels.dtype == torch.uint8 and len(sizes.unique(dim=0)) == 2
+    made = normalize_images(pixels, sizes, **statistics)
+    assert made.dtype == torch.float32 and torch.equal(made, expected)
+    pairs = normalize_images(torch.stack([pixels, pixels.flip(-1)], 1), sizes, **statistics)
+    assert torch.equal(pairs[:, 0], expected) and pixels.dtype == torch.uint8

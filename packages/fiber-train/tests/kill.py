@@ -22,6 +22,7 @@ import torch
 from fiber_data.scenes import generate_scenes
 from fiber_train.config import load_config
 from fiber_train.run import train
+from fiber_train.tracking import CSV_FILE, read_metrics
 
 SETTINGS = [
     "model.overrides.embed_dim=8",
@@ -43,7 +44,7 @@ SETTINGS = [
     "optim.warmup=2",
     "optim.ema_decay=0.9",
 ]
-KEPT = ("model", "best", "metrics.csv", "evaluation.json")
+KEPT = ("model", "best", "evaluation.json")
 
 
 def make_data(folder: Path) -> Path:
@@ -99,7 +100,8 @@ def differing(one: Path, other: Path) -> list[str]:
         if path.is_file()
     }
     _, unequal, missing = filecmp.cmpfiles(one, other, sorted(names), shallow=False)
-    return [*unequal, *missing]
+    rows = ([row for row in read_metrics(run) if not row[1].startswith("time/")] for run in (one, other))
+    return [*unequal, *missing, *([] if next(rows) == next(rows) else [CSV_FILE])]
 
 
 def main(kills: int, seed: int) -> int:

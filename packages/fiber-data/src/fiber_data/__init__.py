@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         encode_prompts,
         make_prompt,
     )
+    from fiber_data.randaugment import RandAugment
     from fiber_data.replacing import ReplacingCollator, ReplacingDataset
     from fiber_data.sampling import EpochIndex, EpochSampler
     from fiber_data.seeding import derive_seed
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
         IMAGENET_MEAN,
         IMAGENET_STD,
         FlipUnlessSided,
-        RandAugment,
         ResizeShorterSide,
         build_detection_evaluation_transform,
         build_detection_training_transform,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         build_training_transform,
         fit_size,
         mentions_side,
+        normalize_images,
     )
     from fiber_data.understanding import QuestionDataset, ReasoningDataset
 
@@ -113,6 +114,7 @@ _HOMES = {
         "encode_prompts",
         "make_prompt",
     ),
+    "randaugment": ("RandAugment",),
     "replacing": ("ReplacingCollator", "ReplacingDataset"),
     "sampling": ("EpochIndex", "EpochSampler"),
     "seeding": ("derive_seed",),
@@ -122,7 +124,6 @@ _HOMES = {
         "IMAGENET_MEAN",
         "IMAGENET_STD",
         "FlipUnlessSided",
-        "RandAugment",
         "ResizeShorterSide",
         "build_detection_evaluation_transform",
         "build_detection_training_transform",
@@ -130,6 +131,7 @@ _HOMES = {
         "build_training_transform",
         "fit_size",
         "mentions_side",
+        "normalize_images",
     ),
     "understanding": ("QuestionDataset", "ReasoningDataset"),
 }
@@ -196,6 +198,7 @@ __all__ = [
     "mask_tokens",
     "mentions_side",
     "normalize_answer",
+    "normalize_images",
     "noun_phrases",
     "pad_images",
     "positive_map",

@@ -11,10 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fiber_data import verbs
+
 if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
     from fiber_data.formats import CaptionSample, Samples
 
-_COMMANDS = ("scenes", "inspect", "check", "pack")
+_COMMANDS = ("scenes", "inspect", "check", "pack", "show", "stats")
 _USUAL_SPLITS = ("train", "val", "test")
 
 
@@ -51,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     pack.add_argument("--max-side", type=int, help="longest side in pixels; larger images are resized (none are)")
     pack.add_argument("--workers", type=int, default=1, help="threads that pack (%(default)s)")
     pack.add_argument("--verify", action="store_true", help="compare the shards with their checksums afterwards")
+    for verb in (verbs.show, verbs.stats):
+        own = commands.add_parser(verb.__name__, help=verb.__doc__, description=verb.__doc__)
+        own.set_defaults(run=verb(own))
     return parser
 
 
@@ -69,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_name(words[0], parser)
     options = parser.parse_args(words)
     try:
-        return {"scenes": _scenes, "inspect": _inspect, "check": _check, "pack": _pack}[options.command](options)
+        own = {"scenes": _scenes, "inspect": _inspect, "check": _check, "pack": _pack}
+        return own[options.command](options) if options.command in own else options.run(options)
     except (OSError, KeyError, ValueError) as error:
         sys.stderr.write(f"fiber-data: {error.args[0] if isinstance(error, KeyError) else error}\n")
         return 1

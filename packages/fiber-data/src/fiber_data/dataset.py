@@ -127,7 +127,7 @@ class SeededDataset(Dataset[dict[str, Any] | BrokenSample], Generic[Sample], ABC
             texts: Texts by name; a flip spares the image if one of them names a side.
 
         Returns:
-            ``pixel_values`` float32 (3, H, W), and the texts.
+            ``pixel_values`` (3, H, W), float32 or, of a transform that does not normalize, uint8; and the texts.
 
         Raises:
             BrokenImageError: The image cannot be read.

@@ -4,19 +4,24 @@ They take what v2 takes: an image alone (PIL or uint8 tensor), or a dict such as
 ...}`` whose images are transformed, whose boxes (`torchvision.tv_tensors.BoundingBoxes`) follow, and whose
 other entries pass through. Randomness comes from torch's global generator, as everywhere in v2; the data sets of
 this package seed it per sample.
+
+With ``normalize=False`` they end in uint8, a quarter of the bytes for worker processes to write and for a device to
+receive; `normalize_images` does the rest for a whole batch there.
 """
 
-import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from fiber_data.randaugment import RandAugment
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,8 +33,6 @@ _OTHER_WORDS = re.compile(  # what words of another meaning begin with, or are
     r"^(cleft|leftover|leftis[tm]|(eye|over)?bright|(af|stage)?fright|(cart|mill|play|ship|wain|wheel)?wright|spright"
     r"|copyright|birthright|forthright|outright|right(ed|ing|ly|eous|eously|ful|fully)$|al?right$)"
 )
-_GRAY = 128  # what moves into the image from outside
-_MAX_MAGNITUDE = 10
 
 
 def build_evaluation_transform(
@@ -37,6 +40,7 @@ def build_evaluation_transform(
     *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    normalize: bool = True,
 ) -> v2.Compose:
     """The whole image, squeezed to a square: evaluation, and pre-training in the original.
 
@@ -44,13 +48,14 @@ def build_evaluation_transform(
         size: Side of the square in pixels.
         mean: Mean of each color channel, on the scale [0, 1].
         std: Standard deviation of each color channel, on the same scale.
+        normalize: False gives uint8 in 0..255 instead, for `normalize_images`.
 
     Returns:
         A transform from images of any size to float32 (3, size, size): bicubic antialiased resize, [0, 1],
         normalized.
     """
     resize = v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-    return v2.Compose([v2.ToImage(), resize, *_normalization(mean, std)])
+    return v2.Compose([v2.ToImage(), resize, *_normalization(mean, std, normalize)])
 
 
 def build_training_transform(
@@ -62,6 +67,7 @@ def build_training_transform(
     flip_probability: float = 0.5,
     num_operations: int = 2,
     magnitude: float = 7,
+    normalize: bool = True,
 ) -> v2.Compose:
     """The augmentation of the fine-tuning recipes: random resized crop, flip, RandAugment, normalization.
 
@@ -73,15 +79,29 @@ def build_training_transform(
         flip_probability: Chance of a horizontal flip; a text that names a side is never flipped.
         num_operations: Operations of `RandAugment`; 0 turns it off.
         magnitude: Strength of these operations, 0 to 10.
+        normalize: False gives uint8 in 0..255 instead, for `normalize_images`.
 
     Returns:
         A random transform from images of any size to float32 (3, size, size).
     """
-    crop = v2.RandomResizedCrop(
-        (size, size), scale=crop_scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
-    )
+    crop = _ResizedCrop((size, size), scale=crop_scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     augment = [FlipUnlessSided(flip_probability), RandAugment(num_operations, magnitude)]
-    return v2.Compose([v2.ToImage(), crop, *augment, *_normalization(mean, std)])
+    return v2.Compose([v2.ToImage(), crop, *augment, *_normalization(mean, std, normalize)])
+
+
+class _ResizedCrop(v2.RandomResizedCrop):
+    """torchvision's with a cut-out that keeps the colors of a pixel together, as decoders give them.
+
+    Its own cut-out is a view that torch resizes in half the speed, and hands on plane by plane.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cuts and resizes one image or its boxes (torchvision's hook)."""
+        cut = F.crop(inpt, params["top"], params["left"], params["height"], params["width"])
+        if isinstance(cut, Tensor) and cut.ndim == 3:
+            together = cut.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+            cut = tv_tensors.wrap(together, like=cut) if isinstance(cut, tv_tensors.TVTensor) else together
+        return F.resize(cut, self.size, interpolation=self.interpolation, antialias=self.antialias)
 
 
 def build_detection_evaluation_transform(
@@ -90,6 +110,7 @@ def build_detection_evaluation_transform(
     *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    normalize: bool = True,
 ) -> v2.Compose:
     """The whole image at its own aspect ratio, for boxes.
 
@@ -102,12 +123,13 @@ def build_detection_evaluation_transform(
         longest: Bound of the longer side in pixels, which shrinks the shorter where it binds.
         mean: Mean of each color channel (R, G, B), on the scale [0, 1].
         std: Standard deviation of each color channel, on the same scale.
+        normalize: False gives uint8 in 0..255 instead, for `normalize_images`.
 
     Returns:
         A transform from images of any size to float32 (3, H, W), H and W by `fit_size`; antialiased bilinear
         resize, [0, 1], normalized.
     """
-    return v2.Compose([v2.ToImage(), ResizeShorterSide(shorter, longest), *_normalization(mean, std)])
+    return v2.Compose([v2.ToImage(), ResizeShorterSide(shorter, longest), *_normalization(mean, std, normalize)])
 
 
 def build_detection_training_transform(
@@ -117,6 +139,7 @@ def build_detection_training_transform(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     flip_probability: float = 0.5,
+    normalize: bool = True,
 ) -> v2.Compose:
     """The augmentation of the fine stage: one of several sizes, and a flip that keeps texts true.
 
@@ -126,12 +149,13 @@ def build_detection_training_transform(
         mean: Mean of each color channel (R, G, B), on the scale [0, 1].
         std: Standard deviation of each color channel, on the same scale.
         flip_probability: Chance of a horizontal flip; a text that names a side is never flipped.
+        normalize: False gives uint8 in 0..255 instead, for `normalize_images`.
 
     Returns:
         A random transform from images of any size, with their boxes, to float32 (3, H, W).
     """
     augment = [ResizeShorterSide(shorter, longest), FlipUnlessSided(flip_probability)]
-    return v2.Compose([v2.ToImage(), *augment, *_normalization(mean, std)])
+    return v2.Compose([v2.ToImage(), *augment, *_normalization(mean, std, normalize)])
 
 
 def fit_size(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
@@ -186,8 +210,34 @@ class ResizeShorterSide(v2.Transform):
         return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
 
 
-def _normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+def _normalization(mean: tuple[float, ...], std: tuple[float, ...], normalize: bool) -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))] if normalize else []
+
+
+def normalize_images(
+    pixel_values: Tensor,
+    image_sizes: Tensor,
+    *,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Tensor:
+    """The last step of the transforms for a batch, on the device where it is: the same numbers, on the CPU to the bit.
+
+    Args:
+        pixel_values: uint8 images (B, 3, H, W), or pairs (B, 2, 3, H, W), as `fiber_data.ImageTextCollator` makes them
+            of transforms with ``normalize=False``.
+        image_sizes: (B, 2), the (height, width) of each before padding.
+        mean: Mean of each color channel, on the scale [0, 1].
+        std: Standard deviation of each color channel, on the same scale.
+
+    Returns:
+        float32 of the same shape; padding is 0.
+    """
+    images = F.normalize(F.to_dtype(pixel_values, torch.float32, scale=True), list(mean), list(std), inplace=True)
+    sides = zip(images.shape[-2:], image_sizes.unbind(-1), strict=True)
+    rows, columns = (torch.arange(most, device=images.device) >= own[:, None] for most, own in sides)
+    padding = rows[:, :, None] | columns[:, None, :]  # (B, H, W)
+    return images.masked_fill_(padding[(slice(None), *[None] * (images.ndim - 3))], 0)
 
 
 def mentions_side(text: str) -> bool:
@@ -226,93 +276,3 @@ class FlipUnlessSided(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Flips one image or its boxes, and leaves texts alone (torchvision's hook)."""
         return F.horizontal_flip(inpt) if params["flip"] and not isinstance(inpt, str) else inpt
-
-
-def _enhancement(strength: float) -> float:
-    return 0.1 + 1.8 * abs(strength)
-
-
-def _move(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
-    height, width = F.get_size(inpt)
-    offset = [round(x * width), round(y * height)]
-    return F.affine(inpt, angle=0.0, translate=offset, scale=1.0, shear=[0.0, 0.0], fill=_GRAY)
-
-
-def _shear(inpt: Any, x: float = 0.0, y: float = 0.0) -> Any:
-    degrees = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    return F.affine(
-        inpt,
-        angle=0.0,
-        translate=[0, 0],
-        scale=1.0,
-        shear=degrees,
-        center=[0.0, 0.0],
-        interpolation=v2.InterpolationMode.BILINEAR,
-        fill=_GRAY,
-    )
-
-
-_Operation = Callable[[Any, float], Any]  # (image, strength in [-1, 1]) -> image
-_COLOR_OPERATIONS: tuple[_Operation, ...] = (
-    lambda image, _: image,
-    lambda image, _: F.autocontrast(image),
-    lambda image, _: F.equalize(image),
-    lambda image, strength: F.adjust_brightness(image, _enhancement(strength)),
-    lambda image, strength: F.adjust_sharpness(image, _enhancement(strength)),
-)
-_SHAPE_OPERATIONS: tuple[_Operation, ...] = (
-    lambda inpt, strength: _shear(inpt, x=0.3 * strength),
-    lambda inpt, strength: _shear(inpt, y=0.3 * strength),
-    lambda inpt, strength: _move(inpt, x=10 / 384 * strength),
-    lambda inpt, strength: _move(inpt, y=10 / 384 * strength),
-    lambda inpt, strength: F.rotate(inpt, 30 * strength, v2.InterpolationMode.BILINEAR, fill=_GRAY),
-)
-_OPERATIONS = _COLOR_OPERATIONS + _SHAPE_OPERATIONS
-
-
-class RandAugment(v2.Transform):
-    """RandAugment (Cubuk et al., 2020) with the ten operations that leave colors nameable.
-
-    Identity, auto-contrast, equalize, brightness, sharpness, shear x/y, translate x/y, rotate: no hue,
-    solarise or posterise, which would contradict the words of a caption. Strengths follow ALBEF's variant,
-    which the original FIBER uses: at magnitude m (0 to 10), factor 0.1 + 0.18 m for brightness and sharpness,
-    shear 0.03 m, rotation 3 m degrees, and a translation of m pixels at 384 (here as a share of the side, so
-    that it suits any size); shape operations take a random sign. torchvision's own class has other operations
-    and strengths.
-
-    Args:
-        num_operations: Operations drawn, with repetition, for a sample.
-        magnitude: Strength, 0 to 10.
-        probability: Chance that a drawn operation is applied.
-
-    Raises:
-        ValueError: The magnitude is outside 0..10.
-    """
-
-    def __init__(self, num_operations: int = 2, magnitude: float = 7, *, probability: float = 0.5) -> None:
-        super().__init__()
-        if not 0 <= magnitude <= _MAX_MAGNITUDE:
-            raise ValueError(f"the magnitude of RandAugment goes from 0 to {_MAX_MAGNITUDE}, not {magnitude}")
-        self.num_operations = num_operations
-        self.magnitude = magnitude
-        self.probability = probability
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws the operations and signs (torchvision's hook)."""
-        strength = self.magnitude / _MAX_MAGNITUDE
-        operations = []
-        for _ in range(self.num_operations):
-            applied = torch.rand(()) < self.probability
-            choice = int(torch.randint(len(_OPERATIONS), ()))
-            sign = 1 if torch.rand(()) < 0.5 else -1
-            if applied:
-                operations.append((choice, sign * strength))
-        return {"operations": operations}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Applies them to one image, and those that move pixels to its boxes (torchvision's hook)."""
-        is_image = isinstance(inpt, tv_tensors.Image) or type(inpt) is torch.Tensor
-        for choice, strength in params["operations"]:
-            if is_image or choice >= len(_COLOR_OPERATIONS):
-                inpt = _OPERATIONS[choice](inpt, strength)
-        return inpt

@@ -14,6 +14,7 @@ from fiber_data import (
     ReplacingDataset,
     load_processor,
     load_tokenizer,
+    normalize_images,
     train_tokenizer,
 )
 from lightning_fabric import Fabric
@@ -111,7 +112,7 @@ def build_training_data(
         world_size=fabric.world_size,
         **groups,
     )
-    return TrainingData(_loader(dataset, sampler, collate, config.data), sampler)
+    return TrainingData(_loader(dataset, sampler, collate, config.data, persistent=True), sampler)
 
 
 def build_evaluation_loader(
@@ -150,31 +151,50 @@ class Blindfold:
     def __call__(self, items: list[Any]) -> dict[str, Any]:
         """The batch, its images zero (the mean color)."""
         batch = self.collate(items)
-        batch["pixel_values"] = torch.zeros_like(batch["pixel_values"])
+        batch["pixel_values"] = torch.zeros_like(batch["pixel_values"], dtype=torch.float32)
         return batch
 
 
-def _loader(dataset: Dataset, sampler: EpochSampler, collate: Collate, data: DataConfig) -> DataLoader:
-    """Batches without what cannot be read: others are in its place, see `ReplacingCollator`."""
+def _loader(
+    dataset: Dataset, sampler: EpochSampler, collate: Collate, data: DataConfig, persistent: bool = False
+) -> DataLoader:
+    """Batches without what cannot be read: others are in its place, see `ReplacingCollator`.
+
+    Of `persistent` loaders the processes stay from epoch to epoch; what changes between them comes with indices.
+    """
     return DataLoader(
         ReplacingDataset(dataset, sampler.seed),
         batch_sampler=sampler,
         collate_fn=ReplacingCollator(Blindfold(collate) if data.blind else collate),
         num_workers=data.num_workers,
-        persistent_workers=False,
+        persistent_workers=persistent and data.num_workers > 0,
         worker_init_fn=leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def on_device(loader: DataLoader, fabric: Fabric) -> Iterable[dict[str, Any]]:
-    """The loader's batches on the process's device; its sampler already knows the processes."""
-    return fabric.setup_dataloaders(loader, use_distributed_sampler=False)  # type: ignore[return-value]
+@dataclass
+class OnDevice:
+    """The batches of a loader on the process's device, where images that come as uint8 are normalized."""
+
+    loader: DataLoader
+    fabric: Fabric
+    processor: Processor
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The batches; the loader's sampler already knows the processes."""
+        batches: Any = self.fabric.setup_dataloaders(self.loader, use_distributed_sampler=False)
+        for batch in batches:
+            pixels = batch.get("pixel_values")  # a batch of nothing that can be read has none
+            if pixels is not None and pixels.dtype == torch.uint8:
+                statistics = {"mean": self.processor.mean, "std": self.processor.std}
+                batch["pixel_values"] = normalize_images(pixels, batch["image_sizes"], **statistics)
+            yield batch
 
 
-def endless(data: TrainingData, fabric: Fabric) -> Iterator[dict[str, Any]]:
+def endless(data: TrainingData, fabric: Fabric, processor: Processor) -> Iterator[dict[str, Any]]:
     """Batches of epoch after epoch, from the sampler's position on; the caller advances the sampler."""
-    batches = on_device(data.loader, fabric)
+    batches = OnDevice(data.loader, fabric, processor)
     while True:
         epoch = data.sampler.epoch
         yield from batches

@@ -7,6 +7,7 @@ the uninterrupted one. A checkpoint is written before every evaluation, so that 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_non
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
 from fiber_train.stopping import Stopped, StopRequest, stopping
-from fiber_train.tracking import Tracker
+from fiber_train.tracking import WAITING, Tracker
 from fiber_train.unreadable import Unreadable, UnreadableError
 
 
@@ -44,6 +45,8 @@ class Loop:
         step: Optimizer steps done.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
+        waited: Seconds of this process since then in which it waited for data.
+        elapsed: Seconds of its steps, evaluations and checkpoints left out.
     """
 
     fabric: Fabric
@@ -58,6 +61,8 @@ class Loop:
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
+    waited: float = 0.0
+    elapsed: float = 0.0
 
     def run(
         self,
@@ -90,6 +95,7 @@ class Loop:
             if owed:
                 self._evaluate(tracker, evaluate, stop)
             while self.step < self.config.max_steps:
+                began = time.perf_counter()
                 try:
                     values, ids = self._step(self._patient(batches, stop))
                 except Stopped:
@@ -103,6 +109,7 @@ class Loop:
                 self._count(values)
                 self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
+                self.elapsed += time.perf_counter() - began
                 last, stopped = self.step == self.config.max_steps, agreed(stop.asked or tracker.cut_off)
                 evaluating = not last and bool(self.config.eval_every) and self.step % self.config.eval_every == 0
                 if self.step % self.config.log_every == 0 or last:
@@ -123,8 +130,10 @@ class Loop:
         """The parts of one step; nothing is lost if a signal interrupts the wait for its first one."""
         alone = self.fabric.world_size == 1
         for part in range(self.config.accumulate):
+            began = time.perf_counter()
             with stop.at_once() if alone and part == 0 else nullcontext():
                 batch = next(batches)
+            self.waited += time.perf_counter() - began
             yield batch
 
     def _evaluate(self, tracker: Tracker, evaluate: Callable[[], Evaluation], stop: StopRequest) -> None:
@@ -195,7 +204,9 @@ class Loop:
         return dict(zip(names, (sums / self.counted).tolist(), strict=True))
 
     def _log(self, tracker: Tracker, ids: list[Any]) -> None:
+        began = time.perf_counter()
         values = self._means()
+        self.elapsed += time.perf_counter() - began  # of the device, which is behind
         if error := self._nonfinite(values, f"; the last batch held {ids[:8]}"):
             raise error
         self.sums, self.counted = {}, 0
@@ -203,7 +214,9 @@ class Loop:
         if self.unreadable.replaced:
             values["unreadable"] = self.unreadable.replaced
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        tracker.log(self.step, {f"train/{name}": value for name, value in values.items()} | rates)
+        waiting = {WAITING: self.waited / self.elapsed}
+        self.waited = self.elapsed = 0.0
+        tracker.log(self.step, {f"train/{name}": value for name, value in values.items()} | rates | waiting)
 
     def _judge(self, save: Callable[[], None]) -> None:
         """Ends a run of which too many samples cannot be read, on all processes at once."""

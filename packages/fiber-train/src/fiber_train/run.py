@@ -244,7 +244,8 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             if checkpoint is not None:
                 tracker.say(f"going on from {checkpoint}")
             fabric.call("on_train_start", loop=loop, model=run.model)
-            if loop.run(endless(run.data, fabric), tracker, save, evaluate, owed and loop.step < trainer.max_steps):
+            batches = endless(run.data, fabric, run.processor)
+            if loop.run(batches, tracker, save, evaluate, owed and loop.step < trainer.max_steps):
                 with stop.at_once():
                     results = evaluate()
                 tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from fiber_train.writing import explained, sync, write_file
 
 CSV_FILE = "metrics.csv"
+WAITING = "time/waiting_for_data"
+"""The share of the steps' time, 0 to 1, in which the first process waited for data."""
 
 
 class Tracker:
@@ -81,6 +83,8 @@ class Tracker:
         shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
         if (count := values.get("train/unreadable")) is not None:
             shown["unreadable"] = f"{count:.0f}"
+        if WAITING in values:
+            shown["waiting for data"] = f"{values[WAITING]:.0%}"
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix(shown)
         elif shown:  # no terminal: a line in the log instead of a bar

@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig, as_share
-from fiber_train.data import Collate, build_evaluation_loader, image_overrides, on_device
+from fiber_train.data import Collate, OnDevice, build_evaluation_loader, image_overrides
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
@@ -205,9 +205,9 @@ class Task(ABC, Generic[Settings]):
         return FiberProcessor(tokenizer, size, self.config.data.max_length, **normalization)
 
     def make_transform(self, processor: Any, training: bool) -> Transform:
-        """What makes tensors of images."""
+        """What makes tensors of images: uint8, which the device normalizes by the processor's statistics, or floats."""
         build = build_training_transform if training and self.config.data.augment else build_evaluation_transform
-        return build(processor.image_size, mean=processor.mean, std=processor.std)
+        return build(processor.image_size, normalize=False)
 
     @property
     def image_options(self) -> dict[str, Any]:
@@ -244,8 +244,8 @@ class Task(ABC, Generic[Settings]):
         """The same of a data set."""
         options = {"batch_size": self.evaluation_batch_size, **options}
         collate = self.make_collator(processor, False)
-        batches = on_device(build_evaluation_loader(self.config.data, dataset, fabric, collate, **options), fabric)
-        return self._readable(batches)
+        loader = build_evaluation_loader(self.config.data, dataset, fabric, collate, **options)
+        return self._readable(OnDevice(loader, fabric, processor))
 
     def _readable(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The batches that are not empty; what could not be read is noted, or refused."""

@@ -127,11 +127,11 @@ class Grounding(Task[GroundingSettings]):
 
     def make_transform(self, processor: GroundingProcessor, training: bool) -> Any:
         """One of several sizes and a flip in training."""
-        settings, normalization = self.settings, {"mean": processor.mean, "std": processor.std}
+        settings = self.settings
         if not training:
-            return build_detection_evaluation_transform(processor.shorter, processor.longest, **normalization)
+            return build_detection_evaluation_transform(processor.shorter, processor.longest, normalize=False)
         return build_detection_training_transform(
-            settings.shorter, settings.longest, flip_probability=settings.flip, **normalization
+            settings.shorter, settings.longest, flip_probability=settings.flip, normalize=False
         )
 
     def make_dataset(
