@@ -116,5 +116,7 @@ def shown(value: object) -> str:
 
 
 def holds_boolean(values: object) -> bool:
-    """Whether one of the numbers in lists is true or false, which arrays take for 1 or 0."""
-    return isinstance(values, bool) or (isinstance(values, list | tuple) and any(map(holds_boolean, values)))
+    """Whether one of the numbers in lists, or of a tensor or an array, is true or false, which count as 1 or 0."""
+    if isinstance(values, list | tuple):
+        return any(map(holds_boolean, values))
+    return isinstance(values, bool) or str(getattr(values, "dtype", "")) in ("bool", "torch.bool")
