@@ -11,7 +11,7 @@ from typing import Any
 from fuzz.target import Target
 
 _NO_IMAGES = {"PDF", "PALM", "EPS", "BUFR", "GRIB", "HDF5", "WMF"}  # Pillow writes but does not read them
-_MODES = ("RGB", "RGBA", "P", "L", "1", "CMYK", "I;16", "I", "F", "LA")
+_MODES = ("RGB", "RGBA", "P", "L", "1", "CMYK", "I;16", "F", "LA")
 _SIZE = (9, 6)
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "PNG": [{"interlace": 1}],

@@ -70,6 +70,8 @@ def _read_tokenizer(source: str, files: set[str]) -> PreTrainedTokenizerBase:
         ValueError: The files hold none.
     """
     is_roberta = {"vocab.json", "merges.txt"} <= files and not files & {"tokenizer.json", "tokenizer_config.json"}
+    if is_roberta and b"\r" in (Path(source) / "merges.txt").read_bytes().replace(b"\r\n", b""):
+        raise ValueError("merges.txt has the line ends of old Macs, at which merges would be lost")
     kind: Any = RobertaTokenizerFast if is_roberta else AutoTokenizer
     options = {} if is_roberta else {"trust_remote_code": False}
     with _as_value_error((OSError, ValueError)):

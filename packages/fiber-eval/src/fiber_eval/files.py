@@ -117,6 +117,11 @@ def shown(value: object) -> str:
 
 def holds_boolean(values: object) -> bool:
     """Whether one of the numbers in lists, or of a tensor or an array, is true or false, which count as 1 or 0."""
-    if isinstance(values, list | tuple):
-        return any(map(holds_boolean, values))
-    return isinstance(values, bool) or str(getattr(values, "dtype", "")) in ("bool", "torch.bool")
+    pending = [values]  # no recursion, which deep lists would exhaust
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list | tuple):
+            pending.extend(value)
+        elif isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+            return True
+    return False
