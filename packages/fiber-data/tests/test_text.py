@@ -69,8 +69,13 @@ def test_a_place_without_tokenizer_is_named(tmp_path):
     ("name", "old", "new", "message"),
     [
         ("tokenizer.json", '"model"', '"modle"', r"cannot be read .*; copy or save it again"),
-        ("tokenizer.json", '"post_processor"', '"post-processor"', "cannot be used .a text begins with token"),
-        ("tokenizer_config.json", "{", '{"model_max_length": "x",', "cannot be used .its model_max_length is 'x'"),
+        ("tokenizer.json", '"<s>": 0', '"<s>": 99999', "cannot be used .its vocabulary has no token 0.; copy or save"),
+        (
+            "tokenizer_config.json",
+            '"model_max_length": 1',
+            '"model_max_length": "x", "x": 1',
+            "its model_max_length is 'x'",
+        ),
         ("tokenizer_config.json", "{", '{"auto_map": {"AutoTokenizer": ["evil.Evil", null]},', None),
     ],
 )

@@ -44,7 +44,10 @@ def task_of_model(folder: Path, model: TaskModel, overrides: Sequence[str], trus
     if given not in (None, name):
         kind = resolve(given, "fiber.tasks")
         return kind(load_config([], overrides, task=kind))
-    kind = resolve(name, "fiber.tasks", trusted=None if given else trusted)
+    try:
+        kind = resolve(name, "fiber.tasks", trusted=None if given else trusted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     for metric in metrics:
         if metric not in trusted:
             raise ValueError(
