@@ -17,6 +17,7 @@ from fuzz.target import Target
 from fuzz.targets import all_targets
 
 _SHOWN = 300  # characters of a message
+_LEAST = 0.01  # of all cases a target gets, whatever its share is
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,11 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(targets: Sequence[Target], cases: int, seed: int, workers: int) -> list[Failure]:
-    shares = sum(target.share for target in targets)
     failures: list[Failure] = []
     began, total = time.monotonic(), 0
-    for target in targets:
-        count, start = round(cases * target.share / shares), time.monotonic()
+    for target, count in allocate(targets, cases).items():
+        start = time.monotonic()
         found = list(run_cases(target, seed, range(count), workers=workers))
         seconds = time.monotonic() - start
         rate = count / seconds
@@ -56,6 +56,14 @@ def _run(targets: Sequence[Target], cases: int, seed: int, workers: int) -> list
         total += count
     sys.stdout.write(f"{total} cases in {time.monotonic() - began:.0f} s, {len(failures)} not right\n\n")
     return failures
+
+
+def allocate(targets: Sequence[Target], cases: int) -> dict[Target, int]:
+    """How many cases each target gets: all an equal number, and the rest by their shares."""
+    least = round(min(cases * _LEAST, cases / len(targets)))
+    rest = cases - least * len(targets)
+    shares = sum(target.share for target in targets)
+    return {target: least + round(rest * target.share / shares) for target in targets}
 
 
 def describe(failures: Sequence[Failure]) -> str:

@@ -96,7 +96,9 @@ class Workplace:
         name = draw.choice(list(self.target.files))
         form = self.target.form(name)
         if form is None or draw.random() < _SHARE_OF_BYTES:
-            return name, *mutate_content(self.target.files[name], draw)
+            is_text = form is not None and not documents.FORMS[form].is_packed
+            others = [] if is_text else [each for other, each in self.target.files.items() if other != name]
+            return name, *mutate_content(self.target.files[name], draw, is_text=is_text, others=others)
         document, words = mutate_document(json.loads(self._packed[name]), draw)
         return name, documents.write(document, form, RAW_TEXTS), words
 

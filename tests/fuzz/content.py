@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
+from typing import Literal
+
+_SHARE_OF_SPLICES = 0.1
 
 
-def mutate_content(content: bytes, draw: Random) -> tuple[bytes, str]:
-    """The content of a file with one mutation of its bytes, and what happened to it, in words."""
-    name = draw.choice(list(_KINDS))
-    found = _KINDS[name](content, draw)
+def mutate_content(
+    content: bytes, draw: Random, *, is_text: bool = True, others: Sequence[bytes] = ()
+) -> tuple[bytes, str]:
+    """The content of a file with one mutation of its bytes, and what happened to it, in words.
+
+    Args:
+        content: Of the file.
+        draw: Decides.
+        is_text: Whether it is a text; of another file numbers are set and bits flipped more often.
+        others: Contents of other files, whose ends it may get.
+    """
+    if others and draw.random() < _SHARE_OF_SPLICES:
+        return _splice(content, draw.choice(others), draw)
+    kinds = _KINDS if is_text else _KINDS_OF_BINARY
+    name = draw.choice(list(kinds))
+    found = kinds[name](content, draw)
     changed, words = found if isinstance(found, tuple) else (found, "")
     return changed, f"the file {name}{words}"
 
@@ -30,6 +45,23 @@ def _flip(content: bytes, draw: Random) -> tuple[bytes, str]:
     for position in positions:
         changed[position] ^= 1 << draw.randrange(8)
     return bytes(changed), f" at {', '.join(map(str, positions))}"
+
+
+def _splice(content: bytes, other: bytes, draw: Random) -> tuple[bytes, str]:
+    end, start = _position(content, draw), _position(other, draw)
+    return content[:end] + other[start:], f"the file ends from {end} on as another one does from {start} on"
+
+
+def _set_number(content: bytes, draw: Random) -> tuple[bytes, str]:
+    """A count, size or offset of a header is another number."""
+    width = draw.choice((1, 2, 4, 8))
+    start = draw.randrange(max(1, min(len(content), draw.choice((8, 64, len(content)))) - width + 1))
+    number = draw.choice((0, 1, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**60, 2**63, 2**64 - 1)) % 2 ** (
+        8 * width
+    )
+    order: Literal["little", "big"] = draw.choice(("little", "big"))
+    changed = content[:start] + number.to_bytes(width, order) + content[start + width :]
+    return changed, f" {number} at {start}, {width} bytes, {order}"
 
 
 def _cut_out(content: bytes, draw: Random) -> tuple[bytes, str]:
@@ -107,4 +139,16 @@ _KINDS: dict[str, Callable[[bytes, Random], bytes | tuple[bytes, str]]] = {
     "ends with a zero": lambda content, draw: content + b"\0",
     "ends with a comma": lambda content, draw: content.rstrip() + b",",
     "ends with a blank line": lambda content, draw: content + b"\n\n",
+}
+_KINDS_OF_BINARY: dict[str, Callable[[bytes, Random], bytes | tuple[bytes, str]]] = {
+    **{
+        name: kind
+        for name, kind in _KINDS.items()
+        if not name.startswith(("is in ", "begins", "lost l", "has twice the l"))
+    },
+    "has the number": _set_number,
+    "has as a number": _set_number,
+    "has, as a number,": _set_number,
+    "has bits flipped": _flip,
+    "with bits flipped": _flip,
 }

@@ -16,6 +16,7 @@ TWIN = "\ue001"  # a key that begins so is written without it, and so occurs twi
 _RAW_STRING = re.compile(f'"{RAW}([^"]*)"')
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _WHOLE = 99  # deeper than any document
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,20 @@ class Form:
         parse: The document of a file's text; ValueError if it has none.
         write: The text of a document.
         depth: How deep the parts lie that are counted as entries, see `entries`.
+        pack: The file's content from the text's, for a file that is no text.
+        unpack: The other way.
     """
 
     parse: Callable[[str], Any]
     write: Callable[[Any], str]
     depth: int = 2
+    pack: Callable[[bytes], bytes] = bytes
+    unpack: Callable[[bytes], bytes] = bytes
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the file is no text."""
+        return self.pack is not bytes
 
 
 def parse(content: bytes, form: str) -> Any:
@@ -41,7 +51,7 @@ def parse(content: bytes, form: str) -> Any:
     """
     if form == ".json":
         return json.loads(content)  # finds out which Unicode encoding it is in
-    return FORMS[form].parse(content.decode("utf-8-sig"))
+    return FORMS[form].parse(FORMS[form].unpack(content).decode("utf-8-sig"))
 
 
 def write(document: Any, form: str, raw_texts: dict[str, str]) -> bytes:
@@ -52,7 +62,7 @@ def write(document: Any, form: str, raw_texts: dict[str, str]) -> bytes:
         text = re.sub(
             f"{RAW}(\\w+)", lambda match: raw_texts.get(match[1], match[0]), text
         )  # where strings have no quotes
-    return text.replace(TWIN, "").encode("utf-8", "surrogatepass")
+    return FORMS[form].pack(text.replace(TWIN, "").encode("utf-8", "surrogatepass"))
 
 
 def shown(value: Any) -> str:
@@ -92,7 +102,7 @@ def _write_json_lines(document: Any) -> str:
 
 def _parse_yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_YAML)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 
@@ -114,6 +124,27 @@ def _write_lines(document: Any) -> str:
     return "\n".join(map(str, document if isinstance(document, list) else [document]))
 
 
+def _parse_tensors(text: str) -> dict[str, Any]:
+    header, _, data = text.rpartition("\n")
+    return {"header": json.loads(header), "data": data}
+
+
+def _write_tensors(document: Any) -> str:
+    whole = isinstance(document, dict) and isinstance(document.get("data"), str)
+    return f"{_json(document.get('header'))}\n{document['data']}" if whole else f"{_json(document)}\n"
+
+
+def _pack_tensors(text: bytes) -> bytes:
+    header, _, data = text.rpartition(b"\n")
+    digits = re.sub(rb"[^0-9a-f]", b"", data)
+    return len(header).to_bytes(8, "little") + header + bytes.fromhex(digits[: len(digits) // 2 * 2].decode())
+
+
+def _unpack_tensors(content: bytes) -> bytes:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return content[8:end] + b"\n" + content[end:].hex().encode()
+
+
 FORMS = {
     ".json": Form(json.loads, _json),
     ".jsonl": Form(_parse_json_lines, _write_json_lines),
@@ -121,5 +152,6 @@ FORMS = {
     ".csv": Form(_parse_table, _write_table),
     ".txt": Form(_parse_lines, _write_lines),
     ".xml": Form(_parse_lines, _write_lines),
+    ".safetensors": Form(_parse_tensors, _write_tensors, pack=_pack_tensors, unpack=_unpack_tensors),
 }
 """By suffix; files of other forms are mutated as bytes only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -117,6 +118,7 @@ def _work(
     target: Target, folder: Path, seed: int, numbers: Sequence[int], progress: _Progress, sender: Connection
 ) -> None:
     number: int | None = None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries write there what they think of a file
     try:
         workplace = Workplace(target, folder)
         with limited_memory():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ class Target(ABC):
 
     Args:
         name: What the command calls it.
-        files: Valid content by name, relative to the target's folder; one of them is mutated in each case.
+        files: Valid content by name, relative to the target's folder; one of them is mutated in each case. Or what
+            makes it, called when it is first needed.
         beside: Names of files that have to be there, whatever they hold.
         forms: By file, the suffix of the form that it is in where its own does not say it.
         covers: The entry points that it reads by, each "group:name".
@@ -35,7 +37,7 @@ class Target(ABC):
     def __init__(
         self,
         name: str,
-        files: Mapping[str, str | bytes],
+        files: Mapping[str, str | bytes] | Callable[[], Mapping[str, bytes]],
         *,
         beside: tuple[str, ...] = (),
         forms: Mapping[str, str] | None = None,
@@ -43,11 +45,17 @@ class Target(ABC):
         share: float = 1.0,
     ) -> None:
         self.name = name
-        self.files = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
+        self._given = files
         self.beside = beside
         self.forms = forms or {}
         self.covers = covers
         self.share = share
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Valid content by name."""
+        given = self._given() if callable(self._given) else self._given
+        return {path: text.encode() if isinstance(text, str) else text for path, text in given.items()}
 
     def write(self, folder: Path) -> None:
         """Writes the valid files to a folder."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig, ImageState, fiber_tiny, read_original_state_dict
-from safetensors.torch import save_file
+from fiber_backbone import FiberBackbone, FiberConfig, ImageState, KeyMap, convert, fiber_tiny, read_original_state_dict
+from safetensors.torch import load, save_file
 
 IDS = torch.full((2, 6), 7)
 
@@ -59,6 +60,15 @@ def test_original_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "noise.pth").write_bytes(b"this is not a checkpoint")
     with pytest.raises(ValueError, match=r"noise.pth is not a checkpoint that can be read safely"):
         read_original_state_dict(tmp_path / "noise.pth")
+    torch.save({"state_dict": {"vit_model.norm.weight": torch.full((192,), torch.nan)}}, tmp_path / "other.pth")
+    shapes = {"norm.weight": torch.Size([192])}
+    with pytest.raises(ValueError, match=r"other.pth holds 1 tensors .* not finite.* .first: vit_model.norm.weight."):
+        convert(
+            read_original_state_dict(tmp_path / "other.pth"),
+            KeyMap([("norm.weight", ["vit_model.norm.weight"])]),
+            shapes,
+            "other.pth",
+        )
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match=r"empty.pth holds no tensors"):
         read_original_state_dict(tmp_path / "empty.pth")
@@ -82,6 +92,18 @@ def test_saved_models(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config.replace('"hidden_size": 128', '"hidden_size": 64'))
     with pytest.raises(ValueError, match=r"does not fit the config.json beside it: \d+ shapes that differ"):
         FiberBackbone.from_pretrained(tmp_path)
+    for field, value, message in (
+        ("fused_text_norm", '"false"', r"describes no FiberBackbone: FiberConfig.fused_text_norm must be of type bool"),
+        ("layer_norm_eps", "1e999", r"FiberConfig.layer_norm_eps must be of type float, is inf"),
+        ("pad_token_id", "-1", r"pad_token_id must be from 0 to 64"),
+        ("vocab_size", "1000000000000", r"does not fit the config.json beside it: 1 shapes that differ"),
+        ("hidden_act", '"glue"', r"describes no FiberBackbone: KeyError: 'glue'"),
+        ("hidden_sizes", "3", r"FiberConfig has no field 'hidden_sizes'; did you mean 'hidden_size'"),
+    ):
+        described = json.loads(config) | {field: json.loads(value)}
+        (tmp_path / "config.json").write_text(json.dumps(described))
+        with pytest.raises(ValueError, match=message):
+            FiberBackbone.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not JSON"):
         FiberBackbone.from_pretrained(tmp_path)
@@ -90,3 +112,12 @@ def test_saved_models(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
         FiberBackbone.from_pretrained(tmp_path)
+    tensors = load(weights)
+    name = "text_stream.embeddings.word_embeddings.weight"
+    for changed, message in (
+        (tensors[name].where(tensors[name] != tensors[name][5, 5], torch.nan), f"not finite .first: {name}.; save the"),
+        (tensors[name].view(torch.int32), f"1 types that differ .first: {name} torch.int32 for torch.float32"),
+    ):
+        save_file(tensors | {name: changed}, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            FiberBackbone.from_pretrained(tmp_path)

@@ -150,6 +150,14 @@ def test_the_first_frame_of_what_moves():
         assert np.array_equal(pixels(content), GRADIENT), file_format
 
 
+def test_postscript_is_no_image(tmp_path):
+    """To Pillow it is one, which it has Ghostscript compute, whatever the file's name."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(BrokenImageError, match=r"a.jpg: cannot be read as an image \(UnidentifiedImageError"):
+        load_image(tmp_path / "a.jpg")
+
+
 def test_an_image_without_pixels_is_broken():
     with pytest.raises(BrokenImageError, match="it has 0 x 5 pixels"):
         load_image(Image.new("RGB", (0, 5)))

@@ -65,6 +65,33 @@ def test_a_place_without_tokenizer_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("tokenizer.json", '"model"', '"modle"', r"cannot be read .*; copy or save it again"),
+        ("tokenizer.json", '"<s>": 0', '"<s>": 99999', "cannot be used .its vocabulary has no token 0.; copy or save"),
+        (
+            "tokenizer_config.json",
+            '"model_max_length": 1',
+            '"model_max_length": "x", "x": 1',
+            "its model_max_length is 'x'",
+        ),
+        ("tokenizer_config.json", "{", '{"auto_map": {"AutoTokenizer": ["evil.Evil", null]},', None),
+    ],
+)
+def test_a_damaged_tokenizer_is_refused_and_runs_nothing(tmp_path, name, old, new, message):
+    train_tokenizer(["a dog"], 300).save_pretrained(str(tmp_path))
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+    text = (tmp_path / name).read_text()
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new, 1))
+    if message is None:
+        load_tokenizer(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(tmp_path)
+
+
 def test_a_tokenizer_that_cannot_mask_is_refused(tmp_path):
     words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

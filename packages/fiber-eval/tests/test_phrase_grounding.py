@@ -149,6 +149,11 @@ def test_sentences_that_never_came():
         (("7", 1), [[MAN], [MAN, (5, 5, 4, 9)]], r"box 1 of phrase 1 of sentence 1 of image 7 must .* \[5.0, 5.0, 4.0"),
         (("7", 1), [[MAN], [(0, 0, float("nan"), 9)]], "box 0 of phrase 1"),
         (("7", 1), [[MAN], [(1, 2, 3)]], r"phrase 1 of sentence 1 of image 7 must have shape \[N, 4\], .* \[1, 3\]"),
+        (
+            ("7", 1),
+            [[MAN], [(0, 0, True, 9)]],
+            r"phrase 1 of sentence 1 of image 7 must be numbers \[N, 4\], but are .*True",
+        ),
         (("7", 1), [[MAN], "left"], r"phrase 1 of sentence 1 of image 7 must be numbers \[N, 4\], but are 'left'"),
     ],
 )

@@ -159,6 +159,8 @@ def test_boxes_without_area_fit_nothing():
             r"boxes of expression 1 must have shape \[N, 4\]",
         ),
         ([1], [[[0, 0, 1, 1], [2]]], [[1.0, 1.0]], "boxes of expression 1 must be numbers in lists of equal length"),
+        ([1], [[[0, 0, True, 1]]], [[1.0]], "boxes of expression 1 must be numbers .* but are .*True"),
+        ([1], [[[0, 0, 1, 1]]], [torch.tensor([True])], "scores of expression 1 must be numbers"),
         ([1], [[[0, 0, 1, 1]]], [[float("nan")]], r"scores of expression 1 must be 1 numbers, .* but are \[nan\]"),
         ([1], [[[0, 0, 1, 1]]], [[0.5, 0.4]], "scores of expression 1 must be 1 numbers"),
         ([1, 1], [[[0, 0, 1, 1]], [[0, 0, 10, 10]]], [[1.0], [1.0]], "expression 1 came twice with different"),
@@ -199,6 +201,8 @@ BOX = {"image_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
         ([BOX, {**BOX, "bbox": [0, 0, -1, 4]}], r"entry 1: bbox must be finite .* but is \[0, 0, -1, 4\]"),
         ([BOX, {**BOX, "bbox": [0, 0, 1]}], "entry 1: bbox must be finite"),
         ([BOX, {**BOX, "score": float("nan")}], "entry 1: score must be a number, but is nan"),
+        ([BOX, {**BOX, "score": True}], "entry 1: score must be a number, but is True"),
+        ([BOX, {**BOX, "bbox": [0, 0, True, 4]}], r"entry 1: bbox must be numbers .* but are \[0, 0, True, 4\]"),
         ({"1": [[0, 0, 1, 1]]}, "entry '1' must be an object with boxes and scores"),
         ({"9": {"boxes": [], "scores": []}}, "'9': no expression of the 2"),
         (

@@ -53,11 +53,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     module.SavedProcessor = SavedProcessor  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "somebodys_processor", module)
     entry = EntryPoint("SavedProcessor", "somebodys_processor:SavedProcessor", "fiber.processors")
-    found = fiber_backbone.seams.entry_points
+    found = fiber_backbone.seams.available
     monkeypatch.setattr(
         fiber_backbone.seams,
-        "entry_points",
-        lambda group: [entry] if group == "fiber.processors" else found(group=group),
+        "available",
+        lambda group: {entry.name: entry} if group == "fiber.processors" else found(group),
     )
 
 

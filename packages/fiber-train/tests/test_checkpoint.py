@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from fiber_train.checkpoint import (
     find_checkpoints,
     find_model,
     load_training_state,
+    newest_checkpoint,
     replace_folder,
     save_checkpoint,
 )
+
+GOOD = {"size": 2, "sha256": ""}
 
 
 def write_model(folder: Path) -> None:
@@ -26,6 +30,27 @@ def test_the_newest_stay(tmp_path: Path) -> None:
     names = [path.name for path in find_checkpoints(tmp_path)]
     assert names == ["step-000010", "step-1000000"]
     assert load_training_state(find_checkpoints(tmp_path)[-1])["step"] == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "files", [None, 5, [], {"config.json": None}, {"config.json": {"size": "2", "sha256": ""}}, {"x" * 300: GOOD}]
+)
+def test_a_marker_that_is_none(tmp_path: Path, files: object) -> None:
+    checkpoint = save_checkpoint(tmp_path, 1, write_model, {"step": 1}, keep=1)
+    (checkpoint / "fiber.json").write_text(json.dumps({"format": 1, "kind": "checkpoint", "files": files}))
+    with pytest.raises(
+        ValueError, match=r"step-000001 is damaged \((it has no fiber.json that can be read|x+ is miss)"
+    ):
+        newest_checkpoint(tmp_path)
+
+
+def test_training_state_that_is_none(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path, 1, write_model, {"step": 1}, keep=1)
+    whole = (checkpoint / "training.pt").read_bytes()
+    for content in (b"", b"{}", whole[:-100], whole[: len(whole) // 2]):
+        (checkpoint / "training.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"training.pt is damaged \(.*\); use another checkpoint of the run"):
+            load_training_state(checkpoint)
 
 
 def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path) -> None:

@@ -128,6 +128,9 @@ def test_a_damaged_model_is_not_loaded(coarse: Path, tmp_path: Path) -> None:
         lambda folder: [(folder / path.name).write_bytes(path.read_bytes()) for path in (coarse / "model").iterdir()],
     )
     load_task_model(tmp_path / "model")
+    (tmp_path / "model" / "config.json").open("a").write("\n")
+    with pytest.warns(UserWarning, match=r"config.json has [\d,]+ bytes of [\d,]+; it is used as it is now"):
+        load_task_model(tmp_path / "model")
     flip(tmp_path / "model" / "model.safetensors")
     with pytest.raises(ValueError, match=r"model is damaged: model.safetensors has other bytes than were written"):
         load_task_model(tmp_path / "model")

@@ -9,7 +9,17 @@ from fuzz.target import Target
 
 def all_targets() -> dict[str, Target]:
     """Every target by its name; none of what they read is imported yet."""
-    from fuzz.targets import benchmarks, box_readers, caption_readers, configurations, question_readers, settings
+    from fuzz.targets import (
+        benchmarks,
+        box_readers,
+        caption_readers,
+        configurations,
+        images,
+        question_readers,
+        settings,
+        tokenizers,
+        weights,
+    )
 
     kinds: Sequence[Sequence[Target]] = (
         caption_readers.TARGETS,
@@ -18,5 +28,8 @@ def all_targets() -> dict[str, Target]:
         benchmarks.TARGETS,
         settings.TARGETS,
         configurations.TARGETS,
+        weights.TARGETS,
+        tokenizers.TARGETS,
+        images.TARGETS,
     )
     return {target.name: target for kind in kinds for target in kind}

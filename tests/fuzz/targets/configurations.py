@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fuzz import documents
 from fuzz.target import Documents, Target
 
-_SETTING = re.compile(r"\b(data|model|optim|task|trainer)\.\w|\bout\b")  # a run may have several recipes
+_SETTING = re.compile(r"\b(data|model|optim|task|trainer)(\.\w|: )|\bout\b")  # a run may have several recipes
 _WORDS = ["data.root=data", "out=run"]
 
 
@@ -23,10 +24,7 @@ class RecipeTarget(Target):
         return load_config(folder / "recipe.yaml", _WORDS)
 
     def parts(self, result: Any) -> Counter[str]:
-        import yaml
-        from fiber_train.config import to_yaml
-
-        return documents.entries(yaml.safe_load(to_yaml(result)), ".yaml")
+        return documents.entries(asdict(result), ".yaml")
 
     def names(self, message: str) -> bool:
         return _SETTING.search(message) is not None
@@ -35,6 +33,19 @@ class RecipeTarget(Target):
         content = documents["recipe.yaml"]
         task = content.get("task") if isinstance(content, dict) else None
         return touched if task == {"name": self.name.removeprefix("recipe_")} else None  # each task has its settings
+
+
+class TaskTarget(RecipeTarget):
+    """The settings of a task that lie beside its model."""
+
+    def read(self, folder: Path) -> Any:
+        from fiber_train.tasks.find import task_of_model
+
+        model: Any = None  # is asked only where there is no file
+        return task_of_model(folder, model, _WORDS).config
+
+    def budget(self, documents: Documents, touched: int) -> int | None:
+        return None
 
 
 class WordTarget(RecipeTarget):
@@ -85,6 +96,7 @@ trainer:
   eval_every: 0.05
 out: runs/übung
 """
+_TASK = "task:\n  name: answering\n  monitor: null\n  metrics: []\n  min_count: 1\n"
 _LINE = ["data.root=data", "out=run", "trainer.max_steps=10", "model.overrides.embed_dim=8", "optim.betas=[0.9,0.99]"]
 _TASKS = ("pretraining", "retrieval", "answering", "captioning", "reasoning", "grounding")
 TARGETS: list[Target] = [
@@ -94,5 +106,6 @@ TARGETS: list[Target] = [
         )
         for task in _TASKS
     ),
+    TaskTarget("task_settings", {"task.yaml": _TASK}, share=0.03),
     WordTarget("words", {"words.txt": "\n".join([*_LINE, "data.tokenizer=null"])}, share=0.05),
 ]

@@ -7,6 +7,11 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 WindowPolicy = Literal["shrink", "pad"]
+MOST_LAYERS = 1000  # of both streams together
+_SIZES = (
+    *("image_size", "patch_size", "embed_dim", "window_size", "vocab_size", "hidden_size", "num_hidden_layers"),
+    *("num_attention_heads", "intermediate_size", "max_position_embeddings", "type_vocab_size", "num_fusion_blocks"),
+)
 
 
 @dataclass
@@ -101,6 +106,7 @@ class FiberConfig:
 
     def __post_init__(self) -> None:
         self.depths, self.image_num_heads = tuple(self.depths), tuple(self.image_num_heads)
+        self._check_ranges()
         if len(self.depths) != len(self.image_num_heads):
             raise ValueError(
                 f"depths {self.depths} and image_num_heads {self.image_num_heads} must name the same number of stages"
@@ -115,10 +121,32 @@ class FiberConfig:
                 f"hidden_size ({self.hidden_size}) must be divisible by "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
-        if self.num_fusion_blocks < 1:
-            raise ValueError(f"num_fusion_blocks must be at least 1, is {self.num_fusion_blocks}")
         if self.window_policy not in ("shrink", "pad"):
             raise ValueError(f"window_policy must be 'shrink' or 'pad', is {self.window_policy!r}")
+
+    def _check_ranges(self) -> None:
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
+        for name in ("depths", "image_num_heads"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be numbers of at least 1, is {getattr(self, name)!s:.80}")
+        if (layers := sum(self.depths) + self.num_hidden_layers) > MOST_LAYERS:
+            raise ValueError(f"depths and num_hidden_layers make {layers:,} layers, more than {MOST_LAYERS}")
+        rows = min(self.vocab_size, self.max_position_embeddings - 1)
+        if not 0 <= self.pad_token_id < rows:
+            raise ValueError(
+                f"pad_token_id must be from 0 to {rows - 1}, of vocab_size ({self.vocab_size}) and "
+                f"max_position_embeddings ({self.max_position_embeddings}), is {self.pad_token_id}"
+            )
+        for name in ("drop_path_rate", "hidden_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 on and below 1, is {getattr(self, name)}")
+        if self.layer_norm_eps <= 0 or self.image_mlp_ratio <= 0 or self.initializer_range < 0:
+            raise ValueError(
+                "layer_norm_eps and image_mlp_ratio must be above 0 and initializer_range not below, are "
+                f"{self.layer_norm_eps}, {self.image_mlp_ratio} and {self.initializer_range}"
+            )
 
     @property
     def stage_dims(self) -> tuple[int, ...]:

@@ -86,11 +86,12 @@ def convert(
         The values by our names, and what became of each tensor.
 
     Raises:
-        ValueError: Tensors are missing, unknown or of another shape; the message counts them and names the first.
+        ValueError: Tensors are missing, unknown, of another shape, no floats or not finite; the message counts them
+            and names the first.
     """
     found = {key_map.rename(key): key for key in tensors}
     report, values, claimed = LoadReport(), dict[str, Tensor](), set[str]()
-    missing, mismatched = list[str](), list[str]()
+    missing, mismatched, unusable = list[str](), list[str](), list[str]()
     for ours, foreign in key_map.pairs:
         claimed.update(foreign)
         if absent := [name for name in foreign if name not in found]:
@@ -100,13 +101,19 @@ def convert(
                 missing.extend(absent)
             continue
         keys = [found[name] for name in foreign]
-        parts = [key_map.change[key](tensors[key]) if key in key_map.change else tensors[key] for key in keys]
-        value, wanted = (parts[0] if len(parts) == 1 else torch.cat(parts)), shapes[ours]
-        if value.shape != wanted and key_map.resize is not None:
-            value = key_map.resize(ours, value, wanted)
-            report.resized.extend(keys if value.shape == wanted else [])
+        wanted = shapes[ours]
+        try:
+            value = _made_of([(key, tensors[key]) for key in keys], key_map)
+            if value.shape != wanted and key_map.resize is not None:
+                value = key_map.resize(ours, value, wanted)
+                report.resized.extend(keys if value.shape == wanted else [])
+        except (RuntimeError, ValueError, IndexError) as error:  # of shapes that the rules of the map cannot have
+            mismatched.append(f"{keys[0]} {tuple(tensors[keys[0]].shape)!s:.120}: {error!s:.120}".partition("\n")[0])
+            continue
         if value.shape != wanted:
-            mismatched.append(f"{keys[0]} {tuple(value.shape)} where {ours} has {tuple(wanted)}")
+            mismatched.append(f"{keys[0]} {tuple(value.shape)!s:.120} where {ours} has {tuple(wanted)}")
+        elif not value.is_floating_point() or not (value.is_meta or value.isfinite().all()):
+            unusable.append(keys[0])
         values[ours] = value
         report.taken.extend(keys)
     named = {ours for ours, _ in key_map.pairs}
@@ -115,7 +122,17 @@ def convert(
     unknown = _sort_others({name: key for name, key in found.items() if name not in claimed}, key_map, report)
     if missing or unknown or mismatched:
         raise ValueError(_explain(origin, missing, unknown, mismatched, key_map.hints))
+    if unusable:
+        raise ValueError(
+            f"{origin} holds {len(unusable)} tensors with numbers that are not finite, or are no floats (first: "
+            f"{unusable[0]}); copy it again, or take one from before its training diverged"
+        )
     return values, report
+
+
+def _made_of(given: Sequence[tuple[str, Tensor]], key_map: KeyMap) -> Tensor:
+    parts = [key_map.change[key](value) if key in key_map.change else value for key, value in given]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _sort_others(others: Mapping[str, str], key_map: KeyMap, report: LoadReport) -> list[str]:
@@ -136,7 +153,7 @@ def _explain(
 ) -> str:
     """One sentence for weights that do not fit."""
     kinds = (("keys missing", missing), ("keys unknown", unknown), ("shapes that differ", mismatched))
-    problems = [f"{len(found)} {kind} (first: {found[0]})" for kind, found in kinds if found]
+    problems = [f"{len(found)} {kind} (first: {found[0]:.300})" for kind, found in kinds if found]
     hint = "build the model with the settings that the weights were trained with"
     hint = next((hints[text] for text in hints if missing and all(text in name for name in missing)), hint)
     return f"{origin} does not fit the model: {', '.join(problems)}; {hint}"

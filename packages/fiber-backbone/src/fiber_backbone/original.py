@@ -7,19 +7,17 @@ ours.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.conversion import KeyMap, Pair
+from fiber_backbone.pretrained import read_tensors
 
 # Prefixes of the detector's names, and what the image-text models call the same tensors.
 FINE_TO_COARSE = {
@@ -73,23 +71,24 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"checkpoint {path} does not exist; pass the path of a .ckpt, .pth, .pt, .bin or .safetensors file"
         )
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({reason}); expected safetensors or torch.save"
+            f"{path} is not a checkpoint that can be read safely ({reason:.200}); expected safetensors or torch.save"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {
-        name.removeprefix("module."): value for name, value in dict(content).items() if isinstance(value, Tensor)
+        name.removeprefix("module."): value
+        for name, value in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not tensors:
         raise ValueError(f"{path} holds no tensors; expected weights at the top or under 'state_dict' or 'model'")
@@ -114,7 +113,7 @@ def check_original(tensors: Mapping[str, Tensor], origin: str) -> None:
     if not any(_coarse_name(key).startswith(("vit_model.", "text_transformer.")) for key in tensors):
         raise ValueError(
             f"{origin} is a checkpoint of another model: it has no key under 'vit_model.' or 'fusion_backbone.', "
-            f"its first is {next(iter(tensors), None)!r}"
+            f"its first is {next(iter(tensors), None)!r:.200}"
         )
 
 

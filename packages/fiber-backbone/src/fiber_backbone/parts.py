@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.conversion import KeyMap, LoadReport, convert
+from fiber_backbone.described import from_mapping
 from fiber_backbone.fusion import Fusion, FusionCost
 from fiber_backbone.original import check_original, original_backbone_map, read_original_state_dict
 from fiber_backbone.pretrained import PretrainedModel
@@ -99,7 +100,7 @@ class BackboneParts(PretrainedModel):
         Raises:
             ValueError: A part cannot be found, or the parts do not fit each other.
         """
-        config = config if isinstance(config, FiberConfig) else FiberConfig(**config)
+        config = config if isinstance(config, FiberConfig) else from_mapping(FiberConfig, config)
         image_class = resolve(config.image_stream, "fiber.streams", trusted=trusted)
         text_class = resolve(config.text_stream, "fiber.streams", trusted=trusted)
         fusion = _made(resolve(config.fusion, "fiber.fusions", trusted=trusted), config, "fusion_settings")

@@ -11,13 +11,15 @@ from typing import Any, Self
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from fiber_backbone.described import read_object
 from fiber_backbone.seams import name_of
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_WEIGHT_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vision-language", "fiber"]):
@@ -69,7 +71,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
 
         Raises:
             FileNotFoundError: If the folder or one of its two files does not exist.
-            ValueError: If the folder holds another model, or weights that do not fit its configuration.
+            ValueError: If the folder holds another model, a configuration that describes none, or weights that do not
+                fit it or are not finite.
         """
         name = str(pretrained_model_name_or_path)
         hub = {
@@ -82,14 +85,14 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         config, weights_path = read_config(name, **hub), _locate(name, WEIGHTS_FILE, hub)
         kind, own = config.pop("model_class", None), name_of(cls, "fiber.models")
         if kind not in (own, f"{cls.__module__}:{cls.__qualname__}"):
-            raise ValueError(f"{name} holds a {kind}, not a {own}; load it with {kind}.from_pretrained")
+            found = f"{kind!s:.120}"
+            raise ValueError(f"{name} holds a {found}, not a {own}; load it with {found}.from_pretrained")
+        tensors = read_tensors(weights_path)
+        _check_sizes(cls, config, trusted, tensors, str(weights_path))
         try:
-            tensors = load_file(weights_path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{weights_path} is not a whole safetensors file ({error}); copy or save it again"
-            ) from error
-        model = cls.from_config(config, trusted=trusted)
+            model = cls.from_config(config, trusted=trusted)
+        except Exception as error:  # what a library's parts raise of settings that they cannot have
+            raise ValueError(f"{name}: {CONFIG_FILE} describes no {own}: {_one_line(error)}") from error
         model._load_strictly(tensors, str(weights_path))
         if dtype is not None:
             return model.to(dtype).eval()
@@ -100,19 +103,29 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             warnings.warn(sentence, stacklevel=2)
         return model.eval()
 
-    def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+    def _check_fit(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        """ValueError unless the tensors are those of this model, by names, shapes and types."""
         expected = self.state_dict()
+        both = [(name, tensors[name], value) for name, value in expected.items() if name in tensors]
         problems = [
             f"{len(found)} {kind} (first: {found[0]})"
             for kind, found in (
                 ("keys missing", sorted(expected.keys() - tensors.keys())),
-                ("keys unknown", sorted(tensors.keys() - expected.keys())),
+                ("keys unknown", [f"{name:.200}" for name in sorted(tensors.keys() - expected.keys())]),
                 (
                     "shapes that differ",
                     [
-                        f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
-                        for name, value in expected.items()
-                        if name in tensors and tensors[name].shape != value.shape
+                        f"{name} {tuple(given.shape)!s:.200} for {tuple(own.shape)}"
+                        for name, given, own in both
+                        if given.shape != own.shape
+                    ],
+                ),
+                (
+                    "types that differ",
+                    [
+                        f"{name} {given.dtype} for {own.dtype}"
+                        for name, given, own in both
+                        if given.dtype not in (_WEIGHT_TYPES if own.is_floating_point() else (own.dtype,))
                     ],
                 ),
             )
@@ -121,6 +134,14 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         if problems:
             raise ValueError(
                 f"{origin} does not fit the {CONFIG_FILE} beside it: {', '.join(problems)}; save the model again"
+            )
+
+    def _load_strictly(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        self._check_fit(tensors, origin)
+        if wrong := not_finite(tensors):
+            raise ValueError(
+                f"{origin} holds {len(wrong)} tensors with numbers that are not finite (first: {wrong[0]}); save the "
+                "model again, or take one from before its training diverged"
             )
         for name, value in self.named_parameters():
             value.data = value.data.to(tensors[name].dtype)
@@ -152,14 +173,56 @@ def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:
         FileNotFoundError: If there is none.
         ValueError: If it is no JSON object.
     """
-    path = _locate(str(name), CONFIG_FILE, hub)
+    return read_object(_locate(str(name), CONFIG_FILE, hub))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU.
+
+    Raises:
+        ValueError: It is none, or not whole.
+    """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); save the model again") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a JSON object; save the model again")
-    return config
+        return load_file(path)
+    except Exception as error:  # its header may hold anything: safetensors, torch and json each have their words
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({_one_line(error)}); copy or save it again"
+        ) from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves out what fills tensors: on the device meta each call costs a hundred times what it does elsewhere."""
+
+    _FILLING = frozenset({"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "zero_", "fill_"})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_filling = func.__name__ in self._FILLING and args and args[0].is_meta
+        return args[0] if is_filling else func(*args, **(kwargs or {}))
+
+
+def _check_sizes(
+    kind: type[PretrainedModel], config: Any, trusted: Collection[str], tensors: Mapping[str, Tensor], origin: str
+) -> None:
+    """ValueError if a configuration asks for other sizes than the weights have, before there is memory for them.
+
+    A part that cannot be made without memory is not checked.
+    """
+    try:
+        with torch.device("meta"), _Uninitialized():
+            model = kind.from_config(config, trusted=trusted)
+    except Exception:  # when it is made in earnest, it fails again or does not
+        return
+    model._check_fit(tensors, origin)
+
+
+def _one_line(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return first[:300] if isinstance(error, ValueError) else f"{type(error).__name__}: {first:.200}"
 
 
 def _locate(name: str, file: str, hub: Mapping[str, Any]) -> Path:

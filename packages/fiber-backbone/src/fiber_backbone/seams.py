@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections.abc import Collection
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +32,12 @@ def available(group: str) -> dict[str, EntryPoint]:
     Returns:
         Entry points by name, sorted; nothing is imported.
     """
+    return dict(_declared(group, tuple(sys.path)))
+
+
+@cache
+def _declared(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """As of `available`; to read the metadata of every distribution takes milliseconds, and a model asks many times."""
     return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda entry: entry.name)}
 
 

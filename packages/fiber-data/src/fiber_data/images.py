@@ -27,6 +27,7 @@ from PIL import ExifTags, Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from fiber_data.suffixes import image_formats
 from fiber_data.urls import fetch, is_url
 
 try:
@@ -162,7 +163,7 @@ def _decode(source: Any, name: str, wanted: _Wanted) -> tv_tensors.Image:
         if isinstance(source, Image.Image):
             return F.to_image(_to_rgb(_orient(source, name, wanted)))
         limit = _set_limit(wanted.max_pixels)
-        with Image.open(source) as image:
+        with Image.open(source, formats=image_formats()) as image:
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, at most {limit:,}")
             if (pixels := _decode_jpeg(image)) is not None:

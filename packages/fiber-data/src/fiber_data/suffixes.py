@@ -1,6 +1,16 @@
-"""How the names of image files end."""
+"""Which formats of files are images, and how the names of such files end."""
 
 from PIL import Image
+
+
+def image_formats() -> list[str]:
+    """The formats that the installed Pillow, with its plugins, opens, the common ones first, as it tries them.
+
+    Those that are something else by their MIME type are left out: of PostScript Pillow would have another program run
+    what the file says, whatever the file's name.
+    """
+    Image.init()
+    return [kind for kind in Image.ID if Image.MIME.get(kind, "image/").startswith("image/")]
 
 
 def image_suffixes() -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """Texts to tokens: loading and training a tokenizer, masking, and the tokens of a span of characters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -16,6 +18,8 @@ SPECIAL_TOKENS = {
     "mask_token": "<mask>",
 }
 _IGNORED_LABEL = -100
+_FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.json"}
+_TRIED = 6  # tokens
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -31,30 +35,90 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         FileNotFoundError: The source is neither a folder with tokenizer files nor a name that the hub or its
             cache has.
-        ValueError: The tokenizer is not a fast one, or lacks a special token.
+        ValueError: The tokenizer is not a fast one, lacks a special token, or has files that are damaged.
     """
     folder = Path(source)
     files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    where = f"the tokenizer at {str(source)!r}"
     try:
-        if {"vocab.json", "merges.txt"} <= files and not files & {"tokenizer.json", "tokenizer_config.json"}:
-            tokenizer = RobertaTokenizerFast.from_pretrained(str(source))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
+        tokenizer = _read_tokenizer(str(source), files)
     except (OSError, ValueError) as error:
+        if files & _FILES:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{where} cannot be read ({reason:.200}); copy or save it again") from error
         raise FileNotFoundError(
             f"no tokenizer at {str(source)!r}: expected a folder with tokenizer.json, a folder with vocab.json and "
             "merges.txt, or a name on the Hugging Face hub that can be reached from here"
         ) from error
     if not tokenizer.is_fast:
-        raise ValueError(f"the tokenizer at {str(source)!r} is a slow one; save its fast twin (tokenizer.json) there")
+        raise ValueError(f"{where} is a slow one; save its fast twin (tokenizer.json) there")
     missing = [
         name for name in ("cls_token", "sep_token", "pad_token", "mask_token") if getattr(tokenizer, name) is None
     ]
     if missing:
-        raise ValueError(
-            f"the tokenizer at {str(source)!r} has no {', '.join(missing)}; add it with add_special_tokens"
-        )
+        raise ValueError(f"{where} has no {', '.join(missing)}; add it with add_special_tokens")
+    if (fault := _unusable(tokenizer)) is not None:
+        raise ValueError(f"{where} cannot be used ({fault}); copy or save it again")
     return tokenizer
+
+
+def _read_tokenizer(source: str, files: set[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of files, or of the hub; no code of theirs is run.
+
+    Raises:
+        OSError: There is none.
+        ValueError: The files hold none.
+    """
+    is_roberta = {"vocab.json", "merges.txt"} <= files and not files & {"tokenizer.json", "tokenizer_config.json"}
+    if is_roberta and b"\r" in (Path(source) / "merges.txt").read_bytes().replace(b"\r\n", b""):
+        raise ValueError("merges.txt has the line ends of old Macs, at which merges would be lost")
+    kind: Any = RobertaTokenizerFast if is_roberta else AutoTokenizer
+    options = {} if is_roberta else {"trust_remote_code": False}
+    with _as_value_error((OSError, ValueError)):
+        return kind.from_pretrained(source, local_files_only=bool(files), **options)
+
+
+def _unusable(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why a tokenizer cannot tokenize, None if it can."""
+    if not isinstance(tokenizer.model_max_length, int | float):
+        return f"its model_max_length is {tokenizer.model_max_length!r:.80}"
+    try:
+        with _as_value_error(()):
+            encoded = tokenizer(
+                ["a", "two words"],
+                padding="longest",
+                padding_side="right",
+                truncation=True,
+                max_length=_TRIED,
+                return_tensors="pt",
+            )
+            ids, mask = encoded["input_ids"], encoded["attention_mask"]
+            if ids.shape != mask.shape or not 2 <= ids.shape[1] <= _TRIED or len(encoded.encodings or ()) != 2:
+                return f"two texts become {tuple(ids.shape)} tokens"
+            vocabulary = set(tokenizer.get_vocab().values())
+            if strange := {*ids.flatten().tolist(), *tokenizer.all_special_ids} - vocabulary:
+                return f"its vocabulary has no token {next(iter(strange))}"
+            first, last = ids[0, 0], ids[0, int(mask[0].sum()) - 1]
+            if (first, last) != (tokenizer.cls_token_id, tokenizer.sep_token_id):
+                return f"a text begins with token {first} and ends with {last}, not with its cls_token and sep_token"
+    except ValueError as error:
+        return f"{' '.join(str(error).split()):.200}"
+    return None
+
+
+@contextmanager
+def _as_value_error(passed: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Whatever the libraries raise of damaged files becomes a ValueError, but for exceptions that are to be passed."""
+    try:
+        yield
+    except passed:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, which is no Exception and has no name in Python
+            raise
+        raise ValueError(f"the library tokenizers fails: {error}") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiber_eval._regions import GroundTruth, IouType, Regions
+from fiber_eval.files import shown
 
 Backend = Literal["faster_coco_eval", "pycocotools"]
 AREAS = {"s": 1, "m": 2, "l": 3}  # small, medium, large: their indices among the evaluators' ranges; 0 is all
@@ -79,7 +80,7 @@ def evaluate(found: Regions, truth: GroundTruth, backend: Backend, max_detection
 def check_backend(backend: Backend) -> None:
     """ValueError unless there is a backend of that name."""
     if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, but is {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, but is {shown(backend)}")
 
 
 def average_precisions(precision: NDArray[np.float64]) -> dict[str, float]:

@@ -42,7 +42,7 @@ from fiber_eval._regions import (
     read_target,
 )
 from fiber_eval._tensors import BoxFormat, OfImage, as_entries, image_size
-from fiber_eval.files import Id, some
+from fiber_eval.files import Id, shown, some
 from fiber_eval.samples import MetricOptions, RecordMetric, as_numbers, as_tensors
 
 COCO_MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
@@ -151,7 +151,7 @@ class DetectionMetric(RecordMetric):
         super().__init__(**kwargs)
         for name, value, known in (("iou_type", iou_type, IouType), ("box_format", box_format, BoxFormat)):
             if value not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, but is {value!r}")
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, but is {shown(value)}")
         check_backend(backend)
         self.truth = truth
         self.iou_type, self.box_format, self.backend, self.per_category = iou_type, box_format, backend, per_category
@@ -375,7 +375,8 @@ def _listed(ids: Tensor | Sequence[Id], predictions: Sequence[OfImage]) -> list[
         ids.tolist() if isinstance(ids, Tensor) else [each.item() if hasattr(each, "item") else each for each in ids]
     )
     if strange := [each for each in listed if not isinstance(each, int | str) or isinstance(each, bool)]:
-        raise ValueError(f"ids must be those of the annotations, whole numbers or texts, but one is {strange[0]!r}")
+        came = shown(strange[0])
+        raise ValueError(f"ids must be those of the annotations, whole numbers or texts, but one is {came}")
     if len(listed) != len(predictions):
         raise ValueError(f"update needs an id for each prediction, but got {len(listed)} ids, {len(predictions)}")
     return listed

@@ -116,5 +116,12 @@ def shown(value: object) -> str:
 
 
 def holds_boolean(values: object) -> bool:
-    """Whether one of the numbers in lists is true or false, which arrays take for 1 or 0."""
-    return isinstance(values, bool) or (isinstance(values, list | tuple) and any(map(holds_boolean, values)))
+    """Whether one of the numbers in lists, or of a tensor or an array, is true or false, which count as 1 or 0."""
+    pending = [values]  # no recursion, which deep lists would exhaust
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list | tuple):
+            pending.extend(value)
+        elif isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+            return True
+    return False

@@ -19,7 +19,7 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from fiber_eval.files import check_ids, naming, read_json, shown
+from fiber_eval.files import check_ids, holds_boolean, naming, read_json, shown
 from fiber_eval.flickr30k_entities import Phrase, Sentence, SentenceKey, read_flickr30k_entities
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
@@ -286,6 +286,8 @@ def _check_options(ks: Sequence[int], protocol: str, iou_threshold: float) -> No
 def _as_boxes(boxes: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
     """[N, 4] in float64 on the CPU."""
     try:
+        if holds_boolean(boxes):
+            raise ValueError("true and false are no numbers")
         tensor = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the boxes of {name} must be numbers [N, 4], but are {shown(boxes)}") from error

@@ -21,7 +21,7 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from fiber_eval.files import Id, check_entry, naming, read_json, shown, some
+from fiber_eval.files import Id, check_entry, holds_boolean, naming, read_json, shown, some
 from fiber_eval.samples import MetricOptions, PerSampleMetric, as_numbers, as_tensors
 
 Criterion = Literal["iou", "giou", "inclusive_iou"]
@@ -280,6 +280,8 @@ def _boxes(boxes: Boxes, name: str) -> Tensor:
 
 def _numbers(values: object, name: str) -> Tensor:
     try:
+        if holds_boolean(values):
+            raise ValueError("true and false are no numbers")
         return torch.as_tensor(values, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numbers in lists of equal length, but are {shown(values)}") from error
@@ -325,11 +327,12 @@ def _detections(entries: list[Any]) -> dict[Id, Prediction]:
     found: dict[Id, tuple[list[list[float]], list[float]]] = {}
     for index, entry in enumerate(entries):
         corners = _corners(entry, ("image_id", "bbox", "score"), f"entry {index}")
-        if not isinstance(entry["score"], int | float) or math.isnan(entry["score"]):
-            raise ValueError(f"entry {index}: score must be a number, but is {shown(entry['score'])}")
+        score = entry["score"]
+        if not isinstance(score, int | float) or isinstance(score, bool) or math.isnan(score):
+            raise ValueError(f"entry {index}: score must be a number, but is {shown(score)}")
         boxes, scores = found.setdefault(entry["image_id"], ([], []))
         boxes.append(corners)
-        scores.append(entry["score"])
+        scores.append(score)
     return dict(found)
 
 

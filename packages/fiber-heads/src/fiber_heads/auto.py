@@ -38,7 +38,10 @@ class AutoFiber:
                 f"{pretrained_model_name_or_path} does not say which model it holds: its config.json has no "
                 "model_class; save the model again with save_pretrained"
             )
-        kind = resolve(name, "fiber.models", trusted=trusted)
+        try:
+            kind = resolve(f"{name:.200}", "fiber.models", trusted=trusted)
+        except ValueError as error:
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         if not (isinstance(kind, type) and issubclass(kind, PretrainedModel)):
-            raise ValueError(f"{pretrained_model_name_or_path} names {name!r}, which is no PretrainedModel")
+            raise ValueError(f"{pretrained_model_name_or_path} names {name!r:.200}, which is no PretrainedModel")
         return kind.from_pretrained(pretrained_model_name_or_path, trusted=trusted, **hub)

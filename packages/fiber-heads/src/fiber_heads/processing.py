@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
+from fiber_backbone.described import read_object
 from fiber_backbone.seams import resolve
 from huggingface_hub import snapshot_download
 from PIL import Image as PILImage
@@ -84,15 +84,18 @@ def load_processor(name: str | Path, *, trusted: Collection[str] = (), hub: HubO
 
     Returns:
         The processor; None where there is none, and, with a warning, where its class is not installed or not trusted.
+
+    Raises:
+        ValueError: Its file is no JSON object; or what the class raises.
     """
     folder = Path(name)
     if not folder.is_dir():
         folder = Path(snapshot_download(str(name), allow_patterns=PROCESSOR_FILES, **(hub or {})))
     if not (folder / PROCESSOR_FILE).is_file():
         return None
-    kind = json.loads((folder / PROCESSOR_FILE).read_text(encoding="utf-8")).get("processor_class")
+    kind = read_object(folder / PROCESSOR_FILE).get("processor_class")
     try:
-        found = resolve(str(kind), "fiber.processors", trusted=trusted)
+        found = resolve(f"{kind!s:.120}", "fiber.processors", trusted=trusted)
     except ValueError as error:
         warnings.warn(f"{name} is loaded without its processor: {error}", stacklevel=4)
         return None

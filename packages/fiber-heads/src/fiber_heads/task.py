@@ -20,6 +20,7 @@ from fiber_backbone import (
     convert,
     read_original_state_dict,
 )
+from fiber_backbone.described import from_mapping
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
@@ -123,8 +124,13 @@ class TaskModel(PretrainedModel):
             config: The description.
             trusted: As of `FiberBackbone.from_config`.
         """
+        for key in ("backbone", *(["head"] if cls.config_class else [])):
+            if key not in config:
+                raise ValueError(f"the description of a {cls.__name__} has no {key!r}")
         backbone = FiberBackbone.from_config(config["backbone"], trusted=trusted)
-        return cls(backbone) if cls.config_class is None else cls(backbone, cls.config_class(**config["head"]))
+        return (
+            cls(backbone) if cls.config_class is None else cls(backbone, from_mapping(cls.config_class, config["head"]))
+        )
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -149,6 +155,7 @@ class TaskModel(PretrainedModel):
         """
         model = super().from_pretrained(pretrained_model_name_or_path, trusted=trusted, dtype=dtype, **hub)
         model.processor = load_processor(pretrained_model_name_or_path, trusted=trusted, hub=hub)
+        check_vocabulary(model.processor, model.backbone.vocab_size, str(pretrained_model_name_or_path))
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -349,6 +356,16 @@ class TaskModel(PretrainedModel):
         with torch.no_grad():
             for name, value in values.items():
                 parameters[name].copy_(value)
+
+
+def check_vocabulary(processor: Any, size: int, origin: str) -> None:
+    """ValueError if a processor has a tokenizer that gives ids for which there is no embedding."""
+    vocabulary: dict[str, int] = getattr(getattr(processor, "tokenizer", None), "get_vocab", dict)()
+    if vocabulary and (largest := max(vocabulary.values())) >= size:
+        raise ValueError(
+            f"{origin} holds a tokenizer with ids up to {largest}, but a model of {size} tokens; use the tokenizer "
+            "that the model was trained with"
+        )
 
 
 def check_batch(batch: Iterable[str], needed: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from fiber_data import load_processor
 from fiber_heads import AutoFiber, TaskModel
 
-from fiber_train.ownership import find_damage, is_ours
+from fiber_train.ownership import MARKER, find_damage, is_ours
 from fiber_train.stopping import say
 from fiber_train.writing import WriteError, replace_folder, restore
 
@@ -61,8 +62,11 @@ def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskMode
         ValueError: It is of a class that no installed package declares, or its weights are not those that were written.
     """
     folder = find_model(path)
-    if is_ours(folder) and (damage := find_damage(folder, names=(WEIGHTS_FILE,))):
-        raise ValueError(f"{folder} is damaged: {damage}; use another checkpoint of the run, or copy it again")
+    if is_ours(folder):
+        if damage := find_damage(folder, names=(WEIGHTS_FILE,)):
+            raise ValueError(f"{folder} is damaged: {damage}; use another checkpoint of the run, or copy it again")
+        if change := find_damage(folder, but=(WEIGHTS_FILE, TRAINING_FILE, MARKER)):  # it may be somebody's intention
+            warnings.warn(f"{folder}: {change}; it is used as it is now", stacklevel=2)
     model = AutoFiber.from_pretrained(folder, trusted=trusted)
     if not isinstance(model, TaskModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}, which is the model of no task; give that of a run")
@@ -182,8 +186,16 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The folder has no such file (a model folder, not a checkpoint).
+        ValueError: It cannot be read.
     """
     path = checkpoint / TRAINING_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{checkpoint} has no {TRAINING_FILE}; a run resumes from a checkpoint of its own")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} is damaged ({reason:.200}); use another checkpoint of the run") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, no training state; use another checkpoint of the run")
+    return state

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from fiber_train.recipe_files import RECIPES, find_recipes, own_recipes, parse_y
 
 DEFAULT_TASK = "pretraining"
 LONGEST_NAME = 200  # characters of a task's
+_OVERRIDE = re.compile(r"[^=\[\]]+=")
 
 
 @dataclass
@@ -208,7 +212,7 @@ def load_config(
             has no default is missing, or there is no such task.
     """
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
-    if malformed := [word for word in overrides if "=" not in word]:
+    if malformed := [word for word in overrides if not _OVERRIDE.match(word)]:
         raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r:.80}")
     last = ("the command line", parse_yaml(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
@@ -219,22 +223,21 @@ def load_config(
 def _load(
     recipes: Sequence[str | Path], last: tuple[str, Any], known: dict[str, list[Path]], task: type | None
 ) -> TrainConfig:
-    first_look = [(str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
+    read = cache(read_recipe)
+    first_look = [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
     name, source = _task_name([*first_look, last])
     _check_before_import([*first_look, last], name if task is None else None)
     try:
         kind = resolve(name, "fiber.tasks") if task is None else task
     except ValueError as error:
         raise ValueError(f"{source}: task.name: {error}") from error
-    layers = [
-        (str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))
-    ]
+    layers = [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))]
     config: Any = _schema(kind)
     everything = _all_keys(config)
     for source, layer in (*layers, last):
         _check_keys(layer, config, source, everything)
         try:
-            config = OmegaConf.merge(config, layer)
+            config = OmegaConf.unsafe_merge(config, layer)  # which copies neither
         except TypeError as error:  # of a dictionary in place of a tuple
             raise ValueError(f"{source}: a setting has another type than it should: {error!s:.300}") from error
     if task is not None or OmegaConf.is_missing(config.task, "name"):
@@ -264,11 +267,9 @@ def _check_before_import(layers: Sequence[tuple[str, Any]], task_name: str | Non
 
     `task_name` is None for a task that was handed over.
     """
-    schema: DictConfig = OmegaConf.structured(TrainConfig)
     entry = available("fiber.tasks").get(task_name or "")
     settings = None if entry is None else stated(entry, "settings_class")
-    if settings is not None:
-        schema.task = OmegaConf.structured(settings)
+    schema = _shared_schema(settings or TaskSettings)
     everything = _all_keys(schema)
     for source, layer in layers:
         groups = [key for key in layer if key in schema and (key != "task" or settings is not None)]
@@ -299,6 +300,12 @@ def _schema(task: type) -> DictConfig:
             f"{task.__module__}:{task.__qualname__} is no task; it needs settings_class, a dataclass that derives from "
             "fiber_train.TaskSettings"
         )
+    return deepcopy(_shared_schema(settings))  # type: ignore[arg-type]  # takes the class for an instance
+
+
+@cache
+def _shared_schema(settings: type[TaskSettings]) -> DictConfig:
+    """All settings of a run of a task with these of its own; to be read only, since making it takes longest."""
     schema: DictConfig = OmegaConf.structured(TrainConfig)
     schema.task = OmegaConf.structured(settings)
     return schema

@@ -28,7 +28,7 @@ def mark(folder: Path, kind: str, files: Collection[Path] = ()) -> None:
         kind: What it is: "run", "checkpoint", "model".
         files: Whole files in it to list.
     """
-    listed = {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(files)}
+    listed = {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(files) if path.name != MARKER}
     content = {"format": FORMAT, "kind": kind, "files": listed}
     temporary = folder / f".{MARKER}.partial"
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -43,16 +43,17 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         return None
     if content["format"] > FORMAT:
         raise ValueError(
-            f"{folder} was written in format {content['format']}, this version reads up to {FORMAT}; "
+            f"{folder} was written in format {content['format']!s:.40}, this version reads up to {FORMAT}; "
             "install a newer fiber-train"
         )
-    return content
+    files = content.get("files")
+    return content if isinstance(files, dict) and all(map(_is_description, files.values())) else None
 
 
 def is_ours(folder: Path) -> bool:
@@ -60,12 +61,13 @@ def is_ours(folder: Path) -> bool:
     return read_marker(folder) is not None
 
 
-def find_damage(folder: Path, names: Collection[str] | None = None) -> str | None:
+def find_damage(folder: Path, names: Collection[str] | None = None, but: Collection[str] = ()) -> str | None:
     """What differs from what was written, in a few words; None if nothing does.
 
     Args:
         folder: What `mark` marked.
         names: Files to look at, by default all that are listed.
+        but: Files not to look at.
 
     Raises:
         ValueError: A newer version wrote it.
@@ -75,15 +77,22 @@ def find_damage(folder: Path, names: Collection[str] | None = None) -> str | Non
         return f"it has no {MARKER} that can be read"
     for name, wanted in marker["files"].items():
         path = folder / name
-        if names is not None and name not in names:
+        if (names is not None and name not in names) or name in but:
             continue
-        if not path.is_file():
-            return f"{name} is missing"
+        shown = f"{name if name.isprintable() else repr(name):.80}"
+        if not os.path.isfile(path):  # noqa: PTH113 - Path's fails for some names
+            return f"{shown} is missing"
         if (size := path.stat().st_size) != wanted["size"]:
-            return f"{name} has {size:,} bytes of {wanted['size']:,}"
+            return f"{shown} has {size:,} bytes of {wanted['size']:,}"
         if _describe(path) != wanted:
-            return f"{name} has other bytes than were written"
+            return f"{shown} has other bytes than were written"
     return None
+
+
+def _is_description(value: Any) -> bool:
+    """Whether a marker's entry is as `_describe` writes it."""
+    is_whole = isinstance(value, dict) and isinstance(value.get("sha256"), str)
+    return is_whole and isinstance(value.get("size"), int) and 0 <= value["size"] < 2**63
 
 
 def _describe(path: Path) -> dict[str, Any]:

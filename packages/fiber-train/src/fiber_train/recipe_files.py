@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from yaml import CollectionNode, MappingNode, Node, SafeLoader, YAMLError, compo
 RECIPES = Path(__file__).parent / "recipes"
 DEEPEST = 32  # levels of settings
 LARGEST = 100_000  # values of a recipe
+_DEEP = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
 
 
 def find_recipes() -> dict[str, list[Path]]:
@@ -69,6 +71,8 @@ def read_recipe(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file ({error}); save it as UTF-8") from error
+    if _DEEP.search(text):  # at which the scanner would take seconds
+        raise ValueError(f"{path}: settings must not be nested deeper than {DEEPEST} levels")
     document = parse_yaml(lambda content: compose(content, SafeLoader), text, str(path))
     if document is not None and not isinstance(document, MappingNode):
         raise ValueError(f"{path} must hold settings, `NAME: VALUE`, but holds a list or a single value")

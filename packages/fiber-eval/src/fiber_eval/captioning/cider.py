@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fiber_eval.captioning._ngrams import MAX_ORDER, CaptionSet, Floats, Ints, Order
+from fiber_eval.files import shown
 
 SIGMA = 6.0
 SCALE = 10.0
@@ -94,7 +95,7 @@ class DocumentFrequencies:
     def __init__(self, counts: Mapping[tuple[str, ...], float], num_images: float) -> None:
         for gram in counts:
             if not isinstance(gram, tuple) or not 1 <= len(gram) <= MAX_ORDER:
-                raise ValueError(f"an n-gram must be a tuple of 1 to {MAX_ORDER} words, but {gram!r} came")
+                raise ValueError(f"an n-gram must be a tuple of 1 to {MAX_ORDER} words, but {shown(gram)} came")
         if not num_images > 0:
             raise ValueError(f"num_images must be a positive number, but is {num_images}")
         # Each beginning of an n-gram is an n-gram too: it gets an index, with no image if it has no count.

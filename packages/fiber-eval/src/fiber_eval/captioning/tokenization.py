@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from fiber_eval.captioning._ptb_characters import NOTHING, kinds_of
 from fiber_eval.captioning._ptb_rules import HELD, KEEPS_PERIOD, rules_at
+from fiber_eval.files import shown
 
 # Most captions are letters, hyphens within words, commas and a last period: splitting at spaces is all they need.
 _PLAIN = re.compile(r"(?:[a-zA-Z]+(?:-[a-zA-Z]+)*,? +)*([a-zA-Z]+(?:-[a-zA-Z]+)*) *\.? *")
@@ -73,7 +74,7 @@ def ptb_tokenize(caption: str) -> str:
         "a man ca n't ride -lrb- the -rrb- dog 's bike on main st."
     """
     if not isinstance(caption, str):
-        raise TypeError(f"a caption must be a string, but {caption!r} is {type(caption).__name__}")
+        raise TypeError(f"a caption must be a string, but {shown(caption)} is {type(caption).__name__}")
     if plain := _PLAIN.fullmatch(caption):
         words = caption.lower().rstrip(" .").replace(",", " ").split()
         if _IN_TWO.isdisjoint(words) and ("." not in caption or not KEEPS_PERIOD.fullmatch(plain[1])):

@@ -10,7 +10,8 @@ from fiber_backbone.seams import available, resolve
 from fiber_heads import TaskModel
 from omegaconf import OmegaConf
 
-from fiber_train.config import load_config
+from fiber_train.config import LONGEST_NAME, load_config
+from fiber_train.recipe_files import read_recipe
 from fiber_train.tasks.base import Task
 
 TASK_FILE = "task.yaml"
@@ -39,17 +40,38 @@ def task_of_model(folder: Path, model: TaskModel, overrides: Sequence[str], trus
     if not path.is_file():
         kind = resolve(given or _name_by_class(model), "fiber.tasks")
         return kind(load_config([], overrides, task=kind))
-    written = OmegaConf.load(path).task
-    if given not in (None, written.name):
+    name, metrics = _read_task(path)
+    if given not in (None, name):
         kind = resolve(given, "fiber.tasks")
         return kind(load_config([], overrides, task=kind))
-    kind = resolve(written.name, "fiber.tasks", trusted=None if given else trusted)
-    for metric in written.metrics:
+    try:
+        kind = resolve(name, "fiber.tasks", trusted=None if given else trusted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for metric in metrics:
         if metric not in trusted:
             raise ValueError(
-                f"{path} names {metric!r}, which to load would run; if you know what it is, --trust {metric}"
+                f"{path} names {metric!r:.200}, which to load would run; if you know what it is, --trust {metric:.200}"
             )
     return kind(load_config([path], overrides, task=kind))
+
+
+def _read_task(path: Path) -> tuple[str, list[str]]:
+    """The name of the task in a file that `write_task` wrote, and the import paths of its metrics.
+
+    Raises:
+        ValueError: It names none.
+    """
+    content = read_recipe(path)
+    group = content.get("task") if OmegaConf.is_dict(content) else None
+    written = OmegaConf.to_container(group) if OmegaConf.is_dict(group) else {}
+    assert isinstance(written, dict), "made from a dictionary"
+    name, metrics = written.get("name"), written.get("metrics", [])
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        raise ValueError(f"{path}: expected task.name as the name of a task, found {name!r:.80}; save the model again")
+    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
+        raise ValueError(f"{path}: expected task.metrics as a list of import paths, found {metrics!r:.80}")
+    return name, metrics
 
 
 def _name_by_class(model: TaskModel) -> str:
