@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fiber_train.writing import write_file
+from fiber_train.writing import explained, free_name, write_file
 
 EVALUATION_FILE = "evaluation.json"
 _MOST_NAMES = 20  # of measures in a message
@@ -160,10 +160,21 @@ class Evaluation:
         left_out = [LeftOut(**{**each, "ids": tuple(each["ids"])}) for each in content.get("left_out", ())]
         return cls(measures, counts=dict(content["counts"]), extra=extra, left_out=left_out)
 
-    def write_predictions(self, folder: Path, name: str | None = None) -> None:
-        """Writes the files to a folder; `name` is that of a single one, its own by default."""
-        for own, content in self.predictions.items():
-            (folder / (name or own)).write_bytes(content.encode() if isinstance(content, str) else content)
+    def write_predictions(self, path: Path) -> list[Path]:
+        """Writes the files to a folder, where they replace none; a single one also as a file, if there is no folder.
+
+        Raises:
+            WriteError: They cannot be written.
+        """
+        alone = len(self.predictions) == 1 and not path.is_dir()
+        written = []
+        with explained(path):
+            if not alone:
+                path.mkdir(parents=True, exist_ok=True)
+            for own, content in self.predictions.items():
+                written.append(path if alone else free_name(path / own))
+                written[-1].write_bytes(content.encode() if isinstance(content, str) else content)
+        return written
 
 
 def read_evaluation(run: str | Path) -> Evaluation:

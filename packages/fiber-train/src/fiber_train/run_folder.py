@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from fiber_train.checkpoint import newest_checkpoint, tidy
 from fiber_train.config import TrainConfig, to_yaml
 from fiber_train.ownership import locked, mark
+from fiber_train.recipe_files import read_recipe
 from fiber_train.stopping import say
 from fiber_train.writing import explained, write_file
 
@@ -90,7 +91,7 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     path = out / CONFIG_FILE
     if not path.is_file():
         return
-    old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(asdict(config))
+    old, new = _flat(OmegaConf.to_container(read_recipe(path), resolve=True)), _flat(asdict(config))
     differing = [
         f"{key} (was {old.get(key)!r}, is {value!r})"
         for key, value in new.items()

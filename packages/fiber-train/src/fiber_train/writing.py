@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -89,6 +90,12 @@ def restore(target: Path) -> None:
     if _old(target).is_dir() and not target.exists():
         _old(target).rename(target)
     shutil.rmtree(_old(target), ignore_errors=True)
+
+
+def free_name(path: Path) -> Path:
+    """The path, or if that exists the first of `NAME-2.SUFFIX`, `NAME-3.SUFFIX`, ... that does not."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def sync(path: Path) -> None:
