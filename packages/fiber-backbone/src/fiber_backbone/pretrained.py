@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,7 +90,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             raise ValueError(
                 f"{weights_path} is not a whole safetensors file ({error}); copy or save it again"
             ) from error
-        model = cls.from_config(config, trusted=trusted)
+        with _describing(f"{name}: {CONFIG_FILE}"):
+            model = cls.from_config(config, trusted=trusted)
         model._load_strictly(tensors, str(weights_path))
         if dtype is not None:
             return model.to(dtype).eval()
@@ -138,6 +140,22 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         described.replace(save_directory / CONFIG_FILE)
 
 
+@contextmanager
+def _describing(source: str) -> Iterator[None]:
+    """Puts the file before what is wrong with the description of a model in it.
+
+    Raises:
+        ValueError: It lacks something, has what there is not, or values of another type: it was edited, or cut off.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{source} does not describe this model: {reason:.300}; save the model again") from error
+
+
 def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:
     """The configuration of a saved model.
 
@@ -155,8 +173,8 @@ def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:
     path = _locate(str(name), CONFIG_FILE, hub)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); save the model again") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep
+        raise ValueError(f"{path} is not JSON ({error!s:.300}); save the model again") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object; save the model again")
     return config

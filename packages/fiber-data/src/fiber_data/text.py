@@ -39,7 +39,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         if {"vocab.json", "merges.txt"} <= files and not files & {"tokenizer.json", "tokenizer_config.json"}:
             tokenizer = RobertaTokenizerFast.from_pretrained(str(source))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"no tokenizer at {str(source)!r}: expected a folder with tokenizer.json, a folder with vocab.json and "

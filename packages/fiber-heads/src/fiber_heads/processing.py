@@ -84,13 +84,21 @@ def load_processor(name: str | Path, *, trusted: Collection[str] = (), hub: HubO
 
     Returns:
         The processor; None where there is none, and, with a warning, where its class is not installed or not trusted.
+
+    Raises:
+        ValueError: Its file is no JSON.
     """
     folder = Path(name)
     if not folder.is_dir():
         folder = Path(snapshot_download(str(name), allow_patterns=PROCESSOR_FILES, **(hub or {})))
     if not (folder / PROCESSOR_FILE).is_file():
         return None
-    kind = json.loads((folder / PROCESSOR_FILE).read_text(encoding="utf-8")).get("processor_class")
+    path = folder / PROCESSOR_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error!s:.300}); save the model again") from error
+    kind = content.get("processor_class") if isinstance(content, dict) else None
     try:
         found = resolve(str(kind), "fiber.processors", trusted=trusted)
     except ValueError as error:

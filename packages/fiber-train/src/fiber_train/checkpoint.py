@@ -7,6 +7,7 @@ sizes and checksums.
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Collection
@@ -121,7 +122,7 @@ def save_checkpoint(
     except WriteError as error:
         before = find_checkpoints(run)
         raise WriteError(f"{error} from {before[-1].name if before else 'its beginning'}") from error
-    for old in find_checkpoints(run)[:-keep]:
+    for old in filter(is_ours, find_checkpoints(run)[:-keep]):
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -181,8 +182,15 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The folder has no such file (a model folder, not a checkpoint).
+        ValueError: The file is cut off, or to read it would execute something.
     """
     path = checkpoint / TRAINING_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{checkpoint} has no {TRAINING_FILE}; a run resumes from a checkpoint of its own")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read safely: it was cut off, or holds more than tensors and plain values; use another "
+            "checkpoint of the run"
+        ) from error
