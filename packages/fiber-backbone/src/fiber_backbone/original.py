@@ -48,6 +48,13 @@ HEADS = re.compile(
 FRESH = ("image_stream.pyramid_norms.", "image_stream.norm.", "joint_projection.", "decoder_projections.")
 
 
+# What torch and its unpickler raise of files that are cut off or have other bytes than were written.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, OSError),
+    *(LookupError, TypeError, AttributeError, AssertionError),
+)
+
+
 def _inert_class(name: str) -> type:
     """A class that keeps what it is given and does nothing, in the place of one that a checkpoint names."""
     return type(name.rpartition(".")[2], (), {"__init__": lambda self, *args, **kwargs: None, "__module__": __name__})
@@ -80,10 +87,11 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except _UNREADABLE as error:
+        reason, *_ = str(error).splitlines() or [type(error).__name__]
+        reason = "" if "weights_only" in reason else f" ({reason:.200})"  # torch's advice to read it unsafely
         raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({reason}); expected safetensors or torch.save"
+            f"{path} is not a checkpoint that can be read safely{reason}; expected safetensors or torch.save"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -121,7 +121,7 @@ def _claim(root: Path) -> None:
     if not (isinstance(marker, dict) and isinstance(marker.get("format"), int) and marker.get("kind") == "scenes"):
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise FileExistsError(
-                f"{root} holds other files; choose a new folder for the scenes (it has no {MARKER} that says it has some)"
+                f"{root} holds other files; choose a new folder for the scenes (it has no {MARKER} of such)"
             )
         root.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"format": FORMAT, "kind": "scenes", "files": {}}) + "\n", encoding="utf-8")
