@@ -240,10 +240,11 @@ def _load(
     layers += [
         (str(each), read_recipe(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))
     ]
-    schema = schema_of(TrainConfig, task=_settings_class(kind))
+    settings = _settings_class(kind)
+    schema = schema_of(TrainConfig, task=settings)
     everything = names(schema)
     config: Any = OmegaConf.structured(TrainConfig)
-    config.task = OmegaConf.structured(kind.settings_class)
+    config.task = OmegaConf.structured(settings)
     for source, layer in (*layers, (SOURCE, read_words(words, schema))):
         check_layer(layer, schema, source, everything)
         config = OmegaConf.merge(config, layer)
