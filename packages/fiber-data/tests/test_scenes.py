@@ -296,7 +296,7 @@ def test_the_command_writes_and_audits(tmp_path: Path, capsys: pytest.CaptureFix
     assert "question/colour" in printed
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["splits"] == {"train": 300, "val": 100}
-    assert set(manifest["sha256"]) == {str(p.relative_to(tmp_path / "set")) for p in (tmp_path / "set").rglob("*.json")} - {"manifest.json"}  # fmt: skip
+    assert set(manifest["sha256"]) == {str(p.relative_to(tmp_path / "set")) for p in (tmp_path / "set").rglob("*.json")} - {"manifest.json", "fiber.json"}  # fmt: skip
 
 
 def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,7 +233,7 @@ def test_sharpened_samples_are_greedy(model: FiberForCaptioning, pixel_values: T
         ({"num_beams": 0}, "num_beams must be at least 1, is 0"),
         ({"max_length": 4, "min_length": 4}, r"less than max_length \(4\), is 4"),
         ({"num_return_sequences": 6}, r"num_return_sequences \(6\) must be at most num_beams \(5\); search with more"),
-        ({"top_p": 0.0}, "top_p above 0"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1"),
     ],
 )
 def test_impossible_settings_are_named(options: dict, sentence: str) -> None:

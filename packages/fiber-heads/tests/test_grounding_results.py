@@ -226,5 +226,5 @@ def test_prompts_of_one_picture_are_merged() -> None:
 def test_settings_that_make_no_sense_are_named() -> None:
     with pytest.raises(ValueError, match="aggregation must be 'mean', 'max' or 'power', is 'MEAN'"):
         DetectionSettings(aggregation="MEAN")
-    with pytest.raises(ValueError, match="must be at least 1, are 0 and 100"):
+    with pytest.raises(ValueError, match="candidates_per_level must be at least 1, is 0"):
         DetectionSettings(candidates_per_level=0)

@@ -212,7 +212,7 @@ def test_step_schedule(solver: dict) -> None:
     ("override", "message"),
     [
         ("optim.schedule=steps", "must be 'linear', 'cosine', 'step' or 'constant', is 'steps'"),
-        ("optim.milestones=[0.5,600]", r"shares of all steps between 0 and 1, are \[0.5, 600.0\]"),
+        ("optim.milestones=[0.5,600]", r"optim.milestones\[1\] must be between 0 and 1, is 600.0"),
         ("optim.decay_milestone_ratio=0.667", "needs optim.schedule=step"),
         ("optim.ema_decay=1", "between 0 and 1, is 1.0"),
     ],

@@ -6,16 +6,15 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from fiber_backbone.ranges import Ranged, ranged
+
 WindowPolicy = Literal["shrink", "pad"]
 MOST_LAYERS = 1000  # of both streams together
-_SIZES = (
-    *("image_size", "patch_size", "embed_dim", "window_size", "vocab_size", "hidden_size", "num_hidden_layers"),
-    *("num_attention_heads", "intermediate_size", "max_position_embeddings", "type_vocab_size", "num_fusion_blocks"),
-)
+LARGEST = 2**31 - 1  # of a size
 
 
 @dataclass
-class FiberConfig:
+class FiberConfig(Ranged):
     """Parts, sizes and switches of a `FiberBackbone`; the defaults are FIBER-Base in the coarse stage.
 
     Args:
@@ -74,29 +73,29 @@ class FiberConfig:
     image_settings: dict[str, Any] = field(default_factory=dict)
     text_settings: dict[str, Any] = field(default_factory=dict)
     fusion_settings: dict[str, Any] = field(default_factory=dict)
-    image_size: int = 384
-    patch_size: int = 4
-    embed_dim: int = 128
-    depths: tuple[int, ...] = (2, 2, 18, 2)
-    image_num_heads: tuple[int, ...] = (4, 8, 16, 32)
-    window_size: int = 12
-    image_mlp_ratio: float = 4.0
-    drop_path_rate: float = 0.1
-    vocab_size: int = 50265
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 514
-    type_vocab_size: int = 1
-    pad_token_id: int = 1
-    layer_norm_eps: float = 1e-5
+    image_size: int = ranged(384, least=1, most=LARGEST)
+    patch_size: int = ranged(4, least=1, most=LARGEST)
+    embed_dim: int = ranged(128, least=1, most=LARGEST)
+    depths: tuple[int, ...] = ranged((2, 2, 18, 2), least=1)
+    image_num_heads: tuple[int, ...] = ranged((4, 8, 16, 32), least=1)
+    window_size: int = ranged(12, least=1, most=LARGEST)
+    image_mlp_ratio: float = ranged(4.0, above=0, most=1000)
+    drop_path_rate: float = ranged(0.1, least=0, below=1)
+    vocab_size: int = ranged(50265, least=1, most=LARGEST)
+    hidden_size: int = ranged(768, least=1, most=LARGEST)
+    num_hidden_layers: int = ranged(12, least=1, most=10_000)
+    num_attention_heads: int = ranged(12, least=1)
+    intermediate_size: int = ranged(3072, least=1, most=LARGEST)
+    max_position_embeddings: int = ranged(514, least=1, most=LARGEST)
+    type_vocab_size: int = ranged(1, least=1, most=LARGEST)
+    pad_token_id: int = ranged(1, least=0)
+    layer_norm_eps: float = ranged(1e-5, least=0, most=1)
     hidden_act: str = "gelu"
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    initializer_range: float = 0.02
-    initial_gate: float = 0.0
-    num_fusion_blocks: int = 6
+    hidden_dropout: float = ranged(0.1, least=0, below=1)
+    attention_dropout: float = ranged(0.1, least=0, below=1)
+    initializer_range: float = ranged(0.02, least=0, most=100)
+    initial_gate: float = ranged(0.0, least=-100, most=100)
+    num_fusion_blocks: int = ranged(6, least=1)
     normalize_image_query: bool = True
     fused_text_norm: bool = False
     window_policy: WindowPolicy = "shrink"
@@ -106,7 +105,8 @@ class FiberConfig:
 
     def __post_init__(self) -> None:
         self.depths, self.image_num_heads = tuple(self.depths), tuple(self.image_num_heads)
-        self._check_ranges()
+        super().__post_init__()
+        self._check_sizes()
         if len(self.depths) != len(self.image_num_heads):
             raise ValueError(
                 f"depths {self.depths} and image_num_heads {self.image_num_heads} must name the same number of stages"
@@ -124,28 +124,17 @@ class FiberConfig:
         if self.window_policy not in ("shrink", "pad"):
             raise ValueError(f"window_policy must be 'shrink' or 'pad', is {self.window_policy!r}")
 
-    def _check_ranges(self) -> None:
-        for name in _SIZES:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
+    def _check_sizes(self) -> None:
         for name in ("depths", "image_num_heads"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be numbers of at least 1, is {getattr(self, name)!s:.80}")
+            if not getattr(self, name):
+                raise ValueError(f"{name} must be numbers of at least 1, is empty")
         if (layers := sum(self.depths) + self.num_hidden_layers) > MOST_LAYERS:
             raise ValueError(f"depths and num_hidden_layers make {layers:,} layers, more than {MOST_LAYERS}")
         rows = min(self.vocab_size, self.max_position_embeddings - 1)
-        if not 0 <= self.pad_token_id < rows:
+        if self.pad_token_id >= rows:
             raise ValueError(
                 f"pad_token_id must be from 0 to {rows - 1}, of vocab_size ({self.vocab_size}) and "
                 f"max_position_embeddings ({self.max_position_embeddings}), is {self.pad_token_id}"
-            )
-        for name in ("drop_path_rate", "hidden_dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 on and below 1, is {getattr(self, name)}")
-        if self.layer_norm_eps <= 0 or self.image_mlp_ratio <= 0 or self.initializer_range < 0:
-            raise ValueError(
-                "layer_norm_eps and image_mlp_ratio must be above 0 and initializer_range not below, are "
-                f"{self.layer_norm_eps}, {self.image_mlp_ratio} and {self.initializer_range}"
             )
 
     @property

@@ -79,8 +79,9 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = "" if "weights_only" in reason else f" ({reason:.200})"  # torch's advice to read it unsafely
         raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({reason:.200}); expected safetensors or torch.save"
+            f"{path} is not a checkpoint that can be read safely{reason}; expected safetensors or torch.save"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

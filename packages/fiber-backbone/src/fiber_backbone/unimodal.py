@@ -60,9 +60,11 @@ def load_unimodal(
     if isinstance(text, nn.Module):
         text_model: Any = text
     elif pretrained:
-        text_model = AutoModel.from_pretrained(text)
+        text_model = AutoModel.from_pretrained(text, trust_remote_code=False)
     else:
-        text_model = AutoModel.from_config(AutoConfig.from_pretrained(text))
+        text_model = AutoModel.from_config(
+            AutoConfig.from_pretrained(text, trust_remote_code=False), trust_remote_code=False
+        )
     text_model = getattr(text_model, getattr(text_model, "base_model_prefix", ""), text_model)  # without a head
 
     fields = _describe(image_model, ImageStream, "image_stream") | _describe(text_model, TextStream, "text_stream")

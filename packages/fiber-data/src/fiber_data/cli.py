@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fiber_data import verbs
+from fiber_data.console import run_command
 
 if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
     from fiber_data.formats import CaptionSample, Samples
@@ -68,18 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 when the input is at fault; the reason goes to standard error, of a check to standard output.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    return run_command("fiber-data", lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: Sequence[str]) -> int:
     parser = build_parser()
     if words and not words[0].startswith("-"):
         _check_name(words[0], parser)
     options = parser.parse_args(words)
-    try:
-        own = {"scenes": _scenes, "inspect": _inspect, "check": _check, "pack": _pack}
-        return own[options.command](options) if options.command in own else options.run(options)
-    except (OSError, KeyError, ValueError) as error:
-        sys.stderr.write(f"fiber-data: {error.args[0] if isinstance(error, KeyError) else error}\n")
-        return 1
-    return 0
+    own = {"scenes": _scenes, "inspect": _inspect, "check": _check, "pack": _pack}
+    return own[options.command](options) if options.command in own else options.run(options)
 
 
 def _check_name(word: str, parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ class PromptConfig:
     `max_negatives`, or as many as there are), or any number from one to that, each as likely.
 
     Raises:
-        ValueError: The chances are none.
+        ValueError: The chances are none, or a number is too small.
     """
 
     max_negatives: int = 85
@@ -42,4 +42,9 @@ class PromptConfig:
             raise ValueError(
                 f"one_negative, no_negatives, all_negatives and drop_positives are chances in [0, 1], the first three "
                 f"at most 1 together, not {chances}"
+            )
+        if self.max_negatives < 0 or (self.max_categories is not None and self.max_categories < 1):
+            raise ValueError(
+                "max_negatives must be at least 0 and max_categories at least 1, are "
+                f"{self.max_negatives} and {self.max_categories}"
             )

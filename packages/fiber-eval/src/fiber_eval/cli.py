@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fiber_eval import benchmarks
+from fiber_eval.console import run_command
 
 _MOST_ROWS = 100  # of one group in the table; the JSON file has all
 _LIST = "list"  # the word that is no benchmark
@@ -55,17 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 when the input is at fault or something is not installed; the reason goes to standard error.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    return run_command("fiber-eval", lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: Sequence[str]) -> int:
     parser = build_parser()
     if words and not words[0].startswith("-"):
         _check_name(words[0], parser)
     options = parser.parse_args(words)
-    try:
-        text = describe() if options.command == _LIST else _score(options)
-    except (OSError, KeyError, ValueError, ImportError, RuntimeError) as error:  # the last: a Java program failed
-        sys.stderr.write(f"fiber-eval: {error.args[0] if isinstance(error, KeyError) else error}\n")
-        return 1
-    sys.stdout.write(text)
+    sys.stdout.write(describe() if options.command == _LIST else _score(options))
     return 0
 
 

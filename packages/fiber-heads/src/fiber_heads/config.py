@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fiber_backbone.ranges import Ranged, ranged
+
 CAPTION_OBJECTIVES = ("mle", "gold", "cider")
 PRETRAINING_OBJECTIVES = ("itc", "itm", "mlm")
 
 
 @dataclass
-class PretrainingConfig:
+class PretrainingConfig(Ranged):
     """What the coarse stage optimizes, and how.
 
     Args:
@@ -31,17 +33,18 @@ class PretrainingConfig:
     """
 
     objectives: tuple[str, ...] = PRETRAINING_OBJECTIVES
-    temperature: float = 0.07
+    temperature: float = ranged(0.07, above=0, most=1000)
     itc_pooler: bool = True
-    queue_size: int = 4096
+    queue_size: int = ranged(4096, least=0)
     queue_inputs: Literal["none", "uint8", "float32"] = "none"
-    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    image_mean: tuple[float, ...] = ranged((0.485, 0.456, 0.406), least=0, most=1)
+    image_std: tuple[float, ...] = ranged((0.229, 0.224, 0.225), above=0, most=1_000_000)
     original: bool = False
 
     def __post_init__(self) -> None:
         self.objectives = tuple(self.objectives)  # lists, when they come from a file
         self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
+        super().__post_init__()
         if not self.objectives or set(self.objectives) - set(PRETRAINING_OBJECTIVES):
             raise ValueError(f"objectives must be some of {', '.join(PRETRAINING_OBJECTIVES)}, are {self.objectives}")
         if self.queue_inputs not in ("none", "uint8", "float32"):
@@ -54,7 +57,7 @@ class PretrainingConfig:
 
 
 @dataclass
-class GenerationConfig:
+class GenerationConfig(Ranged):
     """How captions are generated.
 
     Args:
@@ -81,36 +84,27 @@ class GenerationConfig:
         ValueError: If a value is out of range, or more captions are wanted than beams.
     """
 
-    num_beams: int = 5
-    max_length: int = 49
-    min_length: int = 1
-    num_return_sequences: int = 1
+    num_beams: int = ranged(5, least=1)
+    max_length: int = ranged(49, least=1)
+    min_length: int = ranged(1, least=0)
+    num_return_sequences: int = ranged(1, least=1)
     do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    length_penalty: float = 1.0
+    temperature: float = ranged(1.0, above=0, most=1e6)
+    top_k: int = ranged(0, least=0)
+    top_p: float = ranged(1.0, above=0, most=1)
+    length_penalty: float = ranged(1.0, least=-100, most=100)
     exhaustive: bool = False
-    begin_token_id: int = 0
-    end_token_id: int = 2
-    pad_token_id: int = 1
-    forbidden_token_ids: tuple[int, ...] = (3, 50264)
+    begin_token_id: int = ranged(0, least=0)
+    end_token_id: int = ranged(2, least=0)
+    pad_token_id: int = ranged(1, least=0)
+    forbidden_token_ids: tuple[int, ...] = ranged((3, 50264), least=0)
     original: bool = False
 
     def __post_init__(self) -> None:
         self.forbidden_token_ids = tuple(self.forbidden_token_ids)  # lists, when they come from a file
-        for name in ("num_beams", "max_length", "num_return_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
-        if not 0 <= self.min_length < self.max_length:
-            raise ValueError(
-                f"min_length must be at least 0 and less than max_length ({self.max_length}), is {self.min_length}"
-            )
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
-                f"temperature must be above 0, top_p above 0 and at most 1, and top_k at least 0; they are "
-                f"{self.temperature}, {self.top_p} and {self.top_k}"
-            )
+        super().__post_init__()
+        if self.min_length >= self.max_length:
+            raise ValueError(f"min_length must be less than max_length ({self.max_length}), is {self.min_length}")
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams ({self.num_beams}); "
@@ -119,7 +113,7 @@ class GenerationConfig:
 
 
 @dataclass
-class CaptioningConfig:
+class CaptioningConfig(Ranged):
     """What captioning optimizes, and how it writes.
 
     Args:
@@ -139,9 +133,9 @@ class CaptioningConfig:
     """
 
     objective: Literal["mle", "gold", "cider"] = "mle"
-    refresh_every: int = 1000
-    num_samples: int = 5
-    reward_weight: float = 0.7
+    refresh_every: int = ranged(1000, least=1)
+    num_samples: int = ranged(5, least=1)
+    reward_weight: float = ranged(0.7, least=0, most=1)
     baseline: Literal["constant", "samples"] = "constant"
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     original: bool = False
@@ -149,13 +143,10 @@ class CaptioningConfig:
     def __post_init__(self) -> None:
         if isinstance(self.generation, Mapping):  # comes from a file
             self.generation = GenerationConfig(**self.generation)
+        super().__post_init__()
         if self.objective not in CAPTION_OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(CAPTION_OBJECTIVES)}, is {self.objective!r}")
         if self.baseline not in ("constant", "samples"):
             raise ValueError(f"baseline must be 'constant' or 'samples', is {self.baseline!r}")
-        least = 2 if self.baseline == "samples" else 1
-        if self.num_samples < least or self.refresh_every < 1:
-            raise ValueError(
-                f"num_samples must be at least {least} with baseline={self.baseline!r} and refresh_every at least 1; "
-                f"they are {self.num_samples} and {self.refresh_every}"
-            )
+        if self.baseline == "samples" and self.num_samples < 2:
+            raise ValueError(f"num_samples must be at least 2 with baseline='samples', is {self.num_samples}")

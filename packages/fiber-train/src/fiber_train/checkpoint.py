@@ -125,7 +125,7 @@ def save_checkpoint(
     except WriteError as error:
         before = find_checkpoints(run)
         raise WriteError(f"{error} from {before[-1].name if before else 'its beginning'}") from error
-    for old in find_checkpoints(run)[:-keep]:
+    for old in filter(is_ours, find_checkpoints(run)[:-keep]):
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -186,7 +186,7 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The folder has no such file (a model folder, not a checkpoint).
-        ValueError: It cannot be read.
+        ValueError: The file is cut off, or to read it would execute something.
     """
     path = checkpoint / TRAINING_FILE
     if not path.is_file():
@@ -194,8 +194,10 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path} is damaged ({reason:.200}); use another checkpoint of the run") from error
+        raise ValueError(
+            f"{path} cannot be read safely: it is damaged, or holds more than tensors and plain values; use another "
+            "checkpoint of the run"
+        ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, no training state; use another checkpoint of the run")
     return state

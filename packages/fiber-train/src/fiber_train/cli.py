@@ -15,7 +15,6 @@ it returns.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -23,6 +22,7 @@ from importlib.metadata import EntryPoint, version
 
 from fiber_backbone.seams import available, docstring
 
+from fiber_train.console import run_command
 from fiber_train.stopping import STATUS, Stopped, say, stopping
 
 GROUP = "fiber.verbs"
@@ -66,25 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with stopping():
         try:
-            status = _run(arguments)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            return run_command("fiber", lambda: _run(arguments))
         except Stopped:
             say("stopped; the same command begins again")
             return STATUS
-        except BrokenPipeError:
-            _drop_output()
-            return 1
-        return status
-
-
-def _drop_output() -> None:
-    """What is still to be printed, at the latest when Python ends, goes nowhere."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -94,15 +79,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if typed is not None:
         _check_verb(typed, parser)
     options = parser.parse_args(words)
-    try:
-        return options.run(options)
-    except BrokenPipeError:
-        raise
-    except (OSError, KeyError, ValueError, FloatingPointError) as error:
-        if os.environ.get("FIBER_TRACEBACK"):  # for those who look for the cause in the code
-            raise
-        sys.stderr.write(f"fiber: {error.args[0] if isinstance(error, KeyError) else error}\n")
-        return 1
+    return options.run(options)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field, is_dataclass
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fiber_backbone.ranges import Ranged, ranged
 from fiber_backbone.seams import available, name_of, resolve, stated
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from fiber_train.recipe_files import RECIPES, find_recipes, own_recipes, parse_yaml, read_recipe, recipe_files
+from fiber_train.recipe_files import RECIPES, as_yaml, find_recipes, own_recipes, read_recipe, recipe_files
+from fiber_train.schema import check_layer, check_ranges, names, schema_of
+from fiber_train.typed_words import SOURCE, read_words
 
 DEFAULT_TASK = "pretraining"
 LONGEST_NAME = 200  # characters of a task's
-_OVERRIDE = re.compile(r"[^=\[\]]+=")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+LARGEST = 2**31 - 1  # tokens, pixels, threads: more than there are
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Ranged):
     """What to learn from."""
 
     root: str = MISSING
@@ -43,19 +44,19 @@ class DataConfig:
     """Whether to crop, flip and color training images; the original does not in pre-training."""
     tokenizer: str | None = None
     """Folder or hub name of a tokenizer; without one, a byte-level BPE is trained on the training captions."""
-    vocab_size: int = 512
+    vocab_size: int = ranged(512, least=1, most=LARGEST)
     """Largest vocabulary of a tokenizer trained here."""
-    max_length: int = 40
+    max_length: int = ranged(40, least=3, most=LARGEST)
     """Tokens that a text is cut to, special ones included."""
-    mlm_probability: float = 0.15
-    num_workers: int = 2
+    mlm_probability: float = ranged(0.15, least=0, most=1)
+    num_workers: int = ranged(2, least=0, most=1024)
     """Loading processes beside each training process."""
     exif: str | None = None
     """Images as they are "stored", or turned by EXIF as they are "displayed"; without it displayed, and stored where
     there are boxes. Boxes whose image has their annotated size in one of these ways only, decide themselves."""
-    max_pixels: int | None = None
+    max_pixels: int | None = ranged(None, least=1)
     """Images of more pixels count as unreadable; without it the limit is Pillow's, 89,478,485."""
-    max_unreadable: float = 0.01
+    max_unreadable: float = ranged(0.01, least=0, most=1)
     """Share of the training samples that may be unreadable, each replaced by another; more end the run. Judged after
     100 samples; a single image ends a run only at 0."""
     blind: bool = False
@@ -63,12 +64,12 @@ class DataConfig:
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Ranged):
     """What to train."""
 
     preset: str = "fiber_base"
     """Sizes of a fresh model; weights to start from bring their own."""
-    image_size: int | None = None
+    image_size: int | None = ranged(None, least=1, most=LARGEST)
     """Side of the images in pixels, to which windows grow; without one, the preset's or that of the weights."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of `fiber_backbone.FiberConfig` that differ from the preset; streams and fusion are among them."""
@@ -85,28 +86,28 @@ class ModelConfig:
 
 
 @dataclass
-class OptimConfig:
+class OptimConfig(Ranged):
     """An optimizer over groups of learning rates, each with and without weight decay."""
 
-    learning_rate: float = 1e-5
+    learning_rate: float = ranged(1e-5, least=0, most=1000)
     optimizer: str = "torch.optim.AdamW"
     """Import path of an optimizer, built as `optimizer(groups, **options)`."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the optimizer, such as `{momentum: 0.9}`."""
-    cross_modal_multiplier: float = 5.0
+    cross_modal_multiplier: float = ranged(5.0, least=0, most=1_000_000)
     """For what lets the streams read each other and brings them together."""
-    head_multiplier: float = 5.0
+    head_multiplier: float = ranged(5.0, least=0, most=1_000_000)
     """For the heads that start from nothing."""
-    gate_multiplier: float = 5.0
+    gate_multiplier: float = ranged(5.0, least=0, most=1_000_000)
     """For the fusion gates, which start at zero. The original counts them among the cross-modal parameters."""
-    language_multiplier: float = 1.0
+    language_multiplier: float = ranged(1.0, least=0, most=1_000_000)
     """For the text stream, its cross-attention included, on top of the others."""
-    bias_multiplier: float = 1.0
+    bias_multiplier: float = ranged(1.0, least=0, most=1_000_000)
     """For biases and the bias tables of the windows, on top of the others."""
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = ranged(0.01, least=0, most=1000)
+    betas: tuple[float, float] = ranged((0.9, 0.98), least=0, below=1)
     """For optimizers that have them, like `eps`."""
-    eps: float = 1e-8
+    eps: float = ranged(1e-8, least=0, most=1)
     original_decay: bool = False
     """Whether to decay gates, the temperature and the query norms, as the original does by oversight.
 
@@ -119,53 +120,53 @@ class OptimConfig:
     Or an import path: of a function `(step, max_steps, **schedule_options)` that gives the rate over its peak, applied
     after the warm-up; or of an `LRScheduler`, built as `scheduler(optimizer, **schedule_options)`, without warm-up."""
     schedule_options: dict[str, Any] = field(default_factory=dict)
-    milestones: list[float] = field(default_factory=lambda: [0.67, 0.89])
+    milestones: list[float] = ranged([0.67, 0.89], above=0, below=1)
     """Shares of all steps after which the rate falls ("step")."""
-    milestone_factor: float = 0.1
+    milestone_factor: float = ranged(0.1, least=0, most=1)
     """What the rate is multiplied by at each milestone ("step")."""
-    decay_milestone_ratio: float | None = None
+    decay_milestone_ratio: float | None = ranged(None, above=0, most=1)
     """The weight decay falls like the rate, once this share of the way to a milestone is done; none to keep it."""
-    warmup: float = 0.1
+    warmup: float = ranged(0.1, least=0, most=1e12)
     """Steps of linear warm-up: a share of all steps below 1, else a number of steps."""
-    warmup_start: float = 0.0
+    warmup_start: float = ranged(0.0, least=0, most=1)
     """Where the warm-up starts, as a share of the rate."""
-    max_norm: float | None = None
+    max_norm: float | None = ranged(None, above=0, most=1e30)
     """Largest norm of all gradients together; none for no clipping."""
-    ema_decay: float | None = None
+    ema_decay: float | None = ranged(None, above=0, below=1)
     """Evaluate and keep an average of the weights over the steps, that at each keeps this share of itself (0.999)."""
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Ranged):
     """How to run."""
 
-    max_steps: int = 100_000
-    max_epochs: int | None = None
+    max_steps: int = ranged(100_000, least=1)
+    max_epochs: int | None = ranged(None, least=1)
     """Passes over the training data, in place of `max_steps`."""
-    batch_size: int = 4096
+    batch_size: int = ranged(4096, least=1)
     """Samples of one optimizer step, over all devices and accumulated batches."""
-    accumulate: int = 1
+    accumulate: int = ranged(1, least=1)
     """Batches whose gradients are summed for one step."""
-    seed: int = 0
+    seed: int = ranged(0, least=0, below=2**63)
     accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
+    devices: int = ranged(1, least=1)
+    num_nodes: int = ranged(1, least=1)
     strategy: str = "auto"
     precision: str = "32-true"
-    """Fabric's names: "32-true", "bf16-mixed", "16-mixed"."""
-    threads: int | None = None
+    """Of Fabric: one of `PRECISIONS`."""
+    threads: int | None = ranged(None, least=1, most=LARGEST)
     """CPU threads of each process; none leaves it to torch."""
-    log_every: int = 20
-    eval_every: float = 0
+    log_every: int = ranged(20, least=1)
+    eval_every: float = ranged(0, least=0, most=1e12)
     """Steps between evaluations, or a share of all steps below 1; 0 for one at the end."""
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
+    checkpoint_every: int = ranged(1000, least=1)
+    keep_checkpoints: int = ranged(2, least=1)
     """How many of the newest checkpoints to keep, beside the best by the task's measure."""
     tensorboard: bool = True
 
 
 @dataclass
-class TaskSettings:
+class TaskSettings(Ranged):
     """What every task's settings have; a task's own are a subclass (see `fiber_train.tasks.base`)."""
 
     name: str = MISSING
@@ -193,15 +194,22 @@ class TrainConfig:
 
 
 def load_config(
-    recipe: str | Path | Sequence[str | Path], overrides: Sequence[str] = (), *, task: type | None = None
+    recipe: str | Path | Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    task: type | None = None,
+    below: Sequence[tuple[str, Any]] = (),
 ) -> TrainConfig:
     """Reads a recipe, or several laid over each other, and applies overrides.
 
     Args:
         recipe: Name of a recipe that comes with the package or with a task, such as ``"coarse"``, or path of a YAML
             file; of several, such as ``["vqa", "small"]``, later ones win.
-        overrides: Such as ``"trainer.max_steps=100"``; later ones win.
+        overrides: Such as ``"trainer.max_steps=100"``; later ones win. Text, such as paths, is taken to the letter,
+            other values are YAML; where a setting may be None, ``null`` is.
         task: A subclass of `Task`, in place of the one that `task.name` names.
+        below: Layers of settings as `read_recipe` gives them, which lie below the recipes; each with what messages call
+            it.
 
     Returns:
         The configuration; `config.task` is an instance of the task's `settings_class`.
@@ -212,34 +220,41 @@ def load_config(
             has no default is missing, or there is no such task.
     """
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
-    if malformed := [word for word in overrides if not _OVERRIDE.match(word)]:
-        raise ValueError(f"overrides are written key=value, such as trainer.max_steps=100; got {malformed[0]!r:.80}")
-    last = ("the command line", parse_yaml(OmegaConf.from_dotlist, list(overrides), "the command line"))
     known = find_recipes()
     with _one_sentence(recipe):
-        return _load(recipes, last, known, task)
+        return _load(recipes, overrides, known, task, below)
 
 
 def _load(
-    recipes: Sequence[str | Path], last: tuple[str, Any], known: dict[str, list[Path]], task: type | None
+    recipes: Sequence[str | Path],
+    words: Sequence[str],
+    known: dict[str, list[Path]],
+    task: type | None,
+    below: Sequence[tuple[str, Any]],
 ) -> TrainConfig:
     read = cache(read_recipe)
-    first_look = [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
-    name, source = _task_name([*first_look, last])
-    _check_before_import([*first_look, last], name if task is None else None)
+    first_look = [*below]
+    first_look += [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
+    name, source = _task_name([*first_look, (SOURCE, read_words(words, schema_of(TrainConfig)))])
+    _check_before_import(first_look, words, name if task is None else None)
     try:
         kind = resolve(name, "fiber.tasks") if task is None else task
     except ValueError as error:
         raise ValueError(f"{source}: task.name: {error}") from error
-    layers = [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))]
-    config: Any = _schema(kind)
-    everything = _all_keys(config)
-    for source, layer in (*layers, last):
-        _check_keys(layer, config, source, everything)
+    layers = [*below]
+    layers += [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, own_recipes(kind))]
+    settings = _settings_class(kind)
+    schema = schema_of(TrainConfig, task=settings)
+    everything = names(schema)
+    config: Any = OmegaConf.structured(TrainConfig)
+    config.task = OmegaConf.structured(settings)
+    for source, layer in (*layers, (SOURCE, read_words(words, schema))):
+        check_layer(layer, schema, source, everything)
         try:
             config = OmegaConf.unsafe_merge(config, layer)  # which copies neither
         except TypeError as error:  # of a dictionary in place of a tuple
             raise ValueError(f"{source}: a setting has another type than it should: {error!s:.300}") from error
+    check_ranges(config, schema)
     if task is not None or OmegaConf.is_missing(config.task, "name"):
         config.task.name = name_of(kind, "fiber.tasks")
     made = OmegaConf.to_object(config)
@@ -262,20 +277,18 @@ def _one_sentence(recipe: object) -> Iterator[None]:
         raise ValueError(f"{recipe}: settings are nested too deep, or refer to each other in a circle") from error
 
 
-def _check_before_import(layers: Sequence[tuple[str, Any]], task_name: str | None) -> None:
+def _check_before_import(layers: Sequence[tuple[str, Any]], words: Sequence[str], task_name: str | None) -> None:
     """Misspelled settings are told before the task, and torch with it, is imported; its own if its source names them.
 
     `task_name` is None for a task that was handed over.
     """
     entry = available("fiber.tasks").get(task_name or "")
     settings = None if entry is None else stated(entry, "settings_class")
-    schema = _shared_schema(settings or TaskSettings)
-    everything = _all_keys(schema)
-    for source, layer in layers:
-        groups = [key for key in layer if key in schema and (key != "task" or settings is not None)]
-        for key in groups:
-            if OmegaConf.is_dict(layer[key]) and _is_group(schema, key):
-                _check_keys(layer[key], schema[key], source, everything, f"{key}.")
+    schema = schema_of(TrainConfig, **({} if settings is None else {"task": settings}))
+    everything = names(schema)
+    for source, layer in (*layers, (SOURCE, read_words(words, schema))):
+        groups = [key for key in layer if isinstance(schema.get(key), dict) and (key != "task" or settings is not None)]
+        check_layer(OmegaConf.masked_copy(layer, groups), schema, source, everything)
 
 
 def _task_name(layers: Sequence[tuple[str, Any]]) -> tuple[str, str]:
@@ -292,50 +305,15 @@ def _task_name(layers: Sequence[tuple[str, Any]]) -> tuple[str, str]:
     return name, named
 
 
-def _schema(task: type) -> DictConfig:
-    """All settings of a run of a task, at their defaults."""
+def _settings_class(task: type) -> type:
+    """The dataclass of a task's settings."""
     settings = getattr(task, "settings_class", None)
     if not (isinstance(settings, type) and issubclass(settings, TaskSettings) and is_dataclass(settings)):
         raise ValueError(
             f"{task.__module__}:{task.__qualname__} is no task; it needs settings_class, a dataclass that derives from "
             "fiber_train.TaskSettings"
         )
-    return deepcopy(_shared_schema(settings))  # type: ignore[arg-type]  # takes the class for an instance
-
-
-@cache
-def _shared_schema(settings: type[TaskSettings]) -> DictConfig:
-    """All settings of a run of a task with these of its own; to be read only, since making it takes longest."""
-    schema: DictConfig = OmegaConf.structured(TrainConfig)
-    schema.task = OmegaConf.structured(settings)
-    return schema
-
-
-def _check_keys(layer: Any, schema: DictConfig, source: str, everything: list[str], prefix: str = "") -> None:
-    known = list(schema.keys())
-    for key in layer:
-        if key not in known:
-            guess = [name for name in everything if name.rpartition(".")[2] == key]
-            guess += [f"{prefix}{near}" for near in get_close_matches(str(key), map(str, known), n=1)]
-            guess += get_close_matches(f"{prefix}{key}", everything, n=1, cutoff=0.5)
-            hint = f"; did you mean {guess[0]!r}?" if guess else ""
-            raise ValueError(f"{source}: no setting is called {prefix + str(key)!r:.120}{hint}")
-        if _is_group(schema, key):
-            if not OmegaConf.is_dict(layer[key]):
-                raise ValueError(f"{source}: {prefix}{key} is a group of settings, not one; write {prefix}{key}.NAME=")
-            _check_keys(layer[key], schema[key], source, everything, f"{prefix}{key}.")
-
-
-def _all_keys(schema: DictConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in map(str, schema):
-        keys += _all_keys(schema[key], f"{prefix}{key}.") if _is_group(schema, key) else [f"{prefix}{key}"]
-    return keys
-
-
-def _is_group(schema: DictConfig, key: Any) -> bool:
-    """Whether a setting is a dataclass of settings."""
-    return not OmegaConf.is_missing(schema, key) and is_dataclass(OmegaConf.get_type(schema, key))
+    return settings
 
 
 def has_setting(config: TrainConfig, key: str) -> bool:
@@ -361,23 +339,21 @@ def as_share(split: str) -> float | None:
 
 def _check_values(config: TrainConfig) -> None:
     trainer, optim = config.trainer, config.optim
+    for key, folder in (("out", config.out), ("data.root", config.data.root)):
+        if not folder:
+            raise ValueError(f"{key} is empty; give the path of a folder, or . for this one")
     if trainer.batch_size % (trainer.accumulate * trainer.devices * trainer.num_nodes):
         raise ValueError(
             f"trainer.batch_size ({trainer.batch_size}) must be a multiple of trainer.accumulate x trainer.devices x "
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
     _check_optim(optim)
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, is {trainer.precision!r:.80}")
     if config.data.format_options and config.data.format is None:
         raise ValueError("data.format_options are those of data.format, which is not set")
     if config.data.exif not in ("stored", "displayed", None):
         raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {config.data.exif!r:.80}")
-    if config.data.max_pixels is not None and config.data.max_pixels < 1:
-        raise ValueError(f"data.max_pixels must be at least 1, is {config.data.max_pixels}")
-    if not 0 <= config.data.max_unreadable <= 1:
-        raise ValueError(f"data.max_unreadable must be a share from 0 to 1, is {config.data.max_unreadable}")
-    for key in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
-        if getattr(trainer, key) < 1:
-            raise ValueError(f"trainer.{key} must be at least 1, is {getattr(trainer, key)}")
     if bool(config.model.image_weights) != bool(config.model.text_weights):
         raise ValueError("model.image_weights and model.text_weights go together; set both or none")
 
@@ -387,17 +363,10 @@ def _check_optim(optim: OptimConfig) -> None:
         raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r:.80}")
     if optim.schedule_options and optim.schedule.isidentifier():
         raise ValueError(f"optim.schedule_options are for a schedule of yours, {optim.schedule!r:.80} takes none")
-    betas: Sequence[object] = optim.betas  # OmegaConf checks neither number nor type of a tuple's elements
-    if len(betas) != 2 or not all(isinstance(beta, float | int) and 0 <= beta < 1 for beta in betas):
-        raise ValueError(f"optim.betas must be two numbers from 0 on and below 1, are {list(betas)!s:.80}")
-    if not all(isinstance(share, int | float) and 0 < share < 1 for share in optim.milestones):
-        raise ValueError(f"optim.milestones must be shares of all steps between 0 and 1, are {optim.milestones!s:.80}")
     if optim.decay_milestone_ratio is not None and optim.schedule != "step":
         raise ValueError("optim.decay_milestone_ratio needs optim.schedule=step, whose milestones it refers to")
-    if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:
-        raise ValueError(f"optim.ema_decay must be between 0 and 1, is {optim.ema_decay}; null for no average")
 
 
 def to_yaml(config: TrainConfig) -> str:
     """The configuration as YAML, which `load_config` reads again."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return as_yaml(asdict(config))

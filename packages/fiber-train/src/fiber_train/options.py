@@ -6,6 +6,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fiber_backbone.ranges import Range
+
 if TYPE_CHECKING:
     from fiber_heads import TaskModel
 
@@ -21,6 +23,20 @@ def load_checkpoint(options: Namespace, kind: type[TaskModel]) -> tuple[Any, Any
     from fiber_train.checkpoint import load_model
 
     return load_model(options.checkpoint, kind=kind, trusted=options.trust)
+
+
+def check_option(option: str, value: float, **bounds: Any) -> None:
+    """Refuses a number outside of a range.
+
+    Args:
+        option: Such as `"--top"`.
+        value: What was given.
+        bounds: As of `fiber_backbone.ranges.Range`.
+
+    Raises:
+        ValueError: The message names the option and the range.
+    """
+    Range(**bounds).check(option, value)
 
 
 def add_trust(parser: ArgumentParser) -> None:

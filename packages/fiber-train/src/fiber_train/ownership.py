@@ -20,16 +20,17 @@ FORMAT = 1  # raised when older versions can no longer read a folder
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
-def mark(folder: Path, kind: str, files: Collection[Path] = ()) -> None:
+def mark(folder: Path, kind: str, files: Collection[Path] = (), **more: Any) -> None:
     """Writes the marker.
 
     Args:
         folder: What is ours from now on.
-        kind: What it is: "run", "checkpoint", "model".
+        kind: What it is: "run", "checkpoint", "model", ...; `fiber_data.scenes` marks a "scenes" likewise.
         files: Whole files in it to list.
+        more: What else to keep, as JSON holds it.
     """
     listed = {path.relative_to(folder).as_posix(): _describe(path) for path in sorted(files) if path.name != MARKER}
-    content = {"format": FORMAT, "kind": kind, "files": listed}
+    content = {"format": FORMAT, "kind": kind, "files": listed, **more}
     temporary = folder / f".{MARKER}.partial"
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / MARKER)
@@ -47,6 +48,8 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         return None
+    if content["format"] <= FORMAT and not isinstance(content.get("files"), dict):
+        return None
     if content["format"] > FORMAT:
         raise ValueError(
             f"{folder} was written in format {content['format']!s:.40}, this version reads up to {FORMAT}; "
@@ -59,6 +62,34 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 def is_ours(folder: Path) -> bool:
     """Whether the marker is there."""
     return read_marker(folder) is not None
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a path is absent or a folder without anything in it."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def check_ours(folder: Path, kind: str, names: Collection[str]) -> None:
+    """Refuses to write into a folder of somebody else's.
+
+    Args:
+        folder: It may be absent, ours, or hold other things under other names, which are left alone.
+        kind: What it is to be.
+        names: What will be written or replaced in it.
+
+    Raises:
+        FileExistsError: It holds something under one of the names without our marker, or is something else of ours.
+        ValueError: A newer version wrote it.
+    """
+    marker = read_marker(folder)
+    if marker is not None and marker.get("kind") != kind:
+        raise FileExistsError(f"{folder} holds a {marker.get('kind')!s:.40}, not a {kind}; choose another folder")
+    found = [name for name in (MARKER, *names) if not is_empty(folder / name)]
+    if marker is None and found:
+        raise FileExistsError(
+            f"{folder} holds a {found[0]} that is not of a {kind} (it has no {MARKER} of ours), which would be "
+            "overwritten; choose another folder"
+        )
 
 
 def find_damage(folder: Path, names: Collection[str] | None = None, but: Collection[str] = ()) -> str | None:

@@ -18,13 +18,14 @@ from fiber_data.scenes import generate_scenes
 
 from fiber_train.config import TrainConfig, has_setting, load_config
 from fiber_train.evaluation import read_evaluation
-from fiber_train.ownership import locked
+from fiber_train.ownership import check_ours, locked, mark
 from fiber_train.report import FineRuns, write_report
 from fiber_train.run import train
 from fiber_train.stopping import STATUS, stop_with_parent, stopping
 from fiber_train.tasks.base import make_task
 from fiber_train.writing import explained, replace_folder, restore
 
+NAMES = ("scenes", "tokenizer", "coarse", "fine", "fine_from_scratch", "report.html")
 SPLITS = {"train": 4000, "val": 500}
 COARSE, FINE, SCRATCH = "coarse stage", "fine stage after the coarse stage", "fine stage from scratch"
 
@@ -46,6 +47,7 @@ def quickstart(
         goes on.
 
     Raises:
+        FileExistsError: The folder holds files of somebody else's that would be overwritten.
         ValueError: It is to run on several devices.
     """
     root = Path(out)
@@ -56,7 +58,9 @@ def quickstart(
         )
     with stopping(), ExitStack() as stack:
         with explained(root):
+            check_ours(root, "quickstart", NAMES)
             stack.enter_context(locked(root))
+            mark(root, "quickstart")
         _prepare(root, splits, configs[COARSE].data.vocab_size)
         with _beside(configs[SCRATCH]) as process:
             if any(train(configs[title]) is None for title in (COARSE, FINE)):
@@ -102,10 +106,7 @@ def _prepare(root: Path, splits: Mapping[str, int], vocab_size: int) -> None:
     scenes, tokenizer = root / "scenes", root / "tokenizer"
     restore(scenes)
     restore(tokenizer)
-    made = _made_scenes(scenes)
-    if made is None and scenes.is_dir() and any(scenes.iterdir()):
-        raise FileExistsError(f"{scenes} holds other files; choose another folder for the quickstart")
-    if made != dict(splits):
+    if _made_scenes(scenes) != dict(splits):
         replace_folder(scenes, partial(_draw, splits), "scenes")
     if not tokenizer.is_dir():
         texts = (text for sample in read_captions(scenes, "train") for text in sample["captions"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from fiber_backbone.seams import available
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import CollectionNode, MappingNode, Node, SafeLoader, YAMLError, compose
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -62,7 +63,7 @@ def recipe_files(recipe: str | Path, known: dict[str, list[Path]], own: Path | N
 
 
 def read_recipe(path: Path) -> Any:
-    """The settings of a file, not yet checked.
+    """The settings of a file, not yet checked. What looks like an interpolation of OmegaConf, `${...}`, is text.
 
     Raises:
         ValueError: The file is no YAML in UTF-8, holds no settings, or more than anybody writes.
@@ -77,7 +78,8 @@ def read_recipe(path: Path) -> Any:
     if document is not None and not isinstance(document, MappingNode):
         raise ValueError(f"{path} must hold settings, `NAME: VALUE`, but holds a list or a single value")
     _measure(document, path)
-    return parse_yaml(OmegaConf.create, text, str(path))
+    content = OmegaConf.to_container(parse_yaml(OmegaConf.create, text, str(path)))
+    return OmegaConf.create(literal(content))
 
 
 def _measure(document: Node | None, path: Path) -> None:
@@ -98,11 +100,26 @@ def _measure(document: Node | None, path: Path) -> None:
         raise ValueError(f"{path} must hold no more than {LARGEST} values, those of its aliases included")
 
 
-def parse_yaml(make: Callable[[Any], Any], content: Any, source: str) -> Any:
-    """What `make` makes of text from `source`; ValueError if it is not YAML."""
+def parse_yaml(make: Callable[[Any], Any], content: Any, source: str, key: str = "") -> Any:
+    """What `make` makes of text from `source`, the value of `key`; ValueError if it is not YAML."""
     try:
         return make(content)
     except RecursionError:
         raise ValueError(f"{source}: settings must not be nested deeper than {DEEPEST} levels") from None
-    except (YAMLError, ValueError) as error:  # the latter: dates and numbers that are none
-        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split()):.300}") from error
+    except (YAMLError, ValueError, OmegaConfBaseException) as error:  # dates and numbers that are none; bad `${`
+        where = f"the value of {key:.80}: " if key else ""
+        raise ValueError(f"{source} is not YAML: {where}{' '.join(str(error).split()):.300}") from error
+
+
+def literal(value: Any) -> Any:
+    """Plain values so that OmegaConf takes and resolves them to what they are: `${...}` is text, tuples are lists."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: literal(each) for key, each in value.items()}
+    return [literal(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Plain values as YAML, which `read_recipe` reads again."""
+    return OmegaConf.to_yaml(OmegaConf.create(literal(dict(settings))), resolve=True)

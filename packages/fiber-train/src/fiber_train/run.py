@@ -18,6 +18,7 @@ from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
@@ -97,15 +98,21 @@ def build_fabric(
     strategy = trainer.strategy
     if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and task.needs_unused_parameters():
         strategy = "ddp_find_unused_parameters_true"
-    fabric = Fabric(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=strategy,
-        precision=trainer.precision,  # type: ignore[arg-type]
-        callbacks=list(callbacks),
-        loggers=list(loggers),
-    )
+    try:
+        fabric = Fabric(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=strategy,
+            precision=trainer.precision,  # type: ignore[arg-type]
+            callbacks=list(callbacks),
+            loggers=list(loggers),
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ValueError(
+            f"trainer.accelerator={trainer.accelerator}, devices={trainer.devices}, strategy={strategy}, "
+            f"precision={trainer.precision} cannot be had here: {error!s:.300}"
+        ) from error
     if stop is not None:
         _tell_each_other(fabric, stop)
     fabric.launch()

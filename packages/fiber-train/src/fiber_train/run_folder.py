@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from fiber_train.checkpoint import newest_checkpoint, tidy
 from fiber_train.config import TrainConfig, to_yaml
-from fiber_train.ownership import locked, mark
+from fiber_train.ownership import check_ours, locked, mark, read_marker
+from fiber_train.recipe_files import read_recipe
 from fiber_train.stopping import say
 from fiber_train.writing import explained, write_file
 
@@ -40,6 +41,9 @@ FREE_SETTINGS = (
     "trainer.max_epochs",
 )
 CONFIG_FILE = "config.yaml"
+NAMES = (CONFIG_FILE, "best", "checkpoints", "data_check.json", "evaluation.json", "metrics.csv", "model", "processor")
+# Settings that name files: the same ones however they were spelt, and wherever the command was called.
+PATHS = ("data.tokenizer", "model.checkpoint", "model.text_weights", "task.answers", "task.entities")
 Found = TypeVar("Found")
 
 
@@ -48,6 +52,7 @@ def claimed(config: TrainConfig, fabric: Fabric) -> Iterator[Path | None]:
     """Keeps other processes out of a run's folder, and gives the checkpoint to go on from, if there is one.
 
     Raises:
+        FileExistsError: The folder holds files of somebody else's that would be overwritten.
         ValueError: Another process has the folder, or it holds a run of another configuration; the message names what
             differs. Or its checkpoints are damaged.
         WriteError: It cannot be written to.
@@ -57,13 +62,14 @@ def claimed(config: TrainConfig, fabric: Fabric) -> Iterator[Path | None]:
 
         def claim() -> Path | None:
             with explained(out):
+                check_ours(out, "run", NAMES)
                 stack.enter_context(locked(out))
             tidy(out)
             checkpoint = newest_checkpoint(out)
             if checkpoint is not None:
                 _check_settings(out, config)
             with explained(out):
-                mark(out, "run")
+                mark(out, "run", paths=_resolved(_flat(asdict(config))))
             write_file(out / CONFIG_FILE, to_yaml(config))
             return checkpoint
 
@@ -91,11 +97,12 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     path = out / CONFIG_FILE
     if not path.is_file():
         return
-    old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(asdict(config))
+    old, new = _flat(OmegaConf.to_container(read_recipe(path), resolve=True)), _flat(asdict(config))
+    before = (read_marker(out) or {}).get("paths", _resolved(old))
     differing = [
         f"{key} (was {old.get(key)!r}, is {value!r})"
         for key, value in new.items()
-        if not key.startswith(FREE_SETTINGS) and old.get(key) != value
+        if not key.startswith(FREE_SETTINGS) and not _same(key, old.get(key), value, before)
     ]
     if differing:
         raise ValueError(
@@ -105,6 +112,25 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     for key in ("trainer.max_steps", "trainer.max_epochs"):
         if old.get(key) != new[key]:
             say(f"{key} was {old.get(key)}, is {new[key]}; from here on learning rates are those of the new length")
+
+
+def _resolved(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The absolute paths, without links, of the settings that name existing files or folders."""
+    return {key: str(Path(settings[key]).resolve()) for key in PATHS if settings.get(key) and _exists(settings[key])}
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _same(key: str, old: Any, new: Any, before: Mapping[str, str]) -> bool:
+    """Whether a setting is what it was; `before` are the paths of `_resolved` then."""
+    if (was := before.get(key)) is None or new is None or not (_exists(was) and _exists(new)):
+        return old == new  # no paths, or moved
+    return was == str(Path(new).resolve())
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ def _train(options: Namespace) -> int:
     layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
     overrides = [word for word in options.overrides if "=" in word]
     if options.trust:
-        overrides.append(f"model.trusted=[{','.join(map(repr, options.trust))}]")
+        overrides.append(f"model.trusted={json.dumps(options.trust)}")
     config = load_config(layers, overrides)
     if options.print_config:
         sys.stdout.write(to_yaml(config))
@@ -48,7 +49,7 @@ def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Measure a model by its task's metric on a held-out split."""
     add_checkpoint(parser)
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set of the task")
-    parser.add_argument("--split", default="val", help="split to measure on (%(default)s)")
+    parser.add_argument("--split", help="split to measure on, by default that of the run")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     parser.add_argument(
         "--predictions", type=Path, help="file (of several, folder) for what the benchmark's tool takes"
@@ -61,38 +62,46 @@ def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
 
 def _evaluate(options: Namespace) -> int:
-    from lightning_fabric import Fabric
-
     from fiber_train.checkpoint import find_model, load_model
     from fiber_train.evaluation import write_json
+    from fiber_train.outputs import claim_file, claim_folder, is_evaluation
+    from fiber_train.run import build_fabric
     from fiber_train.tasks.find import task_of_model
 
+    if options.out:
+        claim_file(options.out, "--out", is_evaluation)
+    if options.predictions:
+        (claim_folder if options.predictions.is_dir() else claim_file)(options.predictions, "--predictions")
     folder = find_model(options.checkpoint)
     model, processor = load_model(folder, trusted=options.trust)
-    given = [f"data.root={options.data}", f"data.eval_split={options.split}", f"out={options.checkpoint}"]
+    given = [f"data.root={options.data}"]
+    given += [] if options.split is None else [f"data.eval_split={options.split}"]
     task = task_of_model(folder, model, [*given, *options.overrides], options.trust)
-    fabric = Fabric(devices=1)
-    keep = partial(_keep_predictions, options.predictions) if options.predictions else None
-    samples = task.samples(options.split)
-    found = task.measure(model.to(fabric.device), samples, processor, fabric, strict=options.strict, keep=keep)
-    if options.out:
+    fabric = build_fabric(task)
+    keep = partial(_keep_predictions, options.predictions) if options.predictions and fabric.is_global_zero else None
+    samples = task.samples(task.config.data.eval_split)
+    model = fabric.strategy.precision.convert_module(model.to(fabric.device))
+    found = task.measure(model, samples, processor, fabric, strict=options.strict, keep=keep)
+    if options.out and fabric.is_global_zero:
         write_json(options.out, found.to_json())
+    _print_once(task.summary(found))
     if options.predictions and not found.predictions:
         raise ValueError(f"--predictions: {task.settings.name} has no file of predictions here")
-    return _print_once(task.summary(found))
+    return 0
 
 
 def _keep_predictions(target: Path, files: Mapping[str, str | bytes]) -> None:
-    """Writes one file under the name that was given, several into a folder of this name."""
-    from fiber_train.evaluation import write_predictions
-    from fiber_train.writing import write_file
+    """Writes one file under the name that was given, several, or to a folder, under names that are free in it."""
+    from fiber_train.stopping import say
+    from fiber_train.writing import free_name, write_file
 
-    if len(files) == 1:
-        (content,) = files.values()
-        write_file(target, content)
-    else:
+    is_file = len(files) == 1 and not target.is_dir()
+    if not is_file:
         target.mkdir(parents=True, exist_ok=True)
-        write_predictions(files, target)
+    for name, content in files.items():
+        path = target if is_file else free_name(target / name)
+        write_file(path, content)
+        say(f"predictions in {path}")
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:

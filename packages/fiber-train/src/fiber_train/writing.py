@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from fiber_train.ownership import MARKER, mark
+from fiber_train.ownership import MARKER, is_empty, is_ours, mark, read_marker
 
 
 class WriteError(OSError):
@@ -26,7 +27,7 @@ def explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except WriteError:
+    except (WriteError, FileExistsError):  # the latter say what is there
         raise
     except BrokenPipeError:  # of somebody who no longer reads what we print
         raise
@@ -56,20 +57,24 @@ def replace_folder(target: Path, write: Callable[[Path], None], kind: str = "mod
     """Lets `write` fill a folder beside `target` and then puts it in its place; a crash leaves the old one whole.
 
     Args:
-        target: The folder, with the marker of ours afterwards, which lists its files.
+        target: The folder, with the marker of ours afterwards, which lists its files; what somebody else put into the
+            old one moves to the new one.
         write: Fills an empty folder.
         kind: What it is, for the marker.
 
     Raises:
+        FileExistsError: There is a folder without our marker.
         WriteError: It cannot be written; the old one stays.
     """
     temporary, old = _temporary(target), _old(target)
     restore(target)
+    if not is_empty(target) and not is_ours(target):
+        raise FileExistsError(f"{target} holds other files; choose another folder (it has no {MARKER} of ours)")
     with explained(target):
         try:
             temporary.mkdir(parents=True)
             write(temporary)
-            files = [path for path in temporary.rglob("*") if path.is_file()]
+            files = [path for path in temporary.rglob("*") if path.is_file() and path != temporary / MARKER]
             mark(temporary, kind, files)
             for path in (*files, temporary / MARKER, temporary):
                 sync(path)
@@ -80,7 +85,7 @@ def replace_folder(target: Path, write: Callable[[Path], None], kind: str = "mod
             target.rename(old)
         temporary.rename(target)
         sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _clear(old, target)
 
 
 def restore(target: Path) -> None:
@@ -88,7 +93,24 @@ def restore(target: Path) -> None:
     shutil.rmtree(_temporary(target), ignore_errors=True)
     if _old(target).is_dir() and not target.exists():
         _old(target).rename(target)
-    shutil.rmtree(_old(target), ignore_errors=True)
+    _clear(_old(target), target)
+
+
+def _clear(old: Path, target: Path) -> None:
+    """Removes what `replace_folder` replaced; files that its marker does not list go to the new one."""
+    listed = {MARKER, *((read_marker(old) or {}).get("files", {}))}
+    for path in [each for each in old.rglob("*") if each.is_file()] if old.is_dir() else []:
+        name = path.relative_to(old)
+        if name.as_posix() not in listed and not (target / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target / name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def free_name(path: Path) -> Path:
+    """The path, or if that exists the first of `NAME-2.SUFFIX`, `NAME-3.SUFFIX`, ... that does not."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def sync(path: Path) -> None:

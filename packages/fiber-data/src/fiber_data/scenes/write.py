@@ -10,12 +10,14 @@ annotations/v2_OpenEnded_scenes_<split>_questions.json  VQAv2 questions
 annotations/v2_scenes_<split>_annotations.json          VQAv2 answers, ten a question
 nlvr2/<split>.json, nlvr2/images/<split>/               NLVR2 sentences and pairs of images
 manifest.json                                           what was made, from which seed, and a digest of each file
+fiber.json                                              that the folder is ours: the same call may write to it again
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,9 @@ from fiber_data.scenes.language import Sentence, captions
 from fiber_data.scenes.pairs import pair_up
 from fiber_data.scenes.questions import ask
 
+# As fiber-train marks its folders (`fiber_train.ownership`), which are known by this file alone.
+MARKER, FORMAT = "fiber.json", 1
+LEAST_SIZE = 8  # pixels
 VERSION = 2  # raised whenever the same seed gives other files
 _ANSWER_TYPES = {"exist": "yes/no", "relation": "yes/no", "count": "number", "total": "number"}  # VQAv2's; else "other"
 _STREAMS = ("scene", "captions", "questions", "expressions", "pairs")
@@ -73,14 +78,17 @@ def generate_scenes(
         The folder.
 
     Raises:
-        FileExistsError: If the folder holds something else already.
-        ValueError: If a split is too small to make pairs of images.
+        FileExistsError: If the folder holds something else already, that is, has no ``fiber.json`` of ours.
+        ValueError: If a split is too small to make pairs of images, or image size or seed is.
     """
     root = Path(out)
-    if root.is_dir() and any(root.iterdir()) and not (root / "manifest.json").is_file():
-        raise FileExistsError(f"{root} holds other files; choose a new folder for the scenes")
+    if image_size < LEAST_SIZE or seed < 0:
+        raise ValueError(
+            f"expected an image size from {LEAST_SIZE} on and a seed from 0 on, not {image_size} and {seed}"
+        )
     if small := [f"{name} ({count})" for name, count in splits.items() if count < 20]:
         raise ValueError(f"a split needs at least 20 scenes, got {', '.join(small)}")
+    _claim(root)
     for folder in ("annotations", "nlvr2"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "manifest.json").unlink(missing_ok=True)
@@ -103,6 +111,30 @@ def generate_scenes(
     return root
 
 
+def _claim(root: Path) -> None:
+    """Marks a new or empty folder as ours, before anything is written; refuses others that are not marked so."""
+    path = root / MARKER
+    try:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        marker = None
+    if not (isinstance(marker, dict) and isinstance(marker.get("format"), int) and marker.get("kind") == "scenes"):
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            raise FileExistsError(
+                f"{root} holds other files; choose a new folder for the scenes (it has no {MARKER} of such)"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"format": FORMAT, "kind": "scenes", "files": {}}) + "\n", encoding="utf-8")
+
+
+def _clear(folder: Path, names: str) -> None:
+    """Makes a folder, and removes what an earlier call wrote there: files of these names, a regular expression."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if re.fullmatch(names, path.name) and path.is_file():
+            path.unlink()
+
+
 def _random(seed: int, split: int, stream: str, index: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, split, _STREAMS.index(stream), index])
 
@@ -113,8 +145,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 def _write_images(root: Path, split: _Split, progress: bool) -> None:
     folder = root / "images" / split.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _clear(folder, r"\d{6}\.png")
     bar = tqdm(split.scenes, desc=f"drawing {split.name}", unit="image", disable=None if progress else True)
     for position, scene in enumerate(bar):
         draw_scene(scene, split.size).save(folder / f"{position:06}.png", compress_level=1)
@@ -244,8 +275,7 @@ def _write_questions(root: Path, split: _Split, random: np.random.Generator) -> 
 
 def _write_pairs(root: Path, split: _Split, random: np.random.Generator) -> None:
     folder = root / "nlvr2" / "images" / split.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _clear(folder, r".+-\d+-\d+-img[01]\.png")
     lines = []
     for number, pair in enumerate(pair_up(split.scenes, max(2, len(split.scenes) // 4), random)):
         stem = f"{split.name}-{number // 2}-{number % 2}"

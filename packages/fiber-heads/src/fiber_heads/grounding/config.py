@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from fiber_backbone.ranges import Ranged, ranged
+
 Aggregation = Literal["mean", "max", "power"]
 DeformablePath = Literal["auto", "operator", "plain"]
 
 
 @dataclass
-class GroundingConfig:
+class GroundingConfig(Ranged):
     """Settings of `GroundingHead`, its losses and its assignment; the defaults are those of FIBER-Base, mended.
 
     Args:
@@ -51,40 +53,39 @@ class GroundingConfig:
         ValueError: If two settings do not fit together; the sentence names both.
     """
 
-    channels: int = 256
-    num_blocks: int = 6
-    norm_groups: int = 16
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
-    anchor_scale: float = 8.0
-    max_tokens: int = 256
+    channels: int = ranged(256, least=1)
+    num_blocks: int = ranged(6, least=1)
+    norm_groups: int = ranged(16, least=1)
+    strides: tuple[int, ...] = ranged((8, 16, 32, 64, 128), least=1)
+    anchor_scale: float = ranged(8.0, above=0, most=1e6)
+    max_tokens: int = ranged(256, least=1)
     flat_offsets: bool = False
     inclusive_boxes: bool = False
     padding_aware: bool = True
     no_object_column: bool = False
     deformable: DeformablePath = "auto"
-    drop_block: float = 0.3
-    drop_block_size: int = 3
-    prior: float = 0.01
-    log_scale: float = 0.0
-    token_loss_weight: float = 1.0
-    box_loss_weight: float = 2.0
-    centerness_loss_weight: float = 1.0
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    top_k: int = 9
+    drop_block: float = ranged(0.3, least=0, below=1)
+    drop_block_size: int = ranged(3, least=1)
+    prior: float = ranged(0.01, above=0, below=1)
+    log_scale: float = ranged(0.0, least=-100, most=100)
+    token_loss_weight: float = ranged(1.0, least=0, most=1e6)
+    box_loss_weight: float = ranged(2.0, least=0, most=1e6)
+    centerness_loss_weight: float = ranged(1.0, least=0, most=1e6)
+    focal_alpha: float = ranged(0.25, least=0, most=1)
+    focal_gamma: float = ranged(2.0, least=0, most=100)
+    top_k: int = ranged(9, least=1)
 
     def __post_init__(self) -> None:
         self.strides = tuple(self.strides)  # lists, as JSON gives them
+        super().__post_init__()
         if self.channels % self.norm_groups:
             raise ValueError(f"norm_groups ({self.norm_groups}) must divide channels ({self.channels})")
         if len(self.strides) != 5 or any(2 * a != b for a, b in zip(self.strides, self.strides[1:], strict=False)):
             raise ValueError(f"strides must be five numbers that double each time, got {self.strides}")
         if self.deformable not in get_args(DeformablePath):
             raise ValueError(f"deformable must be one of {get_args(DeformablePath)}, got {self.deformable!r}")
-        if self.drop_block_size % 2 == 0 or not 0 <= self.drop_block < 1:
-            raise ValueError(
-                f"drop_block must be in [0, 1) and drop_block_size odd, got {self.drop_block}, {self.drop_block_size}"
-            )
+        if self.drop_block_size % 2 == 0:
+            raise ValueError(f"drop_block_size must be odd, is {self.drop_block_size}")
 
     @classmethod
     def as_original(cls, **overrides: Any) -> GroundingConfig:
@@ -104,7 +105,7 @@ class GroundingConfig:
 
 
 @dataclass(frozen=True)
-class DetectionSettings:
+class DetectionSettings(Ranged):
     """How candidates become detections; the defaults are those of object detection.
 
     Attributes:
@@ -119,18 +120,14 @@ class DetectionSettings:
         ValueError: If the aggregation is unknown or a count is not positive.
     """
 
-    score_threshold: float = 0.05
-    candidates_per_level: int = 1000
-    max_iou: float = 0.6
-    max_detections: int = 100
-    min_size: float = 0.0
+    score_threshold: float = ranged(0.05, least=0, most=1)
+    candidates_per_level: int = ranged(1000, least=1)
+    max_iou: float = ranged(0.6, least=0, most=1)
+    max_detections: int = ranged(100, least=1)
+    min_size: float = ranged(0.0, least=0, most=1e9)
     aggregation: Aggregation = "mean"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.aggregation not in ("mean", "max", "power"):
             raise ValueError(f"aggregation must be 'mean', 'max' or 'power', is {self.aggregation!r}")
-        if self.candidates_per_level < 1 or self.max_detections < 1:
-            raise ValueError(
-                "candidates_per_level and max_detections must be at least 1, are "
-                f"{self.candidates_per_level} and {self.max_detections}"
-            )

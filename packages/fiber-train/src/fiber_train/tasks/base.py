@@ -56,6 +56,8 @@ class Task(ABC, Generic[Settings]):
         model_class: Its model.
         monitor: The measure of an evaluation by which the best weights are kept, unless `task.monitor` names another.
         evaluation_batch_size: Items evaluated together in each process.
+        training_settings: Those of `task.` that a finished model no longer obeys, groups among them, so that `fiber
+            evaluate` refuses them.
         settings: `config.task`.
         given: Samples from Python, in place of the data set's files.
 
@@ -67,6 +69,7 @@ class Task(ABC, Generic[Settings]):
     model_class: ClassVar[type[TaskModel]]
     monitor: str
     evaluation_batch_size: int = 50
+    training_settings: ClassVar[Sequence[str]] = ("model",)
     given: Samples | None = None
 
     def __init__(self, config: TrainConfig) -> None:
@@ -109,6 +112,11 @@ class Task(ABC, Generic[Settings]):
             fabric: Devices; every process takes its share (`batches`), and gets all the numbers
                 (`fiber_heads.distributed.gather_by_id`).
         """
+
+    @classmethod
+    def settings_of(cls, model: Any) -> dict[str, Any]:
+        """Settings of `task.` by name that evaluations obey and that a finished model brings with it."""
+        return {}
 
     def preview(self, samples: Any) -> Evaluation | None:
         """What `evaluate` will take of held-out samples, without a model: names of measures, counts, what is left out.

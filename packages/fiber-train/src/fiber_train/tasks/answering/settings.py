@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fiber_backbone.ranges import ranged
+
 from fiber_train.config import TaskSettings
 
 
@@ -13,5 +15,5 @@ class AnsweringSettings(TaskSettings):
 
     answers: str | None = None
     """File of the answers; without one they are the frequent ones of the training questions."""
-    min_count: int = 9
+    min_count: int = ranged(9, least=1)
     """How many training questions an answer must answer; 9 gives the usual 3,129 of VQAv2."""

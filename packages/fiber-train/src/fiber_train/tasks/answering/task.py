@@ -29,6 +29,7 @@ class Answering(Task[AnsweringSettings]):
     settings_class = AnsweringSettings
     model_class = FiberForQuestionAnswering
     monitor = "overall"
+    training_settings = ("answers", "min_count")
 
     def read(self, split: str) -> list[QuestionSample]:
         """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""

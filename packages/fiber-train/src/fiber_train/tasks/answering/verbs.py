@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from fiber_train.options import add_checkpoint, load_checkpoint
+from fiber_train.options import add_checkpoint, check_option, load_checkpoint
 
 
 def answer(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -22,6 +22,7 @@ def answer(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _answer(options: Namespace) -> int:
     from fiber_heads import FiberForQuestionAnswering
 
+    check_option("--top", options.top, least=1)
     model, _ = load_checkpoint(options, FiberForQuestionAnswering)
     for found in model.answer(options.image, options.question, top_k=options.top)[0]:
         sys.stdout.write(f"{found.probability:6.3f}  {found.text}\n")

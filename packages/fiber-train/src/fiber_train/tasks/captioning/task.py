@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from fiber_backbone import FiberBackbone
 from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, Transform, glance
 from fiber_eval import score_captions
 from fiber_eval.captioning import DocumentFrequencies, cider_d_reward, ptb_tokenize
-from fiber_heads import FiberForCaptioning
+from fiber_heads import CaptioningConfig, FiberForCaptioning
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -23,6 +23,8 @@ from fiber_train.tasks.base import fill_in
 from fiber_train.tasks.captioning.settings import CaptioningSettings
 from fiber_train.tasks.captions import CaptionTask, check_captioned
 
+_TOKENS = ("begin_token_id", "end_token_id", "pad_token_id", "forbidden_token_ids")  # of GenerationConfig: the model's
+
 
 class Captioning(CaptionTask[CaptioningSettings]):
     """Texts for images."""
@@ -31,6 +33,16 @@ class Captioning(CaptionTask[CaptioningSettings]):
     model_class = FiberForCaptioning
     monitor = "CIDEr"
     evaluation_batch_size = 16
+    training_settings = (
+        *(f"model.{each.name}" for each in fields(CaptioningConfig) if each.name != "generation"),
+        *(f"model.generation.{name}" for name in _TOKENS),
+    )
+
+    @classmethod
+    def settings_of(cls, model: FiberForCaptioning) -> dict[str, Any]:
+        """How the model writes captions."""
+        found = asdict(model.config.generation)
+        return {f"model.generation.{name}": value for name, value in found.items() if name not in _TOKENS}
 
     def backbone_switches(self) -> dict[str, Any]:
         """The text stream reads a finished image through projections of its own."""
@@ -76,8 +88,10 @@ class Captioning(CaptionTask[CaptioningSettings]):
     ) -> Evaluation:
         """BLEU, ROUGE-L (0..1) and CIDEr-D (`CIDEr`, 0..10) beside that of the most frequent caption."""
         captions: dict[Any, str] = {}
+        own = model.config.generation
+        generation = replace(self.settings.model.generation, **{name: getattr(own, name) for name in _TOKENS})
         for batch in self.batches(model, samples, processor, fabric):
-            found = model.generate(batch["pixel_values"])
+            found = model.generate(batch["pixel_values"], generation)
             captions |= {name: best[0].text for name, best in zip(batch["ids"], found, strict=True)}
         samples, evaluation = self.collect(gather_by_id(captions), samples, "images")
         captions = dict(evaluation.outputs)

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from fiber_train.options import add_checkpoint, load_checkpoint
+from fiber_train.options import add_checkpoint, check_option, load_checkpoint
 
 
 def caption(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -21,6 +21,7 @@ def caption(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _caption(options: Namespace) -> int:
     from fiber_heads import FiberForCaptioning
 
+    check_option("--top", options.top, least=1)
     model, _ = load_checkpoint(options, FiberForCaptioning)
     for path in options.images:
         for found in model.caption(path, num_captions=options.top)[0]:

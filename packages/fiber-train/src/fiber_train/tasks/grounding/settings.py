@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fiber_backbone.ranges import ranged
 from fiber_data import PromptConfig
 from fiber_heads import DetectionSettings, GroundingConfig
 
-from fiber_train.config import TaskSettings
+from fiber_train.config import LARGEST, TaskSettings
 
 
 @dataclass
@@ -36,24 +37,24 @@ class GroundingSettings(TaskSettings):
     """How categories are put into prompts for training."""
     wording: dict[str, str] = field(default_factory=dict)
     """Other words for a category, its name in braces: `{pothole: "there are {holes} in the road"}`."""
-    chunk_size: int | None = None
+    chunk_size: int | None = ranged(None, least=1)
     """Categories that an evaluation asks for at once; as many as fit by default."""
     detection: DetectionSettings = field(default_factory=DetectionSettings)
     """How evaluations of categories and phrases choose boxes, with several prompts those of each prompt.
 
     Expressions take the best box anyway."""
-    shots: int | None = None
+    shots: int | None = ranged(None, least=1)
     """Few-shot: learn from so many images of each category; which ones, `trainer.seed` decides."""
     entities: str | None = None
     """Flickr30k Entities' own folder (Annotations, Sentences): recall then comes by types of phrases too."""
-    shorter: list[int] = field(default_factory=lambda: [480, 560, 640, 720, 800])
+    shorter: list[int] = ranged([480, 560, 640, 720, 800], least=2, most=LARGEST)
     """Pixels of a training image's shorter side, of which one is drawn."""
-    longest: int = 1333
+    longest: int = ranged(1333, least=2, most=LARGEST)
     """Bound of the longer side."""
-    shorter_in_evaluation: int = 800
-    evaluation_batch_size: int = 8
+    shorter_in_evaluation: int = ranged(800, least=2, most=LARGEST)
+    evaluation_batch_size: int = ranged(8, least=1)
     """Images evaluated together in evaluations, in each process."""
-    flip: float = 0.5
+    flip: float = ranged(0.5, least=0, most=1)
     """Chance of a mirrored image; never where the text names a side."""
     empty_expressions: bool = False
     """Whether an evaluation also asks with empty expressions: what is right without reading."""

@@ -14,6 +14,7 @@ from fiber_data import (
     GroundingDataset,
     GroundingProcessor,
     ImageTextCollator,
+    PromptConfig,
     PromptSampler,
     Transform,
     build_detection_evaluation_transform,
@@ -55,6 +56,10 @@ class Grounding(Task[GroundingSettings]):
 
     settings_class = GroundingSettings
     model_class = FiberForGrounding
+    training_settings = (
+        *("model", "train", "original", "shots", "shorter", "longest", "shorter_in_evaluation", "flip"),
+        *(f"prompts.{each.name}" for each in fields(PromptConfig) if each.name != "separator"),
+    )
 
     @property
     def evaluation_batch_size(self) -> int:  # type: ignore[override]

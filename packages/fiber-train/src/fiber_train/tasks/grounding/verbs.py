@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fiber_train.options import add_checkpoint, load_checkpoint
+from fiber_train.options import add_checkpoint, check_option, load_checkpoint
+from fiber_train.outputs import claim_file
+from fiber_train.writing import explained, free_name
+
+_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -53,7 +57,7 @@ def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _add_image(parser: ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("image", type=Path, help="the image")
-    parser.add_argument("--out", type=Path, help="image to write; PHOTO.boxes.png by default")
+    parser.add_argument("--out", type=Path, help="image to write; a new PHOTO.boxes.png here by default")
 
 
 def _add_threshold(parser: ArgumentParser) -> None:
@@ -62,6 +66,11 @@ def _add_threshold(parser: ArgumentParser) -> None:
 
 def _show(find: Callable[[Any, Namespace], dict[str, Any]], options: Namespace) -> int:
     """Prints and draws the boxes."""
+    target = options.out or free_name(Path(f"{options.image.stem}.boxes.png"))
+    if target.suffix.lower() not in _FORMATS:
+        raise ValueError(f"--out: {target} must end in one of {', '.join(_FORMATS)}")
+    check_option("--threshold", getattr(options, "threshold", 0), least=0, most=1)
+    claim_file(target, "--out")
     from fiber_heads import FiberForGrounding
 
     from fiber_train.drawing import draw_detections
@@ -71,7 +80,7 @@ def _show(find: Callable[[Any, Namespace], dict[str, Any]], options: Namespace) 
     rows = zip(found["scores"].tolist(), found["text_labels"], found["boxes"].tolist(), strict=True)
     for score, name, box in rows:
         sys.stdout.write(f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}\n")
-    target = options.out or Path(f"{options.image.stem}.boxes.png")
-    draw_detections(options.image, found).save(target)
+    with explained(target):
+        draw_detections(options.image, found).save(target)
     sys.stdout.write(f"{len(found['scores'])} boxes in {target}\n")
     return 0

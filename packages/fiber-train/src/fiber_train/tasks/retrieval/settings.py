@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fiber_backbone.ranges import ranged
 from fiber_heads import PretrainingConfig
 
 from fiber_train.config import TaskSettings
@@ -15,5 +16,5 @@ class RetrievalSettings(TaskSettings):
 
     model: PretrainingConfig = field(default_factory=lambda: PretrainingConfig(objectives=("itc", "itm")))
     """Objectives (itc, itm or both) and queue; the run fills in what images are normalized by."""
-    rerank: int = 16
+    rerank: int = ranged(16, least=0)
     """With both: how many of the best by contrast evaluations re-rank by matching; 0 for every pair."""

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from fiber_train.options import add_checkpoint, load_checkpoint
+from fiber_train.options import add_checkpoint, check_option, load_checkpoint
 
 
 def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -26,6 +26,8 @@ def _retrieve(options: Namespace) -> int:
     from fiber_train.tasks.retrieval.folder import find_images
     from fiber_train.tasks.retrieval.folder import retrieve as search
 
+    check_option("--top", options.top, least=1)
+    check_option("--rerank", options.rerank, least=0)
     images = find_images(options.images)
     model, processor = load_checkpoint(options, SearchModel)
     for rank, match in enumerate(search(model, processor, images, options.query, options.top, options.rerank), 1):
