@@ -17,6 +17,7 @@ from fuzz.case import Failure, Workplace, limited_memory, scratch_folder
 from fuzz.judgment import Fault
 from fuzz.target import Target
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process would wait for threads that it does not have
 _PATIENCE = 3  # times the seconds of a case, with one that no alarm reaches, being in a C function
 _FORK = multiprocessing.get_context("fork")  # what the first reading imported is there in every process
 

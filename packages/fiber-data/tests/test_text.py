@@ -49,6 +49,7 @@ def test_training_refuses_what_cannot_work():
 def test_a_saved_tokenizer_is_loaded_as_it_was(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
+    assert loaded.backend_tokenizer.to_str(pretty=True) == (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
     assert loaded("a red cat")["input_ids"] == tokenizer("a red cat")["input_ids"]
     assert loaded.mask_token_id == tokenizer.mask_token_id and len(loaded) == len(tokenizer)
 

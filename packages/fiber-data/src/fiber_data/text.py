@@ -82,6 +82,7 @@ def _unusable(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why a tokenizer cannot tokenize, None if it can."""
     if not isinstance(tokenizer.model_max_length, int | float):
         return f"its model_max_length is {tokenizer.model_max_length!r:.80}"
+    truncation, padding = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
     try:
         with _as_value_error(()):
             encoded = tokenizer(
@@ -103,6 +104,10 @@ def _unusable(tokenizer: PreTrainedTokenizerBase) -> str | None:
                 return f"a text begins with token {first} and ends with {last}, not with its cls_token and sep_token"
     except ValueError as error:
         return f"{' '.join(str(error).split()):.200}"
+    finally:  # what a call sets stays set, and would be saved
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
     return None
 
 
