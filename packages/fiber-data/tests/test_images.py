@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fiber_data import BrokenImageError, find_missing, images, load_image, urls
+from fiber_data import BrokenImageError, find_missing, load_image, urls
 from PIL import Image
 
 GRADIENT = np.stack([np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))] * 3, axis=-1)
@@ -290,46 +290,6 @@ def test_a_limit_of_pixels_of_ones_own(monkeypatch, pillow):
     assert load_image(content, max_pixels=10_000).shape == (3, 100, 100)
     with pytest.raises(BrokenImageError, match=r"100 x 100 pixels, at most 9,999.*data\.max_pixels"):
         load_image(content, max_pixels=9_999)
-
-
-# simplejpeg, an extra
-
-
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}, {"quality": 30}])
-@pytest.mark.parametrize("held", [bytes, Path])
-def test_simplejpeg_gives_pillows_pixels(tmp_path, monkeypatch, options, held):
-    """Within 1 of 255, should the two bring different versions of libjpeg-turbo."""
-    image = Image.fromarray(np.tile(GRADIENT, (4, 5, 1))[:61, :99])  # sides that no block of 8 or 16 divides
-    source = encode(image, "JPEG", **options)
-    if held is Path:
-        (tmp_path / "a.jpg").write_bytes(source)
-        source = tmp_path / "a.jpg"
-    pytest.importorskip("simplejpeg")
-    sooner = pixels(source)
-    monkeypatch.setattr(images, "decode_jpeg", None)
-    expected = pixels(source)
-    assert expected.shape == (61, 99, 3) and np.abs(sooner.astype(int) - expected).max() <= 1
-
-
-def test_simplejpeg_leaves_other_jpegs_to_pillow(tmp_path):
-    """Turned, gray and CMYK ones; what is wrong with a broken one Pillow says, or the size of the annotations."""
-    pytest.importorskip("simplejpeg")
-    image, exif = Image.fromarray(GRADIENT.repeat(2, 0)), Image.Exif()
-    exif[0x0112] = 6
-    assert load_image(encode(image, "JPEG", exif=exif)).shape == (3, 24, 32)
-    for mode, bound in (("L", 0), ("CMYK", 0)):
-        content = encode(image.convert(mode), "JPEG")
-        assert (
-            np.abs(pixels(content).astype(int) - np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).max()
-            <= bound
-        )
-    (tmp_path / "cut.jpg").write_bytes(encode(image, "JPEG")[:-40])
-    with pytest.raises(BrokenImageError, match=r"cut\.jpg: cannot be read as an image \(OSError: .*truncated"):
-        load_image(tmp_path / "cut.jpg")
-    with pytest.raises(BrokenImageError, match=r"the image is 32 x 24 pixels .* annotations are for 5 x 5"):
-        load_image(encode(image, "JPEG"), size=(5, 5))
-    with pytest.raises(BrokenImageError, match=r"32 x 24|24 x 32 pixels, at most 700"):
-        load_image(encode(image, "JPEG"), max_pixels=700)
 
 
 # Addresses

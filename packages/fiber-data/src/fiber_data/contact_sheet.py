@@ -160,9 +160,9 @@ def _masked(batch: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
     made = []
     rows = zip(batch["mlm_input_ids"][0].tolist(), batch["mlm_labels"][0].tolist(), strict=True)
     for token, label in rows:
-        if label != -100:
-            read, true = (escape(tokenizer.decode([each])) for each in (token, label))
+        read, true = (escape(str(tokenizer.decode([each]))) for each in (token, max(label, 0)))
+        if label >= 0:  # else it is none of those
             made.append(f'<mark title="{true}">{read} ({true.strip()})</mark>')
         elif token not in tokenizer.all_special_ids:
-            made.append(escape(tokenizer.decode([token])))
+            made.append(read)
     return "".join(made)
