@@ -49,7 +49,9 @@ def test_training_state_that_is_none(tmp_path: Path) -> None:
     whole = (checkpoint / "training.pt").read_bytes()
     for content in (b"", b"{}", whole[:-100], whole[: len(whole) // 2]):
         (checkpoint / "training.pt").write_bytes(content)
-        with pytest.raises(ValueError, match=r"training.pt is damaged \(.*\); use another checkpoint of the run"):
+        with pytest.raises(
+            ValueError, match=r"training.pt cannot be read safely: it is damaged, .* use another checkpoint of the run"
+        ):
             load_training_state(checkpoint)
 
 

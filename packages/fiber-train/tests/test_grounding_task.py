@@ -242,7 +242,6 @@ def test_a_run_without_files_says_which_settings_name_them() -> None:
 
 def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_path: Path, capsys) -> None:
     run, photo = str(finetune("coco")), next((real_photos / "val2017").glob("*.jpg"))
-    out = tmp_path / "found.png"
     commands = {
         "detect": ["--categories", "person, dog", "--threshold", "0.02"],
         "ground": ["a person with a dog", "--threshold", "0.02"],
@@ -250,6 +249,7 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
     }
     capsys.readouterr()  # a run that goes on says so
     for command, words in commands.items():
+        out = tmp_path / f"{command}.png"
         assert main([command, str(photo), *words, "--checkpoint", run, "--out", str(out)]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[-1] == f"{len(lines) - 1} boxes in {out}"

@@ -111,7 +111,7 @@ def test_another_configuration_is_refused(small_run) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small_run) -> None:
-    config = small_run("run", "optim.learning_rate=1e18", "optim.max_norm=null", "optim.warmup=0", "optim.eps=1e-30")
+    config = small_run("run", "optim.learning_rate=1000", "optim.max_norm=null", "optim.warmup=0", "optim.eps=1e-30")
     with pytest.raises(NonFiniteLossError, match=r"not finite in steps \d to \d .*the last batch held \["):
         train(config)
     for path in find_checkpoints(config.out):

@@ -49,8 +49,8 @@ def test_in_an_evaluation(small_run: Callable, capsys: pytest.CaptureFixture[str
     train(straight)
     measure = Task.measure
 
-    def asked(task: Task, *arguments: Any) -> Any:
-        found = measure(task, *arguments)
+    def asked(task: Task, *arguments: Any, **options: Any) -> Any:
+        found = measure(task, *arguments, **options)
         ask()
         return found
 

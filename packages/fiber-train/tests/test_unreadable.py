@@ -100,7 +100,7 @@ def test_how_many_may_be_is_a_setting(go, images) -> None:
     assert go("one", *options) is not None, "a single image is no share"
     with pytest.raises(ValueError, match=r"more than data.max_unreadable \(0.00%\) allows"):
         go("none", *options, "data.max_unreadable=0")
-    with pytest.raises(ValueError, match=r"data\.max_unreadable must be a share from 0 to 1, is 2"):
+    with pytest.raises(ValueError, match=r"data\.max_unreadable must be at least 0 and at most 1, is 2"):
         go("bad", "data.max_unreadable=2")
 
 

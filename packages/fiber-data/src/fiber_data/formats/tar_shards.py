@@ -180,7 +180,7 @@ def _read_sample(
     if found is None:
         faults.note("the samples", "have no image", where, outcome="these are left out")
         return []
-    given = next((record[name] for name in _CAPTION_KEYS if record.get(name) is not None), [])
+    given: Any = next((record[name] for name in _CAPTION_KEYS if record.get(name) is not None), [])
     captions = keep_captions([(where, text) for text in (given if isinstance(given, list) else [given])], faults)
     if check and not captions:
         faults.note("the samples", "have no caption", where, outcome="these are left out")
