@@ -170,8 +170,25 @@ def test_files_that_are_not_there(missing: str, tmp_path: Path, capsys: pytest.C
     absent = tmp_path / "absent.json"
     assert run("coco", (absent, results) if missing == "annotations" else (annotations, absent)) == 1
     assert f"--{missing}: {absent} does not exist" in one_sentence(capsys)
-    assert run("coco", (annotations, results), "--out", str(tmp_path / "no" / "scores.json")) == 1
-    assert f"--out: the folder {tmp_path / 'no'} does not exist" in one_sentence(capsys)
+
+
+def test_scores_replace_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture):
+    annotations, results = coco(tmp_path)
+    out, before = tmp_path / "new" / "1e5.json", annotations.read_bytes()
+    for _ in range(2):
+        assert run("coco", (annotations, results), "--out", str(out)) == 0
+    assert "AP" in json.loads(out.read_text())
+    assert [path.name for path in out.parent.iterdir()] == ["1e5.json"]
+    for path, why in (
+        (annotations, "exists and holds other things than scores"),
+        (out.parent, "is a folder"),
+        (out / "scores.json", "1e5.json: File exists"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        capsys.readouterr()
+        assert run("coco", (annotations, results), "--out", str(path)) == 1
+        assert why in one_sentence(capsys)
+    assert annotations.read_bytes() == before
 
 
 def test_options_reach_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -18,6 +18,7 @@ from fiber_eval import benchmarks
 from fiber_eval.console import run_command
 
 _MOST_ROWS = 100  # of one group in the table; the JSON file has all
+_TEXTS = ("str", "Path", "str | Path")  # annotations of settings that are what is typed, to the letter
 _LIST = "list"  # the word that is no benchmark
 
 
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
             "settings",
             nargs="*",
             metavar="NAME=VALUE",
-            help=f"settings of {benchmark.path}, values in JSON or as they are",
+            help=f"settings of {benchmark.path}, text as it is, other values in JSON",
         )
     return parser
 
@@ -106,8 +107,8 @@ def _score(options: argparse.Namespace) -> str:
     for name in ("annotations", "results"):
         if not getattr(options, name).exists():
             raise ValueError(f"--{name}: {getattr(options, name)} does not exist")
-    if options.out and not options.out.parent.is_dir():  # said before the work, not after
-        raise ValueError(f"--out: the folder {options.out.parent} does not exist; make it first")
+    if options.out:  # what keeps it from being written is said before the work, not after
+        _claim(options.out)
     try:
         score_files = benchmarks.load(entry)
         chosen = _chosen(options.settings, score_files)
@@ -123,16 +124,53 @@ def _score(options: argparse.Namespace) -> str:
             f"{entry.name} needs {error.name}, which is not installed; pip install {error.name.partition('.')[0]}"
         ) from error
     if options.out:
-        options.out.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        _write(options.out, json.dumps(scores, indent=2) + "\n")
     rows = list(_rows(scores))
     width = max((len(name) for name, _ in rows), default=0)
     return "".join(f"{name:{width}}  {value:>10}\n" for name, value in rows)
+
+
+def _claim(path: Path) -> None:
+    """Makes the folder of a file that will be written, and refuses to replace what holds no scores."""
+    if path.is_dir():
+        raise ValueError(f"--out: {path} is a folder; give the name of a file in it")
+    if path.exists() and not _holds_scores(path):
+        raise ValueError(f"--out: {path} exists and holds other things than scores; choose another name, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _partial(path).write_bytes(b"")
+    _partial(path).unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is whole or not there."""
+    _partial(path).write_text(text, encoding="utf-8")
+    _partial(path).replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a file holds names and numbers alone, as this command writes them."""
+    try:
+        found = [json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, RecursionError):
+        return False
+    while found:
+        value = found.pop()
+        if isinstance(value, dict | list):
+            found += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str):
+            return False
+    return True
 
 
 def _chosen(words: Sequence[str], score_files: Callable) -> dict[str, Any]:
     """The settings among `words`, each "name=value", that the benchmark must know."""
     parameters = list(inspect.signature(score_files).parameters.values())[2:]
     known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    texts = {each.name for each in parameters if str(each.annotation).removesuffix(" | None") in _TEXTS}
     chosen: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -140,6 +178,9 @@ def _chosen(words: Sequence[str], score_files: Callable) -> dict[str, Any]:
             raise ValueError(f"settings are written NAME=VALUE; got {word!r}")
         if name not in known and len(known) == len(parameters):
             raise ValueError(f"no setting is called {name!r}; known are: {', '.join(known) or 'none'}")
+        if name in texts:  # a path such as 1e5 is no number
+            chosen[name] = value
+            continue
         try:
             chosen[name] = json.loads(value)
         except json.JSONDecodeError:
