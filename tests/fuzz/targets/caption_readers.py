@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -68,6 +70,25 @@ def _of_lines(documents: Documents) -> Mapping[str, int]:
     return {"samples": len(names), "captions": sum(len(each) if isinstance(each, list) else 1 for each in captions)}
 
 
+class ShardTarget(ReaderTarget):
+    """Tar shards: which bytes of them are whose, only a checksum could tell."""
+
+    def budget(self, documents: Documents, touched: int) -> int | None:
+        return None
+
+
+def _shards() -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for row, caption in enumerate(CAPTIONS):
+            record = json.dumps({"caption": caption, "id": row, "status": "success"}, ensure_ascii=False)
+            for ending, content in ((".jpg", b"no image, which no reader opens"), (".json", record.encode())):
+                member = tarfile.TarInfo(f"{row:09}{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return {"val-00000.tar": buffer.getvalue()}
+
+
 _SHARED: dict[str, Any] = {"split": "val", "sample": "CaptionSample", "counted": {"captions": "captions"}}
 _COCO_FILE = {"annotations/captions_val2017.json": json.dumps(coco_captions(), ensure_ascii=False)}
 _KARPATHY_FILE = {"dataset_coco.json": json.dumps(_karpathy(), ensure_ascii=False)}
@@ -88,4 +109,5 @@ TARGETS = [
     ReaderTarget(
         "captions", {"captions.jsonl": _lines()}, format="captions", expected=_of_lines, beside=_IN_IMAGES, **_SHARED
     ),
+    ShardTarget("tar_shards", _shards(), format="tar_shards", expected=lambda documents: {}, **_SHARED),
 ]

@@ -42,7 +42,7 @@ class TaskTarget(RecipeTarget):
         from fiber_train.tasks.find import task_of_model
 
         model: Any = None  # is asked only where there is no file
-        return task_of_model(folder, model, _WORDS).config
+        return task_of_model(folder, model, _WORDS[:1]).config
 
     def budget(self, documents: Documents, touched: int) -> int | None:
         return None

@@ -97,7 +97,9 @@ def _reader(format: str) -> Callable[..., Any]:
 @cache
 def _types(sample: type) -> dict[str, Any]:
     """The types of a sample's keys."""
-    return typing.get_type_hints(sample, localns={"ImageSource": Path})
+    from fiber_data.formats import ShardImage
+
+    return typing.get_type_hints(sample, localns={"ImageSource": Path | ShardImage})
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -163,6 +163,10 @@ def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
                     if member.offset_data + member.size > end:
                         raise ValueError(f"{shard}: ends inside of {member.name}; copy the shard again")
                     yield member
+            with shard.open("rb") as file:  # at a damaged header tarfile only stops
+                file.seek(tar.offset)
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise ValueError(f"{shard}: damaged at byte {tar.offset:,}; copy the shard again")
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: expected a tar without compression, found a damaged one ({error})") from error
 
