@@ -173,22 +173,17 @@ def test_files_that_are_not_there(missing: str, tmp_path: Path, capsys: pytest.C
 
 
 def test_scores_replace_scores_alone(tmp_path: Path, capsys: pytest.CaptureFixture):
-    annotations, results = coco(tmp_path)
-    out, before = tmp_path / "new" / "1e5.json", annotations.read_bytes()
-    for _ in range(2):
-        assert run("coco", (annotations, results), "--out", str(out)) == 0
+    files, out = coco(tmp_path), tmp_path / "new" / "1e5.json"
+    before = files[0].read_bytes()
+    assert [run("coco", files, "--out", str(out)) for _ in range(2)] == [0, 0]
     assert "AP" in json.loads(out.read_text())
     assert [path.name for path in out.parent.iterdir()] == ["1e5.json"]
-    for path, why in (
-        (annotations, "exists and holds other things than scores"),
-        (out.parent, "is a folder"),
-        (out / "scores.json", "1e5.json: File exists"),
-        (tmp_path / ("x" * 300), "File name too long"),
-    ):
+    reasons = {files[0]: "exists and holds other things than scores", out.parent: "is a folder"}
+    for path, why in {**reasons, out / "a": "1e5.json: File exists", tmp_path / ("x" * 300): "name too long"}.items():
         capsys.readouterr()
-        assert run("coco", (annotations, results), "--out", str(path)) == 1
+        assert run("coco", files, "--out", str(path)) == 1
         assert why in one_sentence(capsys)
-    assert annotations.read_bytes() == before
+    assert files[0].read_bytes() == before
 
 
 def test_options_reach_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture):
