@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import asdict
@@ -24,7 +25,7 @@ class RecipeTarget(Target):
         return load_config(folder / "recipe.yaml", _WORDS)
 
     def parts(self, result: Any) -> Counter[str]:
-        return documents.entries(asdict(result), ".yaml")
+        return documents.entries(json.loads(json.dumps(asdict(result))), ".yaml")  # tuples as lists
 
     def names(self, message: str) -> bool:
         return _SETTING.search(message) is not None
@@ -32,7 +33,8 @@ class RecipeTarget(Target):
     def budget(self, documents: Documents, touched: int) -> int | None:
         content = documents["recipe.yaml"]
         task = content.get("task") if isinstance(content, dict) else None
-        return touched if task == {"name": self.name.removeprefix("recipe_")} else None  # each task has its settings
+        # Each task has its settings; one that is left out has its default instead.
+        return touched + 1 if task == {"name": self.name.removeprefix("recipe_")} else None
 
 
 class TaskTarget(RecipeTarget):
@@ -57,8 +59,10 @@ class WordTarget(RecipeTarget):
     def read(self, folder: Path) -> Any:
         from fiber_train.config import load_config
 
-        text = (folder / "words.txt").read_bytes().decode("utf-8", "surrogateescape")  # as Python reads the shell's
-        return load_config("coarse", text.split("\n"))
+        content = (folder / "words.txt").read_bytes().replace(b"\r\n", b"\n")
+        found = load_config("coarse", content.decode("utf-8", "surrogateescape").split("\n"))  # as from the shell
+        content.decode()  # paths may hold any bytes, but the file of this target may not
+        return found
 
     def budget(self, documents: Documents, touched: int) -> int | None:
         return None if touched else 0

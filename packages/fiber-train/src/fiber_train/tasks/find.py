@@ -67,7 +67,11 @@ def task_of_model(folder: Path, model: TaskModel, overrides: Sequence[str], trus
         _check_types(source, layer)
         written = OmegaConf.select(layer, "task.name") or written
     name = typed.get("task.name") or written or _name_by_class(model)
-    kind = resolve(name, "fiber.tasks", trusted=trusted if name == written and "task.name" not in typed else None)
+    is_written = name == written and "task.name" not in typed
+    try:
+        kind = resolve(name, "fiber.tasks", trusted=trusted if is_written else None)
+    except ValueError as error:
+        raise ValueError(f"{layers[-1][0]}: {error}" if is_written else str(error)) from error
     if name != written:  # the settings are of another task
         layers = [
             (source, OmegaConf.masked_copy(layer, [key for key in layer if key != "task"])) for source, layer in layers
@@ -120,7 +124,7 @@ def _check_types(source: str, layer: Any) -> None:
         raise ValueError(f"{source}: expected task.name as the name of a task, found {name!r:.80}; save it again")
     metrics = OmegaConf.select(layer, "task.metrics")
     if metrics is not None and not (OmegaConf.is_list(metrics) and all(isinstance(each, str) for each in metrics)):
-        raise ValueError(f"{source}: expected task.metrics as a list of import paths, found {metrics!s:.80}")
+        raise ValueError(f"{source}: expected task.metrics as a list of import paths, found {str(metrics)!r:.80}")
 
 
 def check_obeyed(task: type[Task[Any]], key: str) -> None:
