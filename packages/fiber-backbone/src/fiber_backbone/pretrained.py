@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -158,22 +157,6 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         weights.chmod(described.stat().st_mode)  # safetensors writes for the owner alone, whatever the umask
         weights.replace(save_directory / WEIGHTS_FILE)
         described.replace(save_directory / CONFIG_FILE)
-
-
-@contextmanager
-def _describing(source: str) -> Iterator[None]:
-    """Puts the file before what is wrong with the description of a model in it.
-
-    Raises:
-        ValueError: It lacks something, has what there is not, or values of another type: it was edited, or cut off.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{source} does not describe this model: {reason:.300}; save the model again") from error
 
 
 def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:

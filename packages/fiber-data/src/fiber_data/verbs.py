@@ -1,4 +1,4 @@
-"""`fiber-data show` and `fiber-data stats`: looks into a data set before a model does."""
+"""`fiber-data show` and `fiber-data stats`: what a data set holds, before a model is trained on it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def find_model(path: str | Path) -> Path:
     """The model folder that a user means: a model folder or checkpoint itself, or a run's best, finished or newest one.
 
     Raises:
-        FileNotFoundError: There is none; the message says what was looked for.
+        FileNotFoundError: There is none; the message says what was sought.
     """
     given = Path(path)
     candidates = [given, given / "best", given / "model", *reversed(find_checkpoints(given))]

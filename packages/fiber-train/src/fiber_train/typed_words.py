@@ -23,7 +23,7 @@ def read_words(words: Sequence[str], schema: Schema) -> DictConfig:
 
     Args:
         words: Such as `"trainer.max_steps=100"`.
-        schema: Which settings there are; values of others are not looked at.
+        schema: Which settings there are; values of others are not parsed.
 
     Raises:
         ValueError: A word has no `=`, or its value is no YAML.

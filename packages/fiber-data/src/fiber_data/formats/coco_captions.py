@@ -31,7 +31,7 @@ def read_coco_captions(
 ) -> Samples[CaptionSample]:
     """Reads one split of COCO captions.
 
-    Looked for is ``annotations/captions_<split>.json``, or with a year such as ``captions_<split>2017.json``; images in
+    Sought is ``annotations/captions_<split>.json``, or with a year such as ``captions_<split>2017.json``; images in
     ``images/<name>``, ``<name>``, ``images`` or the folder itself, where the name is ``<split>`` with or without the
     year.
 

@@ -89,7 +89,7 @@ def read_detection(
 ) -> DetectionData:
     """Reads the boxes of one split.
 
-    Looked for, in the folder itself or in ``annotations``: ``instances_<split>.json`` (COCO, with or without a year),
+    Sought in the folder itself or in ``annotations``: ``instances_<split>.json`` (COCO, with or without a year),
     ``lvis_v1_<split>.json`` and ``lvis_v0.5_<split>.json``, ``*obj*365_<split>.json`` and
     ``zhiyuan_objv2_<split>.json`` (Objects365), and ``<split>/_annotations.coco.json`` (Roboflow, ODinW).
     Images are sought below the folder as the file names them, by ``coco_url`` where LVIS names none, and in the

@@ -34,7 +34,7 @@ def find_annotation_file(root: Path, globs: Iterable[str], wanted: str, *, expec
         root: Folder of the data set.
         globs: Where files of the format may lie, relative to the root.
         wanted: The regular expression that the name of the split's file fits, from the root on, with ``/``.
-        expected: What was looked for, as the message of an error says it: "no captions of split 'val'; expected ...".
+        expected: What was sought, as the message of an error says it: "no captions of split 'val'; expected ...".
         mend: What to do where several files fit: "keep one".
 
     Raises:

@@ -83,7 +83,7 @@ def read_grounding(
 ) -> Samples[GroundingSample]:
     """Reads the captions and boxes of one split.
 
-    Looked for, in the folder itself or in ``annotations``: ``final_<name>_<split>.json`` and
+    Sought in the folder itself or in ``annotations``: ``final_<name>_<split>.json`` and
     ``finetune_<name>_<split>.json``. Images are sought in ``images/<split>``, ``<split>``, ``images``, the folder
     itself, and under the names that Flickr30k, COCO and Visual Genome give their folders.
 

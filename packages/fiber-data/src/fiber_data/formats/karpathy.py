@@ -41,7 +41,7 @@ def read_karpathy(
 ) -> Samples[CaptionSample]:
     """Reads one split of ``dataset_coco.json`` or ``dataset_flickr30k.json``.
 
-    Looked for is ``dataset_*.json``, in the folder itself or in ``annotations``; images in ``images`` or the folder
+    Sought is ``dataset_*.json``, in the folder itself or in ``annotations``; images in ``images`` or the folder
     itself.
 
     Args:

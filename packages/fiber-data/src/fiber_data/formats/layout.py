@@ -22,7 +22,7 @@ def read_captions(
 ) -> Samples[CaptionSample]:
     """Reads one split of a data set from its folder, whichever of the caption formats it is in.
 
-    Looked for, in this order:
+    Sought, in this order:
 
     1. COCO, `read_coco_captions`: ``annotations/captions_<split>.json``, with a year or without;
     2. Karpathy, `read_karpathy`: ``dataset_*.json`` or ``annotations/dataset_*.json``;
