@@ -17,9 +17,6 @@ from fiber_data.formats.files import SplitFile, check_folder
 from fiber_data.seams import available, resolve
 from fiber_data.urls import is_url
 
-_ROTATED = 5  # EXIF orientations from here on exchange height and width
-_ORIENTATION = 0x0112  # the tag of EXIF
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -132,14 +129,9 @@ class _Headers:
 
 def _read_header(path: Path) -> tuple[tuple[int, int], tuple[int, int]] | str:
     """(height, width) as stored and as displayed, or what is wrong."""
-    from PIL import Image
+    from fiber_data.images import BrokenImageError, image_sizes
 
-    if not path.is_file():  # a pipe would block
-        return "no ordinary file"
     try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            stored = (image.height, image.width)
-    except Exception as error:  # decoders raise whatever they like
-        return str(error) or type(error).__name__
-    return stored, stored[::-1] if orientation >= _ROTATED else stored
+        return image_sizes(path)
+    except BrokenImageError as error:
+        return str(error).removeprefix(f"{path}: ")

@@ -107,6 +107,23 @@ def load_image(
     return _decode(opened, name, _Wanted(size, exif, max_pixels))
 
 
+def image_sizes(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) in pixels as stored and as displayed, from the header of a file.
+
+    Raises:
+        BrokenImageError: The file is missing, no image or no ordinary file.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path, formats=image_formats()) as image:
+            size, orientation = (image.height, image.width), _orientation(image)
+            is_turned = image.format == "TIFF"  # see `_orient`
+    except Exception as error:  # as in `_decode`
+        raise BrokenImageError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+    other = size[::-1] if orientation >= 5 else size
+    return (other, size) if is_turned else (size, other)
+
+
 def _locate(source: Any) -> tuple[Any, str]:
     """What Pillow can open, or has opened, and what to call it."""
     if isinstance(source, Image.Image):

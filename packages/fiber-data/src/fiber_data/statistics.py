@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fiber_data.folders import Annotated
+from fiber_data.images import BrokenImageError, image_sizes
 from fiber_data.urls import is_url
 
 _TEXTS = ("captions", "caption", "question", "statement")
@@ -118,12 +119,8 @@ def _sizes(sample: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         yield tuple(sample["size"])
         return
     for path in _images(sample):
-        if path.is_file():  # a pipe would block
-            try:
-                with Image.open(path) as image:
-                    yield image.height, image.width
-            except Exception:  # `check --images` names what cannot be read; decoders raise whatever they like
-                continue
+        with suppress(BrokenImageError):  # `check --images` names what cannot be read
+            yield image_sizes(path)[0]
 
 
 def _spread(values: Iterable[int]) -> list[int]:
