@@ -229,3 +229,45 @@ def test_evaluations_of_both_stages_say_what_they_leave_out(
     else:
         kept = {path.name for path in (out / "predictions").iterdir()}
         assert kept == {"detections.json", "scenes.json", "refcoco.json", "fiber.json"}
+
+
+@pytest.mark.parametrize("recipe", ["fine", "vqa", "nlvr2", "caption_mle", "quickstart"])
+def test_images_that_are_not_there_lower_the_coverage(recipe: str, prepared, scenes: Path, tmp_path: Path) -> None:
+    """Left out when annotations are read, they stand in the lines and numbers of every evaluation."""
+    task, model, processor, _, _ = prepared(recipe, f"data.root={tmp_path / 'data'}")
+    shutil.copytree(scenes, tmp_path / "data")
+    first = read_nlvr2(scenes, "val")[0]["images"][0] if recipe == "nlvr2" else read_captions(scenes, "val")[0]["image"]
+    (tmp_path / "data" / Path(first).relative_to(scenes)).unlink()
+    whole, samples = make_task(replace_root(task, scenes)).samples("val"), task.samples("val")
+    found = task.measure(model, samples, processor, Fabric(accelerator="cpu"))
+    total, rest = size(whole), size(samples)
+    lost = [each for each in found.left_out if "lack an image on disk" in each.reason]
+    assert sum(each.total for each in lost) == total
+    assert sum(each.count for each in lost) == total - rest > 0
+    line = f"{lost[0].count} of {lost[0].total} {lost[0].name} not measured: they lack an image on disk"
+    assert line in task.summary(found) and Path(first).name in task.summary(found)
+    assert found.numbers()[f"left_out/{lost[0].name}"] > 0
+    with pytest.raises(ValueError, match=r"not measured: they lack an image on disk .*; mend it, or measure the others"):
+        task.measure(model, samples, processor, Fabric(accelerator="cpu"), strict=True)
+
+
+def replace_root(task: Any, root: Path) -> Any:
+    return replace(task.config, data=replace(task.config.data, root=str(root)))
+
+
+def size(samples: Any) -> int:
+    return sum(map(len, samples.parts.values())) if isinstance(samples, BoxData) else len(samples)
+
+
+def test_two_processes_leave_out_the_same(scenes: Path, coarse: Path, tmp_path: Path, train_by_two) -> None:
+    """One of them alone meets the photo that cannot be read."""
+    shutil.copytree(scenes, tmp_path / "data")
+    photo = Path(read_captions(tmp_path / "data", "val")[5]["image"])
+    photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 3])
+    given = [f"data.root={tmp_path / 'data'}", f"model.checkpoint={coarse}", *FEW, *CAPTIONS, "trainer.max_steps=1"]
+    given += ["trainer.eval_every=0", "trainer.accelerator=cpu"]
+    one = train(load_config(["caption_mle", "small"], [*given, f"out={tmp_path / 'one'}"]))
+    train_by_two(["caption_mle", "small"], [*given, f"out={tmp_path / 'two'}"])
+    two = read_evaluation(tmp_path / "two")
+    assert two.left_out == one.left_out and two.counts == one.counts == {"num_images": 29}
+    assert str(photo) in two.left_out[0].reason

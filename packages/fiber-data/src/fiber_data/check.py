@@ -43,7 +43,7 @@ class Checked:
         split = "all splits" if self.file.split is None else f"split {self.file.split!r}"
         lines = [f"{self.file.path}: {self.format}, {split}, {self.num_samples:,} samples"]
         for fault in self.faults:
-            text = f"of {fault.of} {fault}" if fault.of else str(fault)
+            text = f"of {fault.among} {fault}" if fault.of else str(fault)
             text = text if fault.source == str(self.file.path) else f"{fault.source}: {text}"
             lines.append(f"  {'refused' if fault.refused else 'noted  '}  {text}")
         return "\n".join(lines)

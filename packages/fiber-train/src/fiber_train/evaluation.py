@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fiber_data.formats import faults_of
+
 from fiber_train.writing import write_file
 
 EVALUATION_FILE = "evaluation.json"
@@ -77,6 +79,15 @@ class LeftOut:
         if self.count == self.total or not self.ids:
             return text
         return f"{text} ({', '.join(map(str, self.ids))}{', ...' * (self.count > len(self.ids))})"
+
+
+def absent_from(samples: Any) -> list[LeftOut]:
+    """What the reader of held-out samples left out, such as those whose images are not on disk."""
+    lost = (fault for fault in faults_of(samples) if fault.samples)
+    return [
+        LeftOut(each.of, each.count, each.samples, f"they {each.what}", (each.first,) if each.first else ())
+        for each in lost
+    ]
 
 
 @dataclass

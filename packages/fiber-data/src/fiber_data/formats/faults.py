@@ -38,6 +38,7 @@ class Fault:
         first: The first of them, such as ``"annotations[3]"``.
         refused: Whether a strict reader, such as a run's, does not go past it.
         outcome: What became of them, where ``what`` does not say it.
+        samples: Of how many whole samples these are left out; 0 where what is faulty costs no sample.
     """
 
     source: str
@@ -47,6 +48,12 @@ class Fault:
     first: str = ""
     refused: bool = False
     outcome: str = ""
+    samples: int = 0
+
+    @property
+    def among(self) -> str:
+        """What the faulty ones are among, with the number of samples where it is known."""
+        return f"{self.samples:,} {self.of}" if self.samples else self.of
 
     def __str__(self) -> str:
         first = f" (the first: {self.first})" if self.first else ""
@@ -91,7 +98,9 @@ class Faults:
         """Whether entries were left out that a strict reader refuses."""
         return any(fault.refused for fault in self)
 
-    def note(self, of: str, what: str, where: str = "", *, count: int = 1, outcome: str = "") -> None:
+    def note(
+        self, of: str, what: str, where: str = "", *, count: int = 1, outcome: str = "", samples: int = 0
+    ) -> None:
         """Counts what was mended or left out; ``of the boxes 3 are cut`` is `of` and `what` of three calls.
 
         Args:
@@ -100,8 +109,10 @@ class Faults:
             where: Its location, which is shown of the first.
             count: How many they are.
             outcome: What became of them, such as ``"these are left out"``.
+            samples: Of how many whole samples these are left out.
         """
-        self._add((of, what), Fault(str(self.source), of, what, count, self._short(where), outcome=outcome))
+        first = self._short(where)
+        self._add((of, what), Fault(str(self.source), of, what, count, first, outcome=outcome, samples=samples))
 
     def _add(self, key: tuple[str, str], fault: Fault) -> None:
         if (known := self._found.get(key)) is not None:
@@ -128,7 +139,7 @@ class Faults:
         """Says all that was mended or left out in one warning, if anything was."""
         parts: dict[str, list[str]] = {}
         for fault in self:
-            parts.setdefault(fault.of, []).append(str(fault))
+            parts.setdefault(fault.among, []).append(str(fault))
         if parts:
             text = "; ".join(f"of {of} {' and '.join(each)}" for of, each in parts.items())
             warnings.warn(f"{self.source}: {text}", stacklevel=stacklevel)

@@ -241,13 +241,13 @@ def keep_on_disk(
         )
     kept = [sample for sample in found if sample.get("captions", True)]
     noted, outcome = Faults(source) if faults is None else faults, "these are left out"
-    bare, of = sum(not sample.get("captions", True) for sample in samples), f"{len(samples)} {what}"
+    bare, total = sum(not sample.get("captions", True) for sample in samples), len(samples)
     if missing:
         count = len(samples) - len(found)
         first = shown_path(next(iter(missing)))
-        noted.note(of, "lack an image on disk", first, count=count, outcome="" if bare else outcome)
+        noted.note(what, "lack an image on disk", first, count=count, outcome="" if bare else outcome, samples=total)
     if bare:
-        noted.note(of, "have no caption", count=bare, outcome=outcome)
+        noted.note(what, "have no caption", count=bare, outcome=outcome, samples=total)
     if faults is None:
         noted.warn()
     return kept

@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig, as_share
 from fiber_train.data import Collate, OnDevice, build_evaluation_loader, image_overrides
-from fiber_train.evaluation import Evaluation, LeftOut, Measure
+from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
 
@@ -314,13 +314,17 @@ class Task(ABC, Generic[Settings]):
             samples: As there.
             processor: As there.
             fabric: As there.
-            strict: Whether a sample that cannot be read is an error; else it is left out, counted and named.
+            strict: Whether a sample without an image, or with one that cannot be read, is an error; else it is left
+                out, counted and named.
             keep: Takes the files of predictions before they are scored, in each process.
 
         Raises:
             ValueError: As of `check`; or a sample cannot be read, and `strict` is set or it is one of all.
         """
         self.check(samples)
+        absent = absent_from(samples)
+        if absent and strict:
+            raise ValueError(f"{absent[0]}; mend it, or measure the others, without strict")
         module = getattr(model, "module", model)
         was_training = module.training
         module.eval()
@@ -329,6 +333,7 @@ class Task(ABC, Generic[Settings]):
             with torch.no_grad(), fabric.autocast(), torch.random.fork_rng():
                 found = self.evaluate(module, samples, processor, fabric)
                 found.extra += self._extra(found, samples)
+                found.left_out += absent
         finally:
             self._strict, self._keep = False, None
         module.train(was_training)
