@@ -247,7 +247,9 @@ def test_images_that_are_not_there_lower_the_coverage(recipe: str, prepared, sce
     line = f"{lost[0].count} of {lost[0].total} {lost[0].name} not measured: they lack an image on disk"
     assert line in task.summary(found) and Path(first).name in task.summary(found)
     assert found.numbers()[f"left_out/{lost[0].name}"] > 0
-    with pytest.raises(ValueError, match=r"not measured: they lack an image on disk .*; mend it, or measure the others"):
+    with pytest.raises(
+        ValueError, match=r"not measured: they lack an image on disk .*; mend it, or measure the others"
+    ):
         task.measure(model, samples, processor, Fabric(accelerator="cpu"), strict=True)
 
 

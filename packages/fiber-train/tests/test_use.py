@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fiber_data import image_suffixes, read_captions
+from fiber_backbone import fiber_tiny
+from fiber_data import FiberProcessor, image_suffixes, read_captions, train_tokenizer
+from fiber_heads import CaptioningConfig, FiberForCaptioning
 from fiber_train.checkpoint import load_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
@@ -147,3 +149,24 @@ def test_what_is_wrong_is_one_sentence(words, message, run: Path, scenes: Path, 
 def test_print_config(capsys) -> None:
     assert main(["train", "coarse", "data.root=d", "out=o", "trainer.devices=8", "--print-config"]) == 0
     assert "devices: 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("size", "generation", "sentence"),
+    [
+        (17, {}, r"image_size of preprocessor_config.json is 17; .* multiples of 16; set it to 32"),
+        (64, {"pad_token_id": 0}, "generation.pad_token_id is 0; this model's is 1"),
+        (64, {"max_length": 999}, "generation.max_length is 999; this model has positions for"),
+    ],
+)
+def test_a_folder_whose_parts_do_not_fit_is_refused_with_its_name(
+    size: int, generation: dict[str, int], sentence: str, tmp_path: Path
+) -> None:
+    """When it is loaded, not at the first image."""
+    FiberForCaptioning(fiber_tiny(decoder_projections=True), CaptioningConfig()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["head"]["generation"] |= {"max_length": 8, **generation}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    FiberProcessor(train_tokenizer(["a dog"], 300), size, 12).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: {sentence}"):
+        FiberForCaptioning.from_pretrained(tmp_path)

@@ -34,6 +34,7 @@ class GroundingProcessor(Processor):
     """
 
     settings = ("shorter", "longest", "max_length", "size_divisor", "mean", "std")
+    least_length = 8  # a prompt of fewer tokens has no room for a name of several
 
     def __init__(
         self,

@@ -23,7 +23,6 @@ from fiber_data.transforms import IMAGENET_MEAN, IMAGENET_STD, build_evaluation_
 
 _FILE = "preprocessor_config.json"
 _GROUP = "fiber.processors"
-_LEAST_LENGTH = 3  # first and last token, and one between
 _LONGEST_NAME = 120  # characters of a class's import path
 
 
@@ -44,6 +43,7 @@ class Processor(ABC):
     """
 
     settings: ClassVar[tuple[str, ...]] = ("max_length", "mean", "std")
+    least_length: ClassVar[int] = 3  # first and last token, and one between
     """What ``preprocessor_config.json`` holds beside the class."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Processor(ABC):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         self.tokenizer = tokenizer
-        self.max_length = read_whole(max_length, "max_length", least=_LEAST_LENGTH)
+        self.max_length = read_whole(max_length, "max_length", least=self.least_length)
         self.mean, self.std = read_mean(mean), read_std(std)
         self._collator = ImageTextCollator(tokenizer, self.max_length, mlm_probability=None)
 

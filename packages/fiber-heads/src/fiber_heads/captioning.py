@@ -164,11 +164,7 @@ class FiberForCaptioning(TaskModel):
             ValueError: If `max_length` exceeds the position table, or the padding tokens differ.
         """
         config = config or self.config.generation
-        longest, padding = self.backbone.max_text_length, self.backbone.pad_token_id
-        if config.max_length > longest:
-            raise ValueError(f"max_length is {config.max_length}; this model has positions for {longest} tokens")
-        if config.pad_token_id != padding:
-            raise ValueError(f"pad_token_id is {config.pad_token_id}; this model's is {padding}")
+        self._check_generation(config)
         pixel_values = self.prepare(images)["pixel_values"]
         with torch.no_grad(), _without_dropout(self):
             captions = generate(CachedDecoder(self.backbone, self.word_head, self.encode_images(pixel_values)), config)
@@ -179,6 +175,20 @@ class FiberForCaptioning(TaskModel):
                 for row in captions
             ]
         return captions
+
+    def check_parts(self) -> None:
+        """Also refuses a `generation` in the model's configuration by which it could not write."""
+        super().check_parts()
+        self._check_generation(self.config.generation)
+
+    def _check_generation(self, config: GenerationConfig) -> None:
+        longest, padding = self.backbone.max_text_length, self.backbone.pad_token_id
+        if config.max_length > longest:
+            raise ValueError(
+                f"generation.max_length is {config.max_length}; this model has positions for {longest} tokens"
+            )
+        if config.pad_token_id != padding:
+            raise ValueError(f"generation.pad_token_id is {config.pad_token_id}; this model's is {padding}")
 
     def caption(self, images: Images, *, num_captions: int = 1, **options: Any) -> list[list[Caption]]:
         """Captions of images as they are.

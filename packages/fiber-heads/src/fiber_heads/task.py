@@ -25,7 +25,16 @@ from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 from fiber_heads.checkpoints import BACKBONE, join_key_maps, original_parts_map
-from fiber_heads.processing import HubOptions, Images, Processor, Texts, as_list, is_prepared, load_processor
+from fiber_heads.processing import (
+    PROCESSOR_FILE,
+    HubOptions,
+    Images,
+    Processor,
+    Texts,
+    as_list,
+    is_prepared,
+    load_processor,
+)
 
 NONE: Any = None  # the default that transformers wants of fields which are never None once an output is made
 
@@ -155,8 +164,32 @@ class TaskModel(PretrainedModel):
         """
         model = super().from_pretrained(pretrained_model_name_or_path, trusted=trusted, dtype=dtype, **hub)
         model.processor = load_processor(pretrained_model_name_or_path, trusted=trusted, hub=hub)
-        check_vocabulary(model.processor, model.backbone.vocab_size, str(pretrained_model_name_or_path))
+        try:
+            model.check_parts()
+        except ValueError as error:
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         return model
+
+    def check_parts(self) -> None:
+        """Refuses a processor that does not fit the model; a model whose parts have to fit each other adds to it.
+
+        Raises:
+            ValueError: There is no embedding for some of its tokens, or its images are of sizes that the backbone does
+                not take.
+        """
+        vocabulary: dict[str, int] = getattr(getattr(self.processor, "tokenizer", None), "get_vocab", dict)()
+        if vocabulary and (largest := max(vocabulary.values())) >= self.backbone.vocab_size:
+            raise ValueError(
+                f"holds a tokenizer with ids up to {largest}, but a model of {self.backbone.vocab_size} tokens; use "
+                "the tokenizer that the model was trained with"
+            )
+        stride = self.backbone.image_stream.stride
+        for name in ("image_size", "size_divisor"):
+            if (size := getattr(self.processor, name, stride)) % stride:
+                raise ValueError(
+                    f"{name} of {PROCESSOR_FILE} is {size}; the backbone takes images whose sides are multiples of "
+                    f"{stride}; set it to {-(-size // stride) * stride}"
+                )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
@@ -356,16 +389,6 @@ class TaskModel(PretrainedModel):
         with torch.no_grad():
             for name, value in values.items():
                 parameters[name].copy_(value)
-
-
-def check_vocabulary(processor: Any, size: int, origin: str) -> None:
-    """ValueError if a processor has a tokenizer that gives ids for which there is no embedding."""
-    vocabulary: dict[str, int] = getattr(getattr(processor, "tokenizer", None), "get_vocab", dict)()
-    if vocabulary and (largest := max(vocabulary.values())) >= size:
-        raise ValueError(
-            f"{origin} holds a tokenizer with ids up to {largest}, but a model of {size} tokens; use the tokenizer "
-            "that the model was trained with"
-        )
 
 
 def check_batch(batch: Iterable[str], needed: Sequence[str]) -> None:

@@ -98,9 +98,7 @@ class Faults:
         """Whether entries were left out that a strict reader refuses."""
         return any(fault.refused for fault in self)
 
-    def note(
-        self, of: str, what: str, where: str = "", *, count: int = 1, outcome: str = "", samples: int = 0
-    ) -> None:
+    def note(self, of: str, what: str, where: str = "", *, count: int = 1, outcome: str = "", samples: int = 0) -> None:
         """Counts what was mended or left out; ``of the boxes 3 are cut`` is `of` and `what` of three calls.
 
         Args:
