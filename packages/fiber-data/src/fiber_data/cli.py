@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fiber_data import verbs
-from fiber_data.console import run_command
+from fiber_data.console import naming, run_command
 
 if TYPE_CHECKING:  # what is heavy is imported by the command that needs it, so that help and faults come at once
     from fiber_data.formats import CaptionSample, Samples
@@ -93,7 +93,8 @@ def _scenes(options: argparse.Namespace) -> int:
     from fiber_data.scenes import audit_scenes, generate_scenes
 
     splits = {"train": options.train, "val": options.val}
-    generate_scenes(options.out, splits, seed=options.seed, image_size=options.image_size)
+    with naming(options.out):
+        generate_scenes(options.out, splits, seed=options.seed, image_size=options.image_size)
     sys.stdout.write(f"wrote {options.train:,} training and {options.val:,} validation scenes to {options.out}\n")
     for finding in audit_scenes(options.out):
         note = "  solvable without looking!" if finding.leaks else ""
@@ -136,7 +137,8 @@ def _pack(options: argparse.Namespace) -> int:
 
     samples = resolve(options.format, "fiber.formats")(options.root, options.split)
     given = {"images_per_shard": options.images_per_shard, "max_side": options.max_side}
-    shards = pack(samples, options.out, options.split, num_workers=options.workers, **given)
+    with naming(options.out):
+        shards = pack(samples, options.out, options.split, num_workers=options.workers, **given)
     images, captions, size = (
         sum(getattr(shard, name) for shard in shards) for name in ("num_images", "num_captions", "num_bytes")
     )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 TRACEBACK = "FIBER_TRACEBACK"  # set in the environment by those who look for the cause in the code
+STOPPED = 3  # exit status of a command that was interrupted
 _LONGEST = 1000  # characters of a sentence, which names a path or two
 
 
@@ -24,7 +26,7 @@ def run_command(name: str, run: Callable[[], int]) -> int:
 
     Returns:
         That; or 1 after an error that a user can cause, told on standard error, and, silently, when nobody reads the
-        output any more. Other errors are ours and pass.
+        output any more; or `STOPPED`. Other errors are ours and pass.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by who started it; what is printed goes nowhere
@@ -47,12 +49,26 @@ def _told(name: str, run: Callable[[], int]) -> int:
         return run()
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: stopped\n")
+        return STOPPED
     except Exception as error:
         text = None if os.environ.get(TRACEBACK) else sentence(error)
         if text is None:
             raise
         sys.stderr.write(f"{name}: {text}\n")
         return 1
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names a path in errors that name none, as of a disk that has become full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sentence(error: Exception) -> str | None:

@@ -7,6 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from fiber_data.console import naming
+
 
 def _add_source(parser: ArgumentParser) -> None:
     parser.add_argument("root", type=Path, help="folder of a data set, in whatever layout")
@@ -50,7 +52,8 @@ def _show(options: Namespace) -> int:
         items = [dataset[EpochIndex(place, options.epoch)] for place in places]
         sections.append((f"{part.path.name}: {part.format}, {part.split or 'no split'}", items))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(write_sheet(sections, tokenizer=tokenizer), encoding="utf-8")
+    with naming(options.out):
+        options.out.write_text(write_sheet(sections, tokenizer=tokenizer), encoding="utf-8")
     sys.stdout.write(f"wrote {sum(len(items) for _, items in sections):,} samples to {options.out}\n")
     return 0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fiber_eval import benchmarks
-from fiber_eval.console import run_command
+from fiber_eval.console import naming, run_command
 
 _MOST_ROWS = 100  # of one group in the table; the JSON file has all
 _TEXTS = ("str", "Path", "str | Path")  # annotations of settings that are what is typed, to the letter
@@ -124,7 +124,8 @@ def _score(options: argparse.Namespace) -> str:
             f"{entry.name} needs {error.name}, which is not installed; pip install {error.name.partition('.')[0]}"
         ) from error
     if options.out:
-        _write(options.out, json.dumps(scores, indent=2) + "\n")
+        with naming(options.out):
+            _write(options.out, json.dumps(scores, indent=2) + "\n")
     rows = list(_rows(scores))
     width = max((len(name) for name, _ in rows), default=0)
     return "".join(f"{name:{width}}  {value:>10}\n" for name, value in rows)
