@@ -178,6 +178,8 @@ def test_evaluations_start_from_the_run_and_obey_or_refuse(coarse: Path, scenes:
     out = tmp_path / "deep" / "numbers.json"
     assert main([*words, "data.mlm_probability=0.5", "trainer.precision=bf16-mixed", "--out", str(out)]) == 0
     assert out.is_file()
+    for precision in ("bf16-true", "16-true"):
+        assert main([*words, "data.num_workers=0", f"trainer.precision={precision}"]) == 0
     taken = tmp_path / "photo.jpg"
     taken.write_text("mine")
     for option in (["--out", str(taken)], ["--predictions", str(taken)], ["--out", str(tmp_path)]):

@@ -15,6 +15,7 @@ from fiber_eval import detection, lvis, phrase_grounding, referring
 from fiber_train.checkpoint import load_model, load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
+from fiber_train.divergence import NonFiniteLossError
 from fiber_train.drawing import draw_detections, label_colors
 from fiber_train.evaluation import Evaluation
 from fiber_train.run import train
@@ -217,6 +218,17 @@ def test_resumed_equals_uninterrupted(scenes: Path, coarse: Path, tmp_path: Path
         assert train(stopped) is None
     assert train(stopped) is not None
     assert_same(Path(straight.out), Path(stopped.out))
+
+
+@pytest.mark.parametrize("max_norm", ["null", "1"])
+def test_a_run_that_diverges_says_so_and_saves_nothing(
+    max_norm: str, scenes: Path, coarse: Path, tmp_path: Path
+) -> None:
+    given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={tmp_path / 'run'}", *FEW, *LITTLE]
+    given += ["optim.learning_rate=100", f"optim.max_norm={max_norm}", "trainer.max_steps=30", "trainer.eval_every=0"]
+    with pytest.raises(NonFiniteLossError, match=r"nothing was saved before; try a smaller optim\.learning_rate"):
+        train(load_config(["coco", "small"], given))
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
 def test_two_processes_equal_one(scenes: Path, coarse: Path, tmp_path: Path, train_by_two) -> None:

@@ -175,7 +175,7 @@ def _loader(
 
 @dataclass
 class OnDevice:
-    """The batches of a loader on the process's device, where images that come as uint8 are normalized."""
+    """The batches of a loader on the process's device: images that come as uint8 normalized, in the run's precision."""
 
     loader: DataLoader
     fabric: Fabric
@@ -186,9 +186,11 @@ class OnDevice:
         batches: Any = self.fabric.setup_dataloaders(self.loader, use_distributed_sampler=False)
         for batch in batches:
             pixels = batch.get("pixel_values")  # a batch of nothing that can be read has none
-            if pixels is not None and pixels.dtype == torch.uint8:
-                statistics = {"mean": self.processor.mean, "std": self.processor.std}
-                batch["pixel_values"] = normalize_images(pixels, batch["image_sizes"], **statistics)
+            if pixels is not None:
+                if pixels.dtype == torch.uint8:
+                    statistics = {"mean": self.processor.mean, "std": self.processor.std}
+                    pixels = normalize_images(pixels, batch["image_sizes"], **statistics)
+                batch["pixel_values"] = self.fabric.strategy.precision.convert_input(pixels)
             yield batch
 
 
