@@ -1,29 +1,40 @@
-"""Words for scenes: phrases that know which objects they name, and captions made of them."""
+"""Words for scenes: names of objects, relations and places, and sentences that know which objects they name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fiber_data.scenes.graph import Relation, Scene, SceneObject, relations
+from fiber_data.scenes.graph import Relation, Scene, SceneObject
 
 _SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
 _SHAPE_WORDS = {
     "circle": ("circle", "circle", "disc"),
-    "square": ("square",),
-    "triangle": ("triangle",),
     "cross": ("cross", "cross", "plus sign"),
+    "diamond": ("diamond", "diamond", "rhombus"),
+    "crescent": ("crescent", "crescent", "moon"),
 }
-PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
+PLURALS = {
+    "circle": "circles",
+    "square": "squares",
+    "triangle": "triangles",
+    "cross": "crosses",
+    "star": "stars",
+    "diamond": "diamonds",
+    "heart": "hearts",
+    "crescent": "crescents",
+}
 _RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
     "left of": ("to the left of", "left of"),
     "right of": ("to the right of", "right of"),
     "above": ("above", "over"),
     "below": ("below", "under"),
+    "in front of": ("in front of", "partly covering"),
+    "behind": ("behind", "partly covered by"),
 }
-NUMBERS = ("no", "one", "two", "three")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,45 @@ def compose(parts: Sequence[str | Phrase]) -> Sentence:
 
 def name_object(item: SceneObject, random: np.random.Generator, *, size: bool = True, color: bool = True) -> str:
     """Adjectives and noun without an article, such as "large red circle"; words vary, attributes do not."""
-    words = [str(random.choice(_SIZE_WORDS[item.size]))] if size else []
-    words += [item.color] if color else []
-    return " ".join([*words, str(random.choice(_SHAPE_WORDS[item.shape]))])
+    keys = [key for key, said in (("size", size), ("color", color)) if said]
+    return _vary(item, [*keys, "shape"], random)
+
+
+def name_apart(item: SceneObject, scene: Scene, random: np.random.Generator) -> str:
+    """Color and shape of an object with so much of texture and size that the words fit no other of the scene."""
+    keys = {"color", "shape"}
+    keys |= {"texture"} if random.random() < 0.5 else set()
+    keys |= {"size"} if random.random() < 0.25 else set()
+    for key in ("texture", "size"):
+        if sum(agree(item, other, keys) for other in scene.objects) > 1:
+            keys.add(key)
+    return _vary(item, keys, random)
+
+
+def _vary(item: SceneObject, keys: Sequence[str] | set[str], random: np.random.Generator) -> str:
+    words = [str(random.choice(_SIZE_WORDS[item.size]))] if "size" in keys else []
+    words += [getattr(item, key) for key in ("texture", "color") if key in keys]
+    return " ".join([*words, str(random.choice(_SHAPE_WORDS.get(item.shape, (item.shape,))))])
+
+
+def name(attributes: Mapping[str, str], *, plural: bool = False) -> str:
+    """Plain words for some attributes, such as "large striped thing" or "red stars"; the same for the same."""
+    adjectives = [attributes[key] for key in ("size", "texture", "color") if key in attributes]
+    noun = attributes.get("shape", "thing")
+    return " ".join([*adjectives, PLURALS.get(noun, "things") if plural else noun])
+
+
+def a(words: str) -> str:
+    """Words with their indefinite article."""
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def agree(one: SceneObject, other: SceneObject, keys: Sequence[str] | set[str]) -> bool:
+    """Whether two objects have these attributes in common."""
+    for key in keys:  # called more than anything else here, and all() takes twice the time
+        if getattr(one, key) != getattr(other, key):
+            return False
+    return True
 
 
 def relation_words(relation: Relation, random: np.random.Generator) -> str:
@@ -88,76 +135,11 @@ def place_words(item: SceneObject) -> str:
     return "in the middle"
 
 
-def captions(scene: Scene, random: np.random.Generator) -> list[Sentence]:
-    """Five captions of different form; each names every object, two of them also say where things are."""
-    forms = (_list, _counted, _related, _placed, _shown)
-    return [compose(form(scene, random)) for form in forms]
-
-
-def _phrases(scene: Scene, random: np.random.Generator) -> list[Phrase]:
-    """A phrase for each object, in random order; twins that differ in size alone may become one plural."""
-    order = random.permutation(len(scene.objects)).tolist()
-    phrases: list[Phrase] = []
-    while order:
-        first = order.pop(0)
-        item = scene.objects[first]
-        twin = next((i for i in order if _alike(item, scene.objects[i])), None)
-        if twin is not None and random.random() < 0.7:
-            order.remove(twin)
-            phrases.append(Phrase(f"two {item.color} {PLURALS[item.shape]}", (first, twin)))
-        else:
-            phrases.append(Phrase(f"a {name_object(item, random)}", (first,)))
-    return phrases
-
-
-def _alike(one: SceneObject, other: SceneObject) -> bool:
-    return (one.color, one.shape) == (other.color, other.shape)
-
-
-def _enumerate(phrases: Sequence[Phrase]) -> list[str | Phrase]:
+def join(phrases: Sequence[Phrase]) -> list[str | Phrase]:
+    """Phrases as a list of a sentence: commas, and "and" before the last."""
     parts: list[str | Phrase] = []
     for position, phrase in enumerate(phrases):
         if position:
             parts.append(" and " if position == len(phrases) - 1 else ", ")
         parts.append(phrase)
-    return parts
-
-
-def _list(scene: Scene, random: np.random.Generator) -> list[str | Phrase]:
-    return _enumerate(_phrases(scene, random))
-
-
-def _counted(scene: Scene, random: np.random.Generator) -> list[str | Phrase]:
-    count = len(scene.objects)
-    intro = "one shape: " if count == 1 else f"{NUMBERS[count]} shapes: "
-    return [intro, *_enumerate(_phrases(scene, random))]
-
-
-def _shown(scene: Scene, random: np.random.Generator) -> list[str | Phrase]:
-    intro = str(random.choice(["there is ", "a picture of ", "we see "]))
-    return [intro, *_enumerate(_phrases(scene, random))]
-
-
-def _placed(scene: Scene, random: np.random.Generator) -> list[str | Phrase]:
-    parts: list[str | Phrase] = []
-    order = random.permutation(len(scene.objects)).tolist()
-    for position, index in enumerate(order):
-        if position:
-            parts.append(" and " if position == len(order) - 1 else ", ")
-        item = scene.objects[index]
-        parts += [Phrase(f"a {name_object(item, random)}", (index,)), f" {place_words(item)}"]
-    return parts
-
-
-def _related(scene: Scene, random: np.random.Generator) -> list[str | Phrase]:
-    """The first object in its relation to each other one; listed without, where nothing clear can be said."""
-    first, *others = random.permutation(len(scene.objects)).tolist()
-    item = scene.objects[first]
-    parts: list[str | Phrase] = [Phrase(f"a {name_object(item, random)}", (first,))]
-    for position, index in enumerate(others):
-        other = scene.objects[index]
-        known = relations(item, other)
-        link = relation_words(known[int(random.integers(len(known)))], random) if known else "and"
-        joint = " and " if position and known else " "
-        parts += [f"{joint}{link} ", Phrase(f"a {name_object(other, random)}", (index,))]
     return parts

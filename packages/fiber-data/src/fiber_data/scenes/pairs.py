@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fiber_data.scenes.graph import COLORS, SHAPES, Scene
+from fiber_data.scenes.graph import Scene
+from fiber_data.scenes.language import NUMBERS, a, name
+from fiber_data.scenes.levels import EASY, Level
 
 _TRIES = 2000
 
@@ -32,11 +34,11 @@ class Pair:
 _Claim = tuple[str, Callable[[Scene, Scene], bool]]
 
 
-def pair_up(scenes: list[Scene], number: int, random: np.random.Generator) -> list[Pair]:
+def pair_up(scenes: list[Scene], number: int, random: np.random.Generator, level: Level = EASY) -> list[Pair]:
     """`number` pairs, rounded up to an even one: a true and a false pair in turn for every sentence."""
     made: list[Pair] = []
     while len(made) < number:
-        sentence, holds = _claim(random)
+        sentence, holds = _claim(random, level)
         found: dict[bool, Pair] = {}
         for _ in range(_TRIES):
             left, right = random.integers(len(scenes), size=2).tolist()
@@ -49,26 +51,63 @@ def pair_up(scenes: list[Scene], number: int, random: np.random.Generator) -> li
     return made
 
 
-def _claim(random: np.random.Generator) -> _Claim:
-    color, shape = str(random.choice(COLORS)), str(random.choice(SHAPES))
-    text, fits = [
-        (f"a {color} thing", lambda item: item.color == color),
-        (f"a {shape}", lambda item: item.shape == shape),
-        (f"a {color} {shape}", lambda item: (item.color, item.shape) == (color, shape)),
-    ][int(random.integers(3))]
+def _claim(random: np.random.Generator, level: Level) -> _Claim:
+    key, pair = _looks(random, level)
+    looks = [{key: pair[key]}, {"shape": pair["shape"]}, pair][2 if level.is_unseen else int(random.integers(3))]
+    one, many, image = a(name(looks)), name(looks, plural=True), level.image_word
 
     def has(scene: Scene) -> bool:
-        return any(fits(item) for item in scene.objects)
+        return any(item.has(**looks) for item in scene.objects)
+
+    def count(scene: Scene) -> int:
+        return sum(item.has(**looks) for item in scene.objects)
+
+    def lacks(scene: Scene) -> bool:
+        return any(item.shape == pair["shape"] and not item.has(**pair) for item in scene.objects)
 
     def size(scene: Scene) -> int:
         return len(scene.objects)
 
-    claims: list[_Claim] = [
-        (f"both pictures show {text}.", lambda left, right: has(left) and has(right)),
-        (f"only one of the pictures shows {text}.", lambda left, right: has(left) != has(right)),
-        (f"neither picture shows {text}.", lambda left, right: not has(left) and not has(right)),
-        (f"the left picture shows {text} and the right one does not.", lambda left, right: has(left) > has(right)),
-        ("the left picture holds more things than the right one.", lambda left, right: size(left) > size(right)),
-        ("the two pictures hold equally many things.", lambda left, right: size(left) == size(right)),
-    ]
-    return claims[int(random.integers(len(claims)))]
+    form = level.claims[int(random.integers(len(level.claims)))]
+    number = int(random.integers(1, 6)) if form == "together" else 0
+    are = f"is exactly one {name(looks)}" if number == 1 else f"are exactly {NUMBERS[number]} {many}"
+    claims: dict[str, _Claim] = {
+        "both": (f"both {image}s show {one}.", lambda left, right: has(left) and has(right)),
+        "only one": (f"only one of the {image}s shows {one}.", lambda left, right: has(left) != has(right)),
+        "neither": (f"neither {image} shows {one}.", lambda left, right: not has(left) and not has(right)),
+        "left alone": (
+            f"the left {image} shows {one} and the right one does not.",
+            lambda left, right: has(left) > has(right),
+        ),
+        "more": (
+            f"the left {image} holds more things than the right one.",
+            lambda left, right: size(left) > size(right),
+        ),
+        "equal": (f"the two {image}s hold equally many things.", lambda left, right: size(left) == size(right)),
+        "more of": (
+            f"the left {image} shows more {many} than the right one.",
+            lambda left, right: count(left) > count(right),
+        ),
+        "together": (
+            f"there {are} in the two {image}s together.",
+            lambda left, right: count(left) + count(right) == number,
+        ),
+        "at least": (
+            f"each {image} shows at least two {many}.",
+            lambda left, right: min(count(left), count(right)) > 1,
+        ),
+        "not": (
+            f"both {image}s show {a(pair['shape'])} that is not {pair[key]}.",
+            lambda left, right: lacks(left) and lacks(right),
+        ),
+    }
+    return claims[form]
+
+
+def _looks(random: np.random.Generator, level: Level) -> tuple[str, dict[str, str]]:
+    """A color or texture and a shape that this split may name together, and which of the two it is."""
+    key = level.pair_keys[int(random.integers(len(level.pair_keys)))]
+    while True:
+        value, shape = str(random.choice(level.values(key))), str(random.choice(level.shapes))
+        if level.may_pair(value, shape):
+            return key, {key: value, "shape": shape}
