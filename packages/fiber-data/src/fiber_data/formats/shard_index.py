@@ -71,16 +71,20 @@ class ShardImage:
         content = read_part(self.shard, self.offset - tarfile.BLOCKSIZE, self.offset + self.size, self.version)
         if len(content) != self.size + tarfile.BLOCKSIZE:
             raise OSError(f"{self.shard} ends inside of {self.member}; copy the shard again")
-        try:  # a file's header lies just before it
-            is_there = tarfile.TarInfo.frombuf(content[: tarfile.BLOCKSIZE], "utf-8", "replace").size == self.size
-        except tarfile.TarError:
-            is_there = False
-        if not is_there:
+        if not self._is_header(content[: tarfile.BLOCKSIZE]):  # a file's header lies just before it
             raise OSError(
                 f"{self.shard}: {self.member} is not where it was when the shard was indexed, so the shard was changed "
                 "since; start again"
             )
         return content[tarfile.BLOCKSIZE :]
+
+    def _is_header(self, block: bytes) -> bool:
+        try:
+            found = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+        except tarfile.TarError:
+            return False
+        has_name = not self.member.isascii() or len(self.member) > tarfile.LENGTH_NAME or found.name == self.member
+        return found.size == self.size and has_name  # other names stand in a header of their own
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,7 @@ def _scan(shard: Shard) -> Iterator[Entry]:
 def _open(shard: Shard) -> BinaryIO:
     if isinstance(shard.place, Path):
         return shard.place.open("rb")
-    return io.BufferedReader(_RemoteReader(shard.place, shard.size, shard.version), _AHEAD)  # type: ignore[return-value]
+    return io.BufferedReader(_RemoteReader(shard.place, shard.size, shard.version), _AHEAD)
 
 
 def _ending(member: tarfile.TarInfo) -> str:

@@ -111,10 +111,10 @@ def _choose(root: str, there: Mapping[str, Shard], split: str | None) -> tuple[l
 
 
 def _no_shards(root: str, split: str | None, splits: Mapping[str, Any], count: int) -> SplitNotFoundError:
-    there = f"shards of {list_some(splits)}" if splits else f"{count} shards without a split in their names"
+    there = f"there are {count} shards without a split in their names" if count else "there is no tar"
+    there = f"there are shards of {list_some(splits)}" if splits else there
     return SplitNotFoundError(
-        f"{root}: no shards of split {split!r}; expected {split}/*.tar or {split}-00000.tar and so on; there are "
-        f"{there}"
+        f"{root}: no shards of split {split!r}; expected {split}/*.tar or {split}-00000.tar and so on; {there}"
     )
 
 
