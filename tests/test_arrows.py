@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "fiber-train": {"fiber-backbone", "fiber-heads", "fiber-data", "fiber-eval"},
 }
 NOT_IMPORTED = {
+    "fiber-data": {"s3fs"},  # an extra that fsspec imports
     "fiber-train": {"tensorboard"},  # torch.utils.tensorboard imports it
     "fiber-eval": {"pycocoevalcap"},  # an extra that is not imported: it brings METEOR's jar
 }

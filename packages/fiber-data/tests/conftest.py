@@ -42,6 +42,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indices of shards are kept here, not in the user's folder."""
+    os.environ["FIBER_DATA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("FIBER_DATA_CACHE_GB", None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """The folder of a real data set; the test is skipped where it is absent."""

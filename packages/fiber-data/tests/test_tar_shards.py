@@ -141,7 +141,7 @@ def test_the_command(tmp_path, capsys):
     scenes = generate_scenes(tmp_path / "scenes", {"train": 20, "val": 20})
     shards = tmp_path / "shards"
     assert main(["pack", str(scenes), "--out", str(shards), "--images-per-shard", "8", "--verify"]) == 0
-    assert "20 images with 100 captions in 3 shards" in capsys.readouterr().out
+    assert "20 images, 20 samples in 3 shards" in capsys.readouterr().out
     assert main(["check", str(shards)]) == 0
     assert "tar_shards, split 'train', 20 samples" in capsys.readouterr().out
     assert len(read_captions(shards, "train")) == 20

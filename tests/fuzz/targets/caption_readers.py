@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fuzz.target import Documents
@@ -72,6 +73,10 @@ def _of_lines(documents: Documents) -> Mapping[str, int]:
 
 class ShardTarget(ReaderTarget):
     """Tar shards: which bytes of them are whose, only a checksum could tell."""
+
+    def read(self, folder: Path) -> Any:
+        os.environ.setdefault("FIBER_DATA_CACHE", os.devnull)  # no folder: the index of none of them is kept
+        return super().read(folder)
 
     def budget(self, documents: Documents, touched: int) -> int | None:
         return None

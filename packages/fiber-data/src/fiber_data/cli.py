@@ -45,11 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("root", type=Path, help="folder of a data set, in whatever layout")
     check.add_argument("--images", action="store_true", help="open each image too, to compare its size")
 
-    pack = commands.add_parser("pack", help="write images and captions to tar shards, or go on doing so")
-    pack.add_argument("root", type=Path, help="folder of a data set with captions")
+    pack = commands.add_parser("pack", help="write images, with all that is said of them, to tar shards; or go on so")
+    pack.add_argument("root", help="folder of a data set, or a URL of shards")
     pack.add_argument("--out", type=Path, required=True, help="folder of the shards")
     pack.add_argument("--split", default="train", help="(%(default)s)")
-    pack.add_argument("--format", default="captions", help="reader of the data set, of the group fiber.formats")
+    pack.add_argument("--format", default="captions", help="reader of the data set, of fiber.formats (%(default)s)")
+    pack.add_argument("--option", action="append", default=[], help="of that reader, as in name=refcoco; repeatable")
     pack.add_argument("--images-per-shard", type=int, default=5000, help="(%(default)s)")
     pack.add_argument("--max-side", type=int, help="longest side in pixels; larger images are resized (none are)")
     pack.add_argument("--workers", type=int, default=1, help="threads that pack (%(default)s)")
@@ -135,15 +136,18 @@ def _pack(options: argparse.Namespace) -> int:
     from fiber_data.pack import pack, verify
     from fiber_data.seams import resolve
 
-    samples = resolve(options.format, "fiber.formats")(options.root, options.split)
+    if wrong := [each for each in options.option if not each.partition("=")[2]]:
+        raise ValueError(f"--option: expected KEY=VALUE, such as name=refcoco, found {wrong[0]!r}")
+    given_options = dict(each.split("=", 1) for each in options.option)
+    samples = resolve(options.format, "fiber.formats")(options.root, options.split, **given_options)
     given = {"images_per_shard": options.images_per_shard, "max_side": options.max_side}
     with naming(options.out):
         shards = pack(samples, options.out, options.split, num_workers=options.workers, **given)
-    images, captions, size = (
-        sum(getattr(shard, name) for shard in shards) for name in ("num_images", "num_captions", "num_bytes")
+    images, count, size = (
+        sum(getattr(shard, name) for shard in shards) for name in ("num_images", "num_samples", "num_bytes")
     )
     sys.stdout.write(
-        f"{options.out}: {images:,} images with {captions:,} captions in {len(shards):,} shards, {size / 1e6:,.1f} MB\n"
+        f"{options.out}: {images:,} images, {count:,} samples in {len(shards):,} shards, {size / 1e6:,.1f} MB\n"
     )
     left_out = [reason for shard in shards for reason in shard.left_out]
     if left_out:

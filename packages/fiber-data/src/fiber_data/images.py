@@ -147,10 +147,20 @@ def _locate(source: Any) -> tuple[Any, str]:
         return source, str(source)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return source, name if isinstance(name, str) else IN_MEMORY
+        name = name if isinstance(name, str) else IN_MEMORY
+        return source if hasattr(source, "seek") else _read(source, name), name
     raise TypeError(
         f"an image must be a path, URL, bytes, file object, PIL image, array or tensor, not {type(source).__name__}"
     )
+
+
+def _read(source: SupportsRead, name: str) -> io.BytesIO:
+    """All of a file object that cannot be read in parts, such as one of a shard or a connection."""
+    try:
+        return io.BytesIO(source.read())
+    except (OSError, ImportError, ValueError) as error:
+        reason = str(error)  # which mostly names the file
+        raise BrokenImageError(reason if name.split(": ")[0] in reason else f"{name}: {reason}") from error
 
 
 def _check_file(path: str | os.PathLike) -> None:

@@ -12,7 +12,8 @@ from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, read_json_lines, require
-from fiber_data.formats.tar_shards import ShardImage, read_tar_shards
+from fiber_data.formats.shard_index import ShardImage
+from fiber_data.formats.tar_shards import ShardSamples, read_tar_shards, shard_blocks
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ReasoningSample",
     "Samples",
     "ShardImage",
+    "ShardSamples",
     "SplitFile",
     "SplitNotFoundError",
     "faults_of",
@@ -44,4 +46,5 @@ __all__ = [
     "read_tar_shards",
     "read_vqav2",
     "require",
+    "shard_blocks",
 ]

@@ -9,7 +9,8 @@ from fiber_data.formats.faults import BadEntries, Samples
 from fiber_data.formats.files import FileOfSplitNotFoundError
 from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
-from fiber_data.formats.tar_shards import has_tar_shards, read_tar_shards
+from fiber_data.formats.shard_places import has_tar_shards, is_elsewhere
+from fiber_data.formats.tar_shards import read_tar_shards
 
 
 def read_captions(
@@ -30,7 +31,7 @@ def read_captions(
     4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set; or of tar shards a URL or names with braces.
         split: ``"train"``, ``"val"``, ``"test"`` or what the files call it.
         check_images: Whether to leave out, with a warning, images that are not on disk or have no caption.
         bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
@@ -45,6 +46,8 @@ def read_captions(
         SplitNotFoundError: The folder holds none of these formats, or not this split.
         ValueError: Several files would fit.
     """
+    if is_elsewhere(root):
+        return read_tar_shards(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
     for read in (read_coco_captions, read_karpathy):
         with contextlib.suppress(FileOfSplitNotFoundError):
             return read(root, split, check_images=check_images, bad_entries=bad_entries)

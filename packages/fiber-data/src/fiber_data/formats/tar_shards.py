@@ -1,71 +1,62 @@
-"""Images with captions in tar shards, read where they lie: WebDataset's layout, as img2dataset and others write it.
+"""Images with what is said of them in tar shards, read where they lie: WebDataset's layout.
 
 The files of a sample follow each other and have one name up to the first dot: ``00012.jpg``, ``00012.json``,
-``00012.txt``. Captions are those of the JSON object (``captions`` with several, or ``caption`` or ``text`` with one),
-else the text of the ``.txt``. A sample without an image, as img2dataset leaves of a dead link, is left out and counted.
+``00012.txt``. Of tars that img2dataset and others wrote, captions are those of the JSON object (``captions`` with
+several, or ``caption`` or ``text`` with one), else the text of the ``.txt``. Of those that `fiber_data.pack` wrote,
+samples are what was packed: captions, questions, statements, boxes. A sample without an image, as img2dataset leaves of
+a dead link, is left out and counted.
 
 Shards of a split lie in its own folder (``train/*.tar``) or are called by it (``train-00000.tar``). Where none is, a
 share of the images is held out as ``val``, by a rule that depends on their ids alone. Nothing is unpacked: a sample's
-image is a `ShardImage`, which is read from its place in the shard when it is asked for.
+image is a `ShardImage`, which is read from its place in the shard when it is asked for. Roots may be URLs, see
+`fiber_data.formats.shard_places`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fiber_data.formats.faults import BadEntries, Faults, Samples
-from fiber_data.formats.files import SplitFile, check_folder
+from tqdm import tqdm
+
+from fiber_data import remote
+from fiber_data.formats.detection import DetectionData
+from fiber_data.formats.faults import BadEntries, Fault, Faults, Samples
+from fiber_data.formats.files import SplitFile
 from fiber_data.formats.held_out import USUAL_SHARE
 from fiber_data.formats.held_out import hold_out as share_of
 from fiber_data.formats.ids import Id, read_id
-from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, keep_captions, list_some, parse_line
+from fiber_data.formats.samples import keep_captions
+from fiber_data.formats.shard_index import CAPTION_KEYS, IMAGES, Entry, Shard, ShardImage, read_entries
+from fiber_data.formats.shard_places import VAL, Shards, find_shards, has_tar_shards, in_order, local_splits
+from fiber_data.formats.shard_records import from_record
 
-_CAPTION_KEYS = ("captions", "caption", "text")
-_SPLIT = re.compile(r"(?P<split>[^\W\d_]\w*?)-\d+\.tar")
-_MOST_TEXT = 2**24  # bytes of a sample's JSON or text
-_TRAIN, _VAL = "train", "val"
+__all__ = [
+    "ShardImage",
+    "ShardSamples",
+    "find_tar_shards",
+    "has_tar_shards",
+    "iterate_tar_shards",
+    "read_tar_shards",
+    "shard_blocks",
+]
+_PATIENCE = 5.0  # seconds before a bar is shown
 
 
-@dataclass(frozen=True)
-class ShardImage:
-    """An image file inside of a tar shard; `fiber_data.load_image` takes it as a file object.
+class ShardSamples(Samples[Any]):
+    """The samples of shards, in the order of these.
 
-    Attributes:
-        shard: The tar file.
-        member: Name of the image in it.
-        offset: Where its bytes begin.
-        size: How many they are.
+    Args:
+        samples: The samples.
+        faults: What is wrong with the shards.
     """
 
-    shard: Path
-    member: str
-    offset: int
-    size: int
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"{self.shard}: {self.member}"
-
-    def read(self, _size: int = -1, /) -> bytes:
-        """The whole file.
-
-        Raises:
-            OSError: The shard is gone, or has become shorter.
-        """
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.size)
-        if len(content) != self.size:
-            raise OSError(f"{self.shard} ends inside of {self.member}; copy the shard again")
-        return content
+    def __init__(self, samples: Iterable[Any] = (), faults: Iterable[Fault] = ()) -> None:
+        super().__init__(samples, faults)
+        self.blocks = shard_blocks(self)
+        """How many samples each shard has, in order."""
 
 
 def read_tar_shards(
@@ -75,145 +66,182 @@ def read_tar_shards(
     check_images: bool = True,
     bad_entries: BadEntries = None,
     hold_out: float | None = None,
-) -> Samples[CaptionSample]:
+) -> Any:
     """Reads the samples of all shards of a split.
 
     Args:
-        root: Folder of the shards, or of folders of them by split.
-        split: ``"train"``, ``"val"`` or what the shards are called by; None is all shards.
+        root: Folder of the shards, or of folders of them by split; or a URL, see
+            `fiber_data.formats.shard_places.find_shards`.
+        split: ``"train"``, ``"val"`` or what the shards are called by, several joined by ``+``; None is all shards.
         check_images: Whether to leave out, counted, samples without an image or caption.
         bad_entries: ``"count"`` leaves out what is out of format and counts it; None ends with the first.
         hold_out: About which share of the images is ``"val"`` where no shard has a split, by default a tenth.
 
     Returns:
-        A sample for each image, in the order of the shards and of their files; ``id`` is that of its JSON, else
-        ``shard/name``.
+        `ShardSamples` in the order of the shards and of their files, as of the reader that they were packed from. Of
+        images with captions ``id`` is that of their JSON, else ``shard/name``. Of boxes by category
+        `fiber_data.DetectionData`, with such samples.
 
     Raises:
         FileNotFoundError: There is no such folder, or none of the samples has an image.
         SplitNotFoundError: There are no shards, or none of the split.
-        ValueError: A shard is cut off or no tar, a JSON is none, a caption is no text, or an id occurs twice.
+        OSError: A remote shard cannot be read, see `fiber_data.remote.read_range`.
+        ValueError: A shard is cut off, compressed or no tar, a JSON is none, a caption is no text, an id occurs twice,
+            or boxes have categories without a manifest that names them.
     """
-    folder = Path(root)
-    shards, is_shared = _find_shards(folder, split)
-    faults, samples, seen = Faults(folder, bad_entries is None), [], set[Id]()
-    for shard in shards:
-        with faults:
-            for key, members in groupby(_members(shard), key=lambda member: member.name.partition(".")[0]):
-                with faults:
-                    samples += _read_sample(shard, key, list(members), seen, faults, check_images)
+    found = find_shards(root, split)
+    faults = Faults(_source(root), bad_entries is None)
+    samples = list(_samples(found, faults, check_images))
     if check_images and not samples and not faults.refused:
-        raise FileNotFoundError(f"{folder}: none of the samples of its {len(shards)} shards has image and caption")
-    if is_shared and split is not None and (share := USUAL_SHARE if hold_out is None else hold_out) > 0:
-        held = share_of(samples, share, held=True)
-        what = f"are held out as {_VAL!r}, by a rule that depends on ids alone, for no shard has a split"
-        faults.note(f"{len(samples)} images", what, count=len(held))
-        samples = held if split == _VAL else share_of(samples, share, held=False)
+        raise FileNotFoundError(f"{faults.source}: none of the samples of its {len(found.shards)} shards has an image")
+    kept = _share(samples, found, split, hold_out, faults)
     faults.warn()
-    return Samples(samples, faults)
+    shard_samples = ShardSamples(kept, faults)
+    return shard_samples if not kept or "labels" not in kept[0] else _with_categories(shard_samples, found)
+
+
+def iterate_tar_shards(
+    root: str | Path,
+    split: str | None,
+    faults: Faults,
+    *,
+    check_images: bool = True,
+    hold_out: float | None = None,
+) -> Iterator[Any]:
+    """The samples that `read_tar_shards` gives, one after the other.
+
+    Args:
+        root: As there, like `split`, `check_images` and `hold_out`.
+        split: As there.
+        faults: Counts what is mended or left out, and says whether what is out of format ends the reading.
+        check_images: As there.
+        hold_out: As there; where it has to be done, all samples are read before the first is given.
+
+    Raises:
+        OSError: As there, like ValueError.
+    """
+    found = find_shards(root, split)
+    samples = _samples(found, faults, check_images)
+    yield from _share(list(samples), found, split, hold_out, faults) if found.is_shared else samples
 
 
 def find_tar_shards(root: Path) -> list[SplitFile]:
     """The splits of shards that a folder holds; each is read together."""
-    splits = sorted(_by_split(root))
+    splits = local_splits(root)
     if not splits:
         return [SplitFile(root, None)] if has_tar_shards(root) else []
     return [SplitFile(root, split) for split in splits]
 
 
-def has_tar_shards(root: Path) -> bool:
-    """Whether a folder, or one in it, holds a tar."""
-    return any(True for pattern in ("*.tar", "*/*.tar") for _ in root.glob(pattern))
+def shard_blocks(samples: Iterable[Mapping[str, Any]]) -> list[int]:
+    """How many samples in a row have their image in one shard, for each such row.
+
+    Args:
+        samples: Of `read_tar_shards`, or some of them.
+    """
+    return [len(list(block)) for _, block in groupby(map(_shard_of, samples))]
 
 
-def _find_shards(root: Path, split: str | None) -> tuple[list[Path], bool]:
-    """The shards of a split, and whether they are those of all splits together."""
-    check_folder(root)
-    splits = _by_split(root)
-    if split in splits:
-        return splits[split], False
-    shards = sorted(root.glob("*.tar")) if split is not None else sorted(root.glob("**/*.tar"))
-    if not shards or (splits and split is not None) or split not in (None, _TRAIN, _VAL):
-        there = f"shards of {list_some(splits)}" if splits else f"{len(shards)} shards without a split in their names"
-        raise SplitNotFoundError(
-            f"{root}: no shards of split {split!r}; expected {split}/*.tar or {split}-00000.tar and so on; there are "
-            f"{there}"
-        )
-    return shards, True
+def _shard_of(sample: Mapping[str, Any]) -> Any:
+    image = sample["images"][0] if "images" in sample else sample["image"]
+    return image.shard if isinstance(image, ShardImage) else None
 
 
-def _by_split(root: Path) -> dict[str, list[Path]]:
-    splits: dict[str, list[Path]] = {}
-    for path in sorted(root.glob("*.tar")):
-        if named := _SPLIT.fullmatch(path.name):
-            splits.setdefault(named["split"], []).append(path)
-    for path in sorted(root.glob("*/*.tar")):
-        splits.setdefault(path.parent.name, []).append(path)
-    return splits
+def _source(root: str | Path) -> Any:
+    """What messages call the shards: a path, or a URL as text."""
+    return remote.as_url(root) or Path(root)
 
 
-def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """The files of a shard, without their contents."""
-    end = shard.stat().st_size
+def _share(samples: list[Any], found: Shards, split: str | None, hold_out: float | None, faults: Faults) -> list[Any]:
+    """The samples of a split where shards have none."""
+    share = USUAL_SHARE if hold_out is None else hold_out
+    if not found.is_shared or split is None or share <= 0:
+        return samples
+    held = share_of(samples, share, held=True)
+    what = f"are held out as {VAL!r}, by a rule that depends on ids alone, for no shard has a split"
+    faults.note(f"{len(samples)} samples", what, count=len(held))
+    return held if split == VAL else share_of(samples, share, held=False)
+
+
+def _with_categories(samples: ShardSamples, found: Shards) -> DetectionData:
+    """Boxes with the categories that their manifest names."""
+    settings = (found.manifest or {}).get("settings")
+    given = settings.get("categories") if isinstance(settings, dict) else None
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else it keeps all that went by
-                if member.isreg():
-                    if member.offset_data + member.size > end:
-                        raise ValueError(f"{shard}: ends inside of {member.name}; copy the shard again")
-                    yield member
-            with shard.open("rb") as file:  # at a damaged header tarfile only stops
-                file.seek(tar.offset)
-                if any(file.read(tarfile.BLOCKSIZE)):
-                    raise ValueError(f"{shard}: damaged at byte {tar.offset:,}; copy the shard again")
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard}: expected a tar without compression, found a damaged one ({error})") from error
+        categories = {int(number): str(name) for number, name in given.items()}  # type: ignore[union-attr]
+        frequencies = {int(number): str(name) for number, name in (settings.get("frequencies") or {}).items()}  # type: ignore[union-attr]
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{found.manifest_place or 'manifest'}: expected the names of the categories of the boxes, as `fiber-data "
+            "pack` writes them; keep this file beside the shards, and name their folder"
+        ) from error
+    if unknown := {label for sample in samples for label in sample["labels"]} - categories.keys():
+        raise ValueError(f"{found.manifest_place}: names no category {min(unknown)}, which boxes have; pack again")
+    return DetectionData(samples, categories, frequencies, Path(found.manifest_place), samples.faults)
 
 
-def _read_sample(
-    shard: Path, key: str, members: list[tarfile.TarInfo], seen: set[Id], faults: Faults, check: bool
-) -> list[CaptionSample]:
-    """The sample of files of one name, if it is whole."""
-    from fiber_data.suffixes import image_suffixes
+def _samples(found: Shards, faults: Faults, check: bool) -> Iterator[Any]:
+    seen: set[Id] = set()
+    shards = tqdm(
+        in_order(found.shards, _load), total=len(found.shards), desc="opening shards", delay=_PATIENCE, disable=None
+    )
+    for shard, entries, error in shards:
+        for entry in entries:
+            with faults:
+                yield from _read_entry(shard, entry, seen, faults, check)
+        with faults:
+            if error is not None:
+                raise error
 
-    where = f"{shard}: {key}"
-    by_ending = {f".{member.name.rpartition('.')[2].lower()}": member for member in members}
-    record = _record(shard, where, by_ending)
-    found = next((by_ending[ending] for ending in by_ending if ending in image_suffixes()), None)
-    if found is None:
+
+def _load(shard: Shard) -> tuple[Shard, list[Entry], ValueError | None]:
+    """The entries of a shard, as far as it can be read."""
+    entries: list[Entry] = []
+    try:
+        for entry in read_entries(shard):
+            entries.append(entry)  # noqa: PERF402 - those before the fault are kept
+    except ValueError as error:
+        return shard, entries, error
+    return shard, entries, None
+
+
+def _read_entry(shard: Shard, entry: Entry, seen: set[Id], faults: Faults, check: bool) -> list[dict[str, Any]]:
+    """The samples of one image, or of the same images, if all is there."""
+    where = f"{shard.place}: {entry.key}"
+    if entry.error:
+        raise ValueError(f"{where}: {entry.error}")
+    several = from_record(entry.record, where)
+    images = _images(shard, entry, entry.record.get(IMAGES) if several else None)
+    if images is None:
         faults.note("the samples", "have no image", where, outcome="these are left out")
         return []
-    given: Any = next((record[name] for name in _CAPTION_KEYS if record.get(name) is not None), [])
-    captions = keep_captions([(where, text) for text in (given if isinstance(given, list) else [given])], faults)
-    if check and not captions:
+    samples = several or _captioned(shard, entry, where, faults)
+    if check and any(not sample.get("captions", True) for sample in samples):
         faults.note("the samples", "have no caption", where, outcome="these are left out")
         return []
-    own = record.get("id")
-    number = read_id(f"{shard.stem}/{key}" if own is None else own, "id", where, seen)
-    seen.add(number)
-    image = ShardImage(shard, found.name, found.offset_data, found.size)
-    return [{"image": image, "captions": captions, "id": number}]
+    for sample in samples:
+        sample["id"] = read_id(sample["id"], "id", where, seen)
+        seen.add(sample["id"])
+    return [{**images, **sample} for sample in samples]
 
 
-def _record(shard: Path, where: str, by_ending: dict[str, tarfile.TarInfo]) -> dict[str, Any]:
-    """The JSON object of a sample, with the text beside it where it has no caption."""
-    texts = {}
-    for ending in (".json", ".txt"):
-        if (member := by_ending.get(ending)) is not None:
-            if member.size > _MOST_TEXT:
-                raise ValueError(f"{where}: {member.name} has {member.size:,} bytes; expected at most {_MOST_TEXT:,}")
-            content = ShardImage(shard, member.name, member.offset_data, member.size).read()
-            try:
-                texts[ending] = content.decode("utf-8-sig")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: expected {member.name} in UTF-8 ({error.reason})") from error
-    record = parse_line(texts[".json"], where) if ".json" in texts else {}
-    if ".txt" in texts and all(record.get(name) is None for name in _CAPTION_KEYS):
-        record["caption"] = texts[".txt"]
-    return record
+def _captioned(shard: Shard, entry: Entry, where: str, faults: Faults) -> list[dict[str, Any]]:
+    record = entry.record
+    given: Any = next((record[name] for name in CAPTION_KEYS if record.get(name) is not None), [])
+    captions = keep_captions([(where, text) for text in (given if isinstance(given, list) else [given])], faults)
+    name = entry.key.rpartition("/")[2]
+    sample = {"captions": captions, "id": record.get("id", f"{shard.stem}/{name}")}
+    return [{**sample, "split": record["split"]}] if isinstance(record.get("split"), str) else [sample]
 
 
-def to_json(sample: CaptionSample) -> str:
-    """What a shard holds of a sample beside its image."""
-    return json.dumps({"id": sample["id"], "captions": sample["captions"]}, ensure_ascii=False)
+def _images(shard: Shard, entry: Entry, endings: Any) -> dict[str, Any] | None:
+    """The image of a sample; or its images, in the order of the endings that a packed record names."""
+    version = "" if isinstance(shard.place, Path) else shard.version
+    by_ending = {
+        name.removeprefix(f"{entry.key}."): ShardImage(shard.place, name, offset, size, version)
+        for name, offset, size in entry.images
+    }
+    if endings is None:
+        return {"image": next(iter(by_ending.values()))} if by_ending else None
+    is_whole = isinstance(endings, list) and endings and all(str(each) in by_ending for each in endings)
+    return {"images": tuple(by_ending[str(each)] for each in endings)} if is_whole else None
