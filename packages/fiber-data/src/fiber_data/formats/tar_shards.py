@@ -22,15 +22,17 @@ from typing import Any
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import SplitFile, check_folder
-from fiber_data.formats.held_out import USUAL_SHARE
-from fiber_data.formats.held_out import hold_out as share_of
+from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids
 from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, keep_captions, list_some, parse_line
+from fiber_data.formats.sources import glob, note_file
+from fiber_data.formats.streams import Spool, collect, iterated_by
 
 _CAPTION_KEYS = ("captions", "caption", "text")
 _SPLIT = re.compile(r"(?P<split>[^\W\d_]\w*?)-\d+\.tar")
 _MOST_TEXT = 2**24  # bytes of a sample's JSON or text
 _TRAIN, _VAL = "train", "val"
+_PATTERNS = ("*.tar", "*/*.tar")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,24 @@ class ShardImage:
         return content
 
 
+def iterate_tar_shards(
+    root: str | Path,
+    split: str | None,
+    faults: Faults,
+    *,
+    check_images: bool = True,
+    hold_out: float | None = None,
+) -> Iterator[CaptionSample]:
+    """The samples of `read_tar_shards` one by one, see `fiber_data.formats.streams`."""
+    folder = faults.source = Path(root)
+    shards, is_shared = _find_shards(folder, split)
+    samples = _read_shards(folder, shards, faults, check_images)
+    if is_shared and split is not None and (share := USUAL_SHARE if hold_out is None else hold_out) > 0:
+        samples = _take_share(samples, share, split == _VAL, faults)
+    yield from samples
+
+
+@iterated_by(iterate_tar_shards)
 def read_tar_shards(
     root: str | Path,
     split: str | None = None,
@@ -94,23 +114,8 @@ def read_tar_shards(
         SplitNotFoundError: There are no shards, or none of the split.
         ValueError: A shard is cut off or no tar, a JSON is none, a caption is no text, or an id occurs twice.
     """
-    folder = Path(root)
-    shards, is_shared = _find_shards(folder, split)
-    faults, samples, seen = Faults(folder, bad_entries is None), [], set[Id]()
-    for shard in shards:
-        with faults:
-            for key, members in groupby(_members(shard), key=lambda member: member.name.partition(".")[0]):
-                with faults:
-                    samples += _read_sample(shard, key, list(members), seen, faults, check_images)
-    if check_images and not samples and not faults.refused:
-        raise FileNotFoundError(f"{folder}: none of the samples of its {len(shards)} shards has image and caption")
-    if is_shared and split is not None and (share := USUAL_SHARE if hold_out is None else hold_out) > 0:
-        held = share_of(samples, share, held=True)
-        what = f"are held out as {_VAL!r}, by a rule that depends on ids alone, for no shard has a split"
-        faults.note(f"{len(samples)} images", what, count=len(held))
-        samples = held if split == _VAL else share_of(samples, share, held=False)
-    faults.warn()
-    return Samples(samples, faults)
+    faults = Faults(Path(root), bad_entries is None)
+    return collect(iterate_tar_shards(root, split, faults, check_images=check_images, hold_out=hold_out), faults)
 
 
 def find_tar_shards(root: Path) -> list[SplitFile]:
@@ -123,7 +128,33 @@ def find_tar_shards(root: Path) -> list[SplitFile]:
 
 def has_tar_shards(root: Path) -> bool:
     """Whether a folder, or one in it, holds a tar."""
-    return any(True for pattern in ("*.tar", "*/*.tar") for _ in root.glob(pattern))
+    return any(True for pattern in _PATTERNS for _ in glob(root, pattern))
+
+
+def _read_shards(folder: Path, shards: list[Path], faults: Faults, check: bool) -> Iterator[CaptionSample]:
+    seen: set[Id] = set()
+    for shard in shards:
+        with faults:
+            for key, members in groupby(_members(shard), key=lambda member: member.name.partition(".")[0]):
+                found: list[CaptionSample] = []
+                with faults:
+                    found = _read_sample(shard, key, list(members), seen, faults, check)
+                yield from found
+    if check and not seen and not faults.refused:
+        raise FileNotFoundError(f"{folder}: none of the samples of its {len(shards)} shards has image and caption")
+
+
+def _take_share(samples: Iterator[CaptionSample], share: float, held: bool, faults: Faults) -> Iterator[CaptionSample]:
+    """Those that are held out, or all others."""
+    kept: Spool[CaptionSample] = Spool()
+    ids = []
+    for sample in samples:
+        kept.append(sample)
+        ids.append(sample["id"])
+    chosen = held_out_ids(ids, share)
+    what = f"are held out as {_VAL!r}, by a rule that depends on ids alone, for no shard has a split"
+    faults.note(f"{len(ids)} images", what, count=len(chosen))
+    return (sample for sample in kept if (sample["id"] in chosen) == held)
 
 
 def _find_shards(root: Path, split: str | None) -> tuple[list[Path], bool]:
@@ -132,7 +163,7 @@ def _find_shards(root: Path, split: str | None) -> tuple[list[Path], bool]:
     splits = _by_split(root)
     if split in splits:
         return splits[split], False
-    shards = sorted(root.glob("*.tar")) if split is not None else sorted(root.glob("**/*.tar"))
+    shards = glob(root, "*.tar" if split is not None else "**/*.tar")
     if not shards or (splits and split is not None) or split not in (None, _TRAIN, _VAL):
         there = f"shards of {list_some(splits)}" if splits else f"{len(shards)} shards without a split in their names"
         raise SplitNotFoundError(
@@ -144,16 +175,17 @@ def _find_shards(root: Path, split: str | None) -> tuple[list[Path], bool]:
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
-    for path in sorted(root.glob("*.tar")):
+    for path in glob(root, _PATTERNS[0]):
         if named := _SPLIT.fullmatch(path.name):
             splits.setdefault(named["split"], []).append(path)
-    for path in sorted(root.glob("*/*.tar")):
+    for path in glob(root, _PATTERNS[1]):
         splits.setdefault(path.parent.name, []).append(path)
     return splits
 
 
 def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
     """The files of a shard, without their contents."""
+    note_file(shard)
     end = shard.stat().st_size
     try:
         with tarfile.open(shard, "r:") as tar:
