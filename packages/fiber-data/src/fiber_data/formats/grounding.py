@@ -199,7 +199,7 @@ def _read_samples(finders: dict[str | None, ImageFinder], faults: Faults) -> Ite
         raise ValueError(f"{path}: it holds no images; is it the right file?")
     for sample, added in samples:
         boxes, spans, areas, crowds = (list(column) for column in zip(*added, strict=True)) if added else ([],) * 4
-        yield _with_phrases({**sample, "boxes": boxes, "spans": spans, "area": areas, "iscrowd": crowds})  # type: ignore[typeddict-item]
+        yield _with_phrases({**sample, "boxes": boxes, "spans": spans, "area": areas, "iscrowd": crowds})
 
 
 def _read_entry(
