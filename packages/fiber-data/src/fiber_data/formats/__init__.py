@@ -12,6 +12,8 @@ from fiber_data.formats.karpathy import read_karpathy
 from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, read_json_lines, require
+from fiber_data.formats.sources import note_file
+from fiber_data.formats.streams import collect, iterated_by
 from fiber_data.formats.tar_shards import ShardImage, read_tar_shards
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
@@ -28,10 +30,13 @@ __all__ = [
     "ShardImage",
     "SplitFile",
     "SplitNotFoundError",
+    "collect",
     "faults_of",
     "find_missing",
     "hold_out",
+    "iterated_by",
     "keep_on_disk",
+    "note_file",
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",
