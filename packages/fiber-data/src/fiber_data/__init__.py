@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fiber_data.grounding import DetectionDataset, GroundingDataset
     from fiber_data.grounding_processor import GroundingProcessor
     from fiber_data.images import BrokenImageError, ImageSource, load_image
+    from fiber_data.index import open_samples
     from fiber_data.inspection import Inspection, find_shared, inspect_samples
     from fiber_data.mapped import MappedSamples, glance, take
     from fiber_data.packed import PackedRecords
@@ -99,6 +100,7 @@ _HOMES = {
     "grounding": ("DetectionDataset", "GroundingDataset"),
     "grounding_processor": ("GroundingProcessor",),
     "images": ("BrokenImageError", "ImageSource", "load_image"),
+    "index": ("open_samples",),
     "inspection": ("Inspection", "find_shared", "inspect_samples"),
     "mapped": ("MappedSamples", "glance", "take"),
     "packed": ("PackedRecords",),
@@ -200,6 +202,7 @@ __all__ = [
     "normalize_answer",
     "normalize_images",
     "noun_phrases",
+    "open_samples",
     "pad_images",
     "positive_map",
     "read_caption_folder",

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from fiber_data.columns import ImagesOfTexts, ends_of_texts
 from fiber_data.formats.samples import CaptionSample
 from fiber_data.images import IN_MEMORY, BrokenImageError, ImageSource, Orientation, load_image
-from fiber_data.mapped import glance
 from fiber_data.packed import PackedRecords
 from fiber_data.seeding import derive_seed, seeded
 
@@ -190,19 +191,18 @@ class CaptionDataset(SeededDataset[CaptionSample]):
         super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         self.captions = captions
         self.references = references
-        known = glance(self.samples, "captions")
-        counts = torch.tensor([len(sample["captions"]) for sample in known], dtype=torch.int64)
-        if int(counts.min()) == 0:
+        self._ends = ends_of_texts(self.samples, "captions")
+        counts = np.diff(np.asarray(self._ends), prepend=0)
+        if counts.min() == 0:
             raise ValueError(f"sample {self.samples[int(counts.argmin())]['id']!r} has no caption: leave it out")
-        self._first_text = counts.cumsum(0) - counts
-        self._image_of_text = torch.repeat_interleave(counts)
+        self._image_of_text = ImagesOfTexts(self._ends)
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self._image_of_text) if self.captions == "each" else len(self.samples)
 
     @property
-    def image_ids(self) -> Tensor:
-        """For every item the position of its image among the samples, int64 (len(self),).
+    def image_ids(self) -> ImagesOfTexts | Tensor:
+        """For every item the position of its image among the samples: what arrays index like int64 (len(self),).
 
         As `unique_groups` of `fiber_data.EpochSampler`, it keeps captions of an image out of each other's
         batch.
@@ -219,7 +219,7 @@ class CaptionDataset(SeededDataset[CaptionSample]):
         return {**self.transformed(sample["image"], texts), "id": sample["id"], "image_id": image_id}
 
     def _texts(self, captions: list[str], image_id: int, index: int) -> dict[str, Any]:
-        first = int(self._first_text[image_id])
+        first = int(self._ends[image_id - 1]) if image_id else 0
         if self.captions == "all":
             return {"texts": captions, "text_ids": list(range(first, first + len(captions)))}
         chosen = index - first if self.captions == "each" else int(torch.randint(len(captions), ()))

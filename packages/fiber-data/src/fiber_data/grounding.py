@@ -25,17 +25,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from fiber_data.columns import image_numbers, pairs
 from fiber_data.dataset import SeededDataset, Transform, is_lazy
 from fiber_data.formats.boxes import Box
 from fiber_data.formats.detection import DetectionData, DetectionSample
 from fiber_data.formats.grounding import GroundingSample, Spans
 from fiber_data.images import BrokenImageError, Orientation
-from fiber_data.mapped import glance, image_key
-from fiber_data.packed import PackedRecords
 from fiber_data.prompts import Prompt, PromptSampler
 
 Sample = TypeVar("Sample", bound=DetectionSample | GroundingSample)
@@ -67,8 +67,12 @@ class BoxDataset(SeededDataset[Sample]):
         samples = samples if is_lazy(samples) else list(samples)
         super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         self.include_crowds = include_crowds
-        self.image_sizes = torch.tensor([sample["size"] for sample in glance(samples, "size")])
+        self._sizes = pairs(samples, "size")
+
+    @property
+    def image_sizes(self) -> Tensor:
         """For every item the (height, width) of its image in pixels, as the file says, int64 (len(self), 2)."""
+        return torch.as_tensor(np.asarray(self._sizes))
 
     @property
     def aspect_groups(self) -> Tensor:
@@ -214,22 +218,27 @@ class GroundingDataset(BoxDataset[GroundingSample]):
     ) -> None:
         samples = samples if is_lazy(samples) else list(samples)
         super().__init__(samples, transform, include_crowds, seed, exif=exif, max_pixels=max_pixels)
-        of_image: dict[Any, list[int]] = {}
-        keys: Iterable[Any] = range(len(samples))
+        self._choices: tuple[Tensor, Tensor] | None = None  # positions by image, and where those of each image begin
         if captions == "random":
-            keys = (image_key(sample, "original_id") for sample in glance(samples, "original_id"))
-        for number, key in enumerate(keys):
-            of_image.setdefault(key, []).append(number)
-        self._choices = PackedRecords(of_image.values())
-        self.image_sizes = self.image_sizes[[indices[0] for indices in of_image.values()]]
+            numbers = image_numbers(samples, "original_id")
+            counts = torch.bincount(numbers)
+            self._choices = torch.argsort(numbers, stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     def __len__(self) -> int:
-        return len(self._choices)
+        return len(self.samples) if self._choices is None else len(self._choices[1]) - 1
+
+    @property
+    def image_sizes(self) -> Tensor:
+        """For every item the (height, width) of its image in pixels, as the file says, int64 (len(self), 2)."""
+        sizes = super().image_sizes
+        return sizes if self._choices is None else sizes[self._choices[0][self._choices[1][:-1]]]
 
     def make_item(self, index: int) -> dict[str, Any]:
         """The item at `index`, as the module describes it."""
-        choices = self._choices[index]
-        index = choices[int(torch.randint(len(choices), ()))] if len(choices) > 1 else choices[0]
+        if self._choices is not None:
+            places, starts = self._choices
+            first, end = starts[index : index + 2].tolist()
+            index = int(places[first + int(torch.randint(end - first, ())) if end - first > 1 else first])
         sample = self.samples[index]
         return {
             **self._ground(index, sample, sample["caption"], [1] * len(sample["boxes"]), sample["spans"]),

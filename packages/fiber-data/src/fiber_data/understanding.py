@@ -4,18 +4,19 @@ A flip is held back by every text that names a side: the question, what people a
 In a pair each image is augmented by itself, and never exchanged with the other: "the left image" is about its position.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fiber_data.answers import AnswerVocabulary, soft_scores
+from fiber_data.columns import image_numbers
 from fiber_data.dataset import SeededDataset, Transform, is_lazy
 from fiber_data.formats.nlvr2 import ReasoningSample
 from fiber_data.formats.vqav2 import QuestionSample
 from fiber_data.images import Orientation
-from fiber_data.mapped import glance, image_key
+from fiber_data.mapped import glance
 
 
 class QuestionDataset(SeededDataset[QuestionSample]):
@@ -61,14 +62,7 @@ class QuestionDataset(SeededDataset[QuestionSample]):
         super().__init__(samples, transform, seed, exif=exif, max_pixels=max_pixels)
         self.vocabulary = vocabulary
         self.normalize = normalize
-        numbers: dict[str, int] = {}
-        image_ids: list[int] = []
-        num_annotated, is_covered = 0, False
-        for sample in glance(samples, "image_id", "answers"):
-            image_ids.append(numbers.setdefault(image_key(sample, "image_id"), len(numbers)))
-            num_annotated += "answers" in sample
-            is_covered = is_covered or (vocabulary is not None and "answers" in sample and self._is_covered(sample))
-        self.image_ids = torch.tensor(image_ids)
+        num_annotated, is_covered, self.image_ids = self._look_at(samples)
         """For every item the number of its image, int64 (len(self),)."""
         if num_annotated not in (0, len(samples)):
             raise ValueError(
@@ -79,6 +73,20 @@ class QuestionDataset(SeededDataset[QuestionSample]):
                 f"not one of {len(samples)} questions has an answer among the {len(vocabulary)} of the vocabulary (it "
                 f"begins {list(vocabulary.answers[:3])}): is it that of another data set?"
             )
+
+    def _look_at(self, samples: Sequence[QuestionSample]) -> tuple[int, bool, Tensor]:
+        """How many have answers, whether the vocabulary has one of these, and the numbers of images, in one pass."""
+        num_annotated, is_covered = 0, False
+
+        def look(sample: Mapping[str, Any]) -> None:
+            nonlocal num_annotated, is_covered
+            num_annotated += "answers" in sample
+            is_covered = is_covered or (
+                self.vocabulary is not None and "answers" in sample and self._is_covered(sample)
+            )
+
+        numbers = image_numbers(samples, "image_id", look, "answers")
+        return num_annotated, is_covered, numbers
 
     def coverage(self) -> float:
         """The share of questions, 0..1, that someone answered with an answer of the vocabulary; the others teach no.

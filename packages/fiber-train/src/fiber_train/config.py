@@ -34,6 +34,9 @@ class DataConfig(Ranged):
     """What reads the samples in place of the task's own reader: an entry point of `fiber.formats`, or an import path,
     of a callable `(root, split, **format_options)` that gives samples as the task's own reader does."""
     format_options: dict[str, Any] = field(default_factory=dict)
+    index: str = "auto"
+    """Where samples are kept that were read once, to be mapped by all processes from then on: beside the data, or in
+    the user's cache where that cannot be written ("auto"); in a folder of yours; or nowhere ("off")."""
     train_split: str = "train"
     eval_split: str = "val"
     """The held-out split; or a share of the training split that is held out, such as 0.1: about so many images, chosen

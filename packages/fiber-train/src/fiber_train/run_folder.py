@@ -22,6 +22,7 @@ from fiber_train.writing import explained, write_file
 FREE_SETTINGS = (
     "out",
     "data.root",
+    "data.index",
     "data.num_workers",
     "data.max_unreadable",
     "model.gradient_checkpointing",

@@ -13,6 +13,8 @@ from fiber_data.formats.layout import read_captions
 from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError, read_json_lines, require
 from fiber_data.formats.shard_index import ShardImage
+from fiber_data.formats.sources import note_file
+from fiber_data.formats.streams import collect, iterated_by
 from fiber_data.formats.tar_shards import ShardSamples, read_tar_shards, shard_blocks
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 
@@ -30,10 +32,13 @@ __all__ = [
     "ShardSamples",
     "SplitFile",
     "SplitNotFoundError",
+    "collect",
     "faults_of",
     "find_missing",
     "hold_out",
+    "iterated_by",
     "keep_on_disk",
+    "note_file",
     "read_caption_folder",
     "read_captions",
     "read_coco_captions",

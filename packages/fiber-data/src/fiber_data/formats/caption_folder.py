@@ -11,12 +11,13 @@ depends on their ids alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
-from fiber_data.formats.files import ImageFinder, SplitFile, check_folder, keep_on_disk, portable_names, whole_folder
+from fiber_data.formats.files import ImageFinder, SplitFile, check_folder, iterate_on_disk, portable_names, whole_folder
 from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids
 from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.listing import FolderListing
@@ -29,6 +30,8 @@ from fiber_data.formats.samples import (
     read_lines,
     read_name,
 )
+from fiber_data.formats.sources import glob, note_file
+from fiber_data.formats.streams import Join, Spool, collect, iterated_by, records
 
 CAPTIONS_FILE = "captions.jsonl"
 _FILES = (CAPTIONS_FILE, "metadata.jsonl")
@@ -37,6 +40,35 @@ _CAPTION_KEYS = ("captions", "caption", "text")
 _TRAIN, _VAL = "train", "val"
 
 
+def iterate_caption_folder(
+    root: str | Path,
+    split: str | None,
+    faults: Faults,
+    *,
+    check_images: bool = True,
+    hold_out: float | None = None,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
+) -> Iterator[CaptionSample]:
+    """The samples of `read_caption_folder` one by one, see `fiber_data.formats.streams`."""
+    folder = Path(root)
+    path = faults.source = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    of_folder = path.parent.name if path.name == _FILES[1] and path.parent.parent == folder else None
+    listing = FolderListing()
+    roots = [folder] if of_folder is None else [path.parent, folder]
+    folders = [each for base in roots for each in (whole_folder(base, None), base)]
+    finder = ImageFinder(folders if image_folder is None else [Path(image_folder)], listing)
+    lines, has_splits = _read_lines(faults)
+    named: Iterable[_Line] = lines
+    if has_splits or of_folder is not None:
+        named = (replace(line, split=line.split or of_folder or _TRAIN) for line in lines)
+    elif split is not None:
+        named = _hold_out(lines, USUAL_SHARE if hold_out is None else hold_out, faults)
+    samples = _join(named, split, finder, faults)
+    yield from iterate_on_disk(samples, "samples", faults, listing) if check_images else samples
+
+
+@iterated_by(iterate_caption_folder)
 def read_caption_folder(
     root: str | Path,
     split: str | None = None,
@@ -70,38 +102,30 @@ def read_caption_folder(
             images have one id.
         SplitNotFoundError: No line belongs to the split.
     """
-    folder = Path(root)
-    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    of_folder = path.parent.name if path.name == _FILES[1] and path.parent.parent == folder else None
-    listing, faults = FolderListing(), Faults(path, bad_entries is None)
-    roots = [folder] if of_folder is None else [path.parent, folder]
-    folders = [each for base in roots for each in (whole_folder(base, None), base)]
-    finder = ImageFinder(folders if image_folder is None else [Path(image_folder)], listing)
-    lines = _read_lines(faults)
-    if any(line.split is not None for line in lines) or of_folder is not None:
-        lines = [replace(line, split=line.split or of_folder or _TRAIN) for line in lines]
-    elif split is not None:
-        lines = _hold_out(lines, USUAL_SHARE if hold_out is None else hold_out, faults)
-    found = _join([line for line in lines if split in (None, line.split)], finder, faults)
-    if not found and not faults.refused:
-        splits = sorted({line.split or _TRAIN for line in lines})
-        has = f"[{list_some(splits)}]" if splits else "no lines"
-        raise SplitNotFoundError(f"{path}: no line of split {split!r}; the file has {has}")
-    if check_images:
-        found = keep_on_disk(found, "samples", path, listing, faults=faults)
-    faults.warn()
-    return Samples(found, faults)
+    faults = Faults(Path(root), bad_entries is None)
+    samples = iterate_caption_folder(
+        root,
+        split,
+        faults,
+        check_images=check_images,
+        hold_out=hold_out,
+        annotation_file=annotation_file,
+        image_folder=image_folder,
+    )
+    return collect(samples, faults)
 
 
 def find_caption_folder(root: Path) -> list[SplitFile]:
     """The files of such lines that a folder holds, each with all splits."""
-    paths = [*(root / name for name in _FILES), *sorted(root.glob(f"*/{_FILES[1]}"))]
+    paths = [*(root / name for name in _FILES), *glob(root, f"*/{_FILES[1]}")]
     return [SplitFile(path, None, {"annotation_file": path}) for path in paths if path.is_file()]
 
 
 def caption_file(root: Path, split: str | None) -> Path | None:
     """The file of a folder, if it has one, that holds lines of all splits, or of this one."""
     tried = [root / name for name in _FILES] + ([] if split is None else [root / split / _FILES[1]])
+    for path in tried:
+        note_file(path)
     return next((path for path in tried if path.is_file()), None)
 
 
@@ -122,8 +146,9 @@ class _Line:
     captions: list[str]
 
 
-def _read_lines(faults: Faults) -> list[_Line]:
-    lines = []
+def _read_lines(faults: Faults) -> tuple[list[_Line] | Spool[_Line], bool]:
+    """The lines, and whether one of them has a split."""
+    lines, has_splits = records(faults.source), False
     for where, text in read_lines(faults.source):
         with faults:
             record = parse_line(text, where)
@@ -136,10 +161,11 @@ def _read_lines(faults: Faults) -> list[_Line]:
             number = read_name(name, "the image's name", where) if own is None else read_id(own, "id", where)
             split = split if split is None else read_name(split, "split", where)
             lines.append(_Line(where, name, number, split, keep_captions(captions, faults)))
-    return lines
+            has_splits = has_splits or split is not None
+    return lines, has_splits
 
 
-def _hold_out(lines: list[_Line], share: float, faults: Faults) -> list[_Line]:
+def _hold_out(lines: Iterable[_Line], share: float, faults: Faults) -> Iterator[_Line]:
     """The lines, which name no split, as ``train`` and ``val``."""
     first: dict[str, Id] = {}
     for line in lines:
@@ -148,21 +174,29 @@ def _hold_out(lines: list[_Line], share: float, faults: Faults) -> list[_Line]:
     if held:
         what = f"are held out as {_VAL!r}, by a rule that depends on ids alone, for no line has a split"
         faults.note(f"{len(first)} images", what, count=len(held))
-    return [replace(line, split=_VAL if first[line.name] in held else _TRAIN) for line in lines]
+    return (replace(line, split=_VAL if first[line.name] in held else _TRAIN) for line in lines)
 
 
-def _join(lines: list[_Line], finder: ImageFinder, faults: Faults) -> list[CaptionSample]:
-    """A sample for each image, with the captions of all of its lines and the id of the first."""
-    samples: dict[Path, CaptionSample] = {}
+def _join(lines: Iterable[_Line], split: str | None, finder: ImageFinder, faults: Faults) -> Iterator[CaptionSample]:
+    """A sample for each image of a split, with the captions of all of its lines and the id of the first."""
+    samples: Join[Path, CaptionSample, list[str]] = Join(faults.source)
     seen: set[Id] = set()
+    splits: set[str] = set()
     for line in lines:
+        splits.add(line.split or _TRAIN)
+        if split not in (None, line.split):
+            continue
         with faults:
             path = finder.find(portable_names(line.name))
             if path not in samples:
                 seen.add(number := read_id(line.id, "id", line.where, seen))
-                samples[path] = {"image": path, "captions": [], "id": number, "split": line.split or _TRAIN}
-            samples[path]["captions"] += line.captions
-    return list(samples.values())
+                samples.add(path, {"image": path, "captions": [], "id": number, "split": line.split or _TRAIN})
+            samples.attach(path, line.captions)
+    if not len(samples) and not faults.refused:
+        has = f"[{list_some(sorted(splits))}]" if splits else "no lines"
+        raise SplitNotFoundError(f"{faults.source}: no line of split {split!r}; the file has {has}")
+    for sample, added in samples:
+        yield {**sample, "captions": [text for each in added for text in each]}
 
 
 def _first_of(record: dict[str, Any], keys: tuple[str, ...], where: str) -> Any:

@@ -1,25 +1,53 @@
 """COCO captions: ``{"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}``."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
+    PROBED,
     ImageFinder,
     SplitFile,
     find_annotation_file,
     find_split_files,
-    keep_on_disk,
+    iterate_on_disk,
     portable_names,
     split_folders,
 )
 from fiber_data.formats.ids import Id, read_id, shown
 from fiber_data.formats.listing import FolderListing
-from fiber_data.formats.samples import CaptionSample, entries, keep_captions, read_json, read_name, require
+from fiber_data.formats.samples import CaptionSample, entries, keep_captions, open_json, read_name, require
+from fiber_data.formats.streams import Join, collect, iterated_by
 
 _GLOB = "annotations/captions_*.json"
 
 
+def iterate_coco_captions(
+    root: str | Path,
+    split: str,
+    faults: Faults,
+    *,
+    check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
+) -> Iterator[CaptionSample]:
+    """The samples of `read_coco_captions` one by one, see `fiber_data.formats.streams`."""
+    folder = Path(root)
+    path = faults.source = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    join = _read_entries(split, faults)
+    own = path.stem.removeprefix("captions_")
+    folders = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
+    listing = FolderListing()
+    find = ImageFinder(folders, listing).together([_names(sample) for sample in join.first(PROBED)])
+    samples: Iterator[CaptionSample] = (
+        {**sample, "image": find(_names(sample)), "captions": [text for each in added for text in each]}
+        for sample, added in join
+    )
+    yield from iterate_on_disk(samples, "samples", faults, listing) if check_images else samples
+
+
+@iterated_by(iterate_coco_captions)
 def read_coco_captions(
     root: str | Path,
     split: str,
@@ -54,20 +82,11 @@ def read_coco_captions(
             an annotation belongs to no image, or several files fit the split.
         SplitNotFoundError: The folder holds no such file of the split.
     """
-    folder = Path(root)
-    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    faults = Faults(path, bad_entries is None)
-    samples = _read_samples(split, faults)
-    own = path.stem.removeprefix("captions_")
-    folders = split_folders(folder, own, split) if image_folder is None else [Path(image_folder)]
-    listing = FolderListing()
-    names = [portable_names(str(sample["image"])) for sample in samples]
-    for sample, image in zip(samples, ImageFinder(folders, listing).find_together(names), strict=True):
-        sample["image"] = image
-    if check_images:
-        samples = keep_on_disk(samples, "samples", path, listing, faults=faults)
-    faults.warn()
-    return Samples(samples, faults)
+    faults = Faults(Path(root), bad_entries is None)
+    samples = iterate_coco_captions(
+        root, split, faults, check_images=check_images, annotation_file=annotation_file, image_folder=image_folder
+    )
+    return collect(samples, faults)
 
 
 def find_coco_captions(root: Path) -> list[SplitFile]:
@@ -85,22 +104,26 @@ def _find_file(root: Path, split: str) -> Path:
     )
 
 
-def _read_samples(split: str, faults: Faults) -> list[CaptionSample]:
-    """The samples; their images are still the file's names."""
+def _read_entries(split: str, faults: Faults) -> Join[Id, CaptionSample, list[str]]:
+    """The samples, whose images are still the file's names, and their captions."""
     path = faults.source
-    content = read_json(path)
-    samples: dict[Id, CaptionSample] = {}
+    content = open_json(path)
+    samples: Join[Id, CaptionSample, list[str]] = Join(path)
     for where, image in entries(path, content, "images"):
         with faults:
             file_name = read_name(require(image, "file_name", where), "file_name", where)
             image_id = read_id(require(image, "id", where), "image id", where, samples)
-            samples[image_id] = {"image": file_name, "captions": [], "id": image_id, "split": split}
+            samples.add(image_id, {"image": file_name, "captions": [], "id": image_id, "split": split})
     for where, annotation in entries(path, content, "annotations"):
         with faults:
             image_id = read_id(require(annotation, "image_id", where), "image_id", where)
             if image_id not in samples:
                 raise ValueError(f"{where}: image_id {shown(image_id)} is not among the file's {len(samples)} images")
-            samples[image_id]["captions"] += keep_captions([(where, require(annotation, "caption", where))], faults)
-    if not samples and not faults.refused:
+            samples.attach(image_id, keep_captions([(where, require(annotation, "caption", where))], faults))
+    if not len(samples) and not faults.refused:
         raise ValueError(f"{path}: it holds no images; is it the right file?")
-    return list(samples.values())
+    return samples
+
+
+def _names(sample: CaptionSample) -> list[str]:
+    return portable_names(str(sample["image"]))

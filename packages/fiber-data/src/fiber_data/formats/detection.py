@@ -7,8 +7,8 @@ All are ``{"images": [{id, file_name, height, width}], "annotations": [{image_id
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -21,13 +21,14 @@ from fiber_data.formats.files import (
     find_annotation_file,
     find_split_files,
     image_names,
-    keep_on_disk,
+    iterate_on_disk,
     root_of_images,
     split_folders,
 )
 from fiber_data.formats.ids import Id, read_id, shown, whole
 from fiber_data.formats.listing import FolderListing
-from fiber_data.formats.samples import entries, list_some, read_json, read_name, require
+from fiber_data.formats.samples import entries, list_some, open_json, read_name, require
+from fiber_data.formats.streams import Join, iterated_by
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
@@ -78,6 +79,32 @@ class DetectionData:
     faults: tuple[Fault, ...] = ()
 
 
+_Entry = tuple[Box, int, float, bool]  # box, label, area, whether it is of a crowd
+
+
+def iterate_detection(
+    root: str | Path,
+    split: str,
+    faults: Faults,
+    *,
+    check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
+) -> DetectionData:
+    """What `read_detection` gives, its samples an iterator, see `fiber_data.formats.streams`."""
+    folder = Path(root)
+    path = faults.source = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    listing = FolderListing()
+    finder = ImageFinder([Path(image_folder)] if image_folder is not None else _folders(folder, path, split), listing)
+    content = open_json(path)
+    categories, frequencies = _read_categories(content, faults)
+    samples = _read_samples(content, categories, bool(frequencies), finder, faults)
+    if check_images:
+        samples = iterate_on_disk(samples, "images with boxes", faults, listing)
+    return DetectionData(samples, categories, frequencies, path)  # type: ignore[arg-type]
+
+
+@iterated_by(iterate_detection)
 def read_detection(
     root: str | Path,
     split: str,
@@ -116,22 +143,13 @@ def read_detection(
             an annotation belongs to no image or category, a box is not four numbers, or several files fit the split.
         SplitNotFoundError: The folder holds no boxes of the split.
     """
-    folder = Path(root)
-    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    listing, faults = FolderListing(), Faults(path, bad_entries is None)
-    finder = ImageFinder([Path(image_folder)] if image_folder is not None else _folders(folder, path, split), listing)
-    content = read_json(path)
-    categories, frequencies = _read_categories(content, faults)
-    samples = _read_images(content, finder, faults)
-    _complete_lists(samples, categories, bool(frequencies), faults)
-    _add_boxes(samples, categories, content, faults)
-    found = list(samples.values())
-    if not found and not faults.refused:
-        raise ValueError(f"{path}: it holds no images; is it the right file?")
-    if check_images:
-        found = keep_on_disk(found, "images with boxes", path, listing, faults=faults)
+    faults = Faults(Path(root), bad_entries is None)
+    data = iterate_detection(
+        root, split, faults, check_images=check_images, annotation_file=annotation_file, image_folder=image_folder
+    )
+    samples = list(data.samples)
     faults.warn()
-    return DetectionData(found, categories, frequencies, path, tuple(faults))
+    return replace(data, samples=samples, faults=tuple(faults))
 
 
 def find_detection(root: Path) -> list[SplitFile]:
@@ -194,8 +212,26 @@ def _read_categories(content: Any, faults: Faults) -> tuple[dict[int, str], dict
     return dict(sorted(categories.items())), dict(sorted(frequencies.items()))
 
 
-def _read_images(content: Any, finder: ImageFinder, faults: Faults) -> dict[Id, DetectionSample]:
-    samples: dict[Id, DetectionSample] = {}
+def _read_samples(
+    content: Any, categories: dict[int, str], is_lvis: bool, finder: ImageFinder, faults: Faults
+) -> Iterator[DetectionSample]:
+    samples, has_lists = _read_images(content, categories, finder, faults)
+    _read_boxes(samples, categories, content, faults)
+    if not len(samples) and not faults.refused:
+        raise ValueError(f"{faults.source}: it holds no images; is it the right file?")
+    for sample, added in samples:
+        boxes, labels, areas, crowds = (list(column) for column in zip(*added, strict=True)) if added else ([],) * 4
+        whole = {**sample, "boxes": boxes, "labels": labels, "area": areas, "iscrowd": crowds}
+        lists: dict[str, Any] = {_NEGATIVE: [], _PARTIAL: []} if is_lvis or has_lists else {}
+        yield {**lists, **whole}  # type: ignore[typeddict-item]
+
+
+def _read_images(
+    content: Any, categories: dict[int, str], finder: ImageFinder, faults: Faults
+) -> tuple[Join[Id, DetectionSample, _Entry], bool]:
+    """The images, and whether one of them has LVIS's lists of categories."""
+    samples: Join[Id, DetectionSample, _Entry] = Join(faults.source)
+    has_lists = False
     for where, entry in entries(faults.source, content, "images"):
         with faults:
             number = read_id(require(entry, "id", where), "image id", where, samples)
@@ -209,10 +245,12 @@ def _read_images(content: Any, finder: ImageFinder, faults: Faults) -> dict[Id, 
                 "iscrowd": [],
             }
             if entry.get(_NEGATIVE) is not None or entry.get(_PARTIAL) is not None:
-                sample["neg_category_ids"] = _category_list(entry, _NEGATIVE, where)
-                sample["not_exhaustive_category_ids"] = _category_list(entry, _PARTIAL, where)
-            samples[number] = sample
-    return samples
+                negative, partial = (_category_list(entry, key, where) for key in (_NEGATIVE, _PARTIAL))
+                sample["neg_category_ids"] = _known(negative, categories, number, faults)
+                sample["not_exhaustive_category_ids"] = _known(partial, categories, number, faults)
+                has_lists = True
+            samples.add(number, sample)
+    return samples, has_lists
 
 
 def _names(entry: dict[str, Any], where: str) -> list[str]:
@@ -232,18 +270,6 @@ def _category_list(entry: dict[str, Any], key: str, where: str) -> list[int]:
     return found  # type: ignore[return-value]
 
 
-def _complete_lists(
-    samples: dict[Id, DetectionSample], categories: dict[int, str], is_lvis: bool, faults: Faults
-) -> None:
-    """LVIS's lists of categories: known ones, and empty for an image without them where others have them."""
-    if not is_lvis and not any("neg_category_ids" in sample for sample in samples.values()):
-        return
-    for number, sample in samples.items():
-        sample["neg_category_ids"] = _known(sample.get("neg_category_ids", ()), categories, number, faults)
-        partial = sample.get("not_exhaustive_category_ids", ())
-        sample["not_exhaustive_category_ids"] = _known(partial, categories, number, faults)
-
-
 def _known(listed: Sequence[int], categories: dict[int, str], number: Id, faults: Faults) -> list[int]:
     if unknown := sum(each not in categories for each in listed):
         faults.note(
@@ -252,7 +278,9 @@ def _known(listed: Sequence[int], categories: dict[int, str], number: Id, faults
     return [each for each in listed if each in categories]
 
 
-def _add_boxes(samples: dict[Id, DetectionSample], categories: dict[int, str], content: Any, faults: Faults) -> None:
+def _read_boxes(
+    samples: Join[Id, DetectionSample, _Entry], categories: dict[int, str], content: Any, faults: Faults
+) -> None:
     for where, entry in entries(faults.source, content, "annotations"):
         with faults:
             number = read_id(require(entry, "image_id", where), "image_id", where)
@@ -261,9 +289,6 @@ def _add_boxes(samples: dict[Id, DetectionSample], categories: dict[int, str], c
                 raise ValueError(f"{where}: image_id {shown(number)} is not among the file's {len(samples)} images")
             if not isinstance(label, int) or label not in categories:
                 raise ValueError(f"{where}: category_id {shown(label)} is not among {list_some(categories)}")
-            sample, crowd = samples[number], read_crowd(entry, where)
-            if (box := read_box(entry, sample["size"], where, faults)) is not None:
-                sample["boxes"].append(box)
-                sample["labels"].append(label)
-                sample["area"].append(read_area(entry, box, where, faults))
-                sample["iscrowd"].append(crowd)
+            crowd, size = read_crowd(entry, where), samples[number]["size"]
+            if (box := read_box(entry, size, where, faults)) is not None:
+                samples.attach(number, (box, label, read_area(entry, box, where, faults), crowd))

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -82,16 +83,22 @@ class Faults:
     """Collects what is wrong with one annotation file.
 
     Args:
-        source: The file.
+        source: The file; a reader that has to look for it gives the folder first, and sets it once it is found.
         strict: Whether an entry that is out of format ends the reading; else it is left out and counted.
     """
 
     def __init__(self, source: Path, strict: bool = True) -> None:
         self.source, self.strict = source, strict
         self._found: dict[tuple[str, str], Fault] = {}
+        self._others: list[Faults] = []
 
     def __iter__(self) -> Iterator[Fault]:
-        return iter(self._found.values())
+        return chain(self._found.values(), *self._others)
+
+    def beside(self, source: Path) -> Faults:
+        """Collects what is wrong with another file of the same samples, which comes and is told after this one."""
+        self._others.append(Faults(source, self.strict))
+        return self._others[-1]
 
     @property
     def refused(self) -> bool:
@@ -134,10 +141,10 @@ class Faults:
         return True
 
     def warn(self, stacklevel: int = 3) -> None:
-        """Says all that was mended or left out in one warning, if anything was."""
-        parts: dict[str, list[str]] = {}
+        """Says all that was mended or left out in one warning for each file, if anything was."""
+        by_source: dict[str, dict[str, list[str]]] = {}
         for fault in self:
-            parts.setdefault(fault.among, []).append(str(fault))
-        if parts:
+            by_source.setdefault(fault.source, {}).setdefault(fault.among, []).append(str(fault))
+        for source, parts in by_source.items():
             text = "; ".join(f"of {of} {' and '.join(each)}" for of, each in parts.items())
-            warnings.warn(f"{self.source}: {text}", stacklevel=stacklevel)
+            warnings.warn(f"{source}: {text}", stacklevel=stacklevel)

@@ -5,7 +5,7 @@ they may lie, and leaves out what is not on disk by `keep_on_disk`.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +14,12 @@ from fiber_data.formats.faults import Faults
 from fiber_data.formats.ids import shown_path
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import SplitNotFoundError
+from fiber_data.formats.sources import glob as noted_glob
 from fiber_data.urls import is_url
 
 Sample = TypeVar("Sample", bound=Mapping[str, Any])
-_PROBED = 100  # images that decide where all of a set lie
+PROBED = 100
+"""Images that decide where all of a set lie."""
 
 
 class FileOfSplitNotFoundError(SplitNotFoundError):
@@ -43,7 +45,7 @@ def find_annotation_file(root: Path, globs: Iterable[str], wanted: str, *, expec
         ValueError: Several files fit.
     """
     check_folder(root)
-    there = [file for glob in globs for file in sorted(root.glob(glob))]
+    there = [file for glob in globs for file in noted_glob(root, glob)]
     files = [file for file in there if re.fullmatch(wanted, file.relative_to(root).as_posix())]
     if not files:
         others = ", ".join(file.name for file in there) or "no such file at all"
@@ -184,12 +186,17 @@ class ImageFinder:
         Args:
             names: For each image what it may be called, relative to the folders; the ways of naming in one order.
         """
+        find = self.together(names[:PROBED])
+        return [find(each) for each in names]
+
+    def together(self, names: Sequence[Sequence[str]]) -> Callable[[Sequence[str]], Path]:
+        """What finds the images of such a set, by the names of its first `PROBED` images."""
         ways = [(folder, way) for folder in self.folders for way in range(len(names[0]) if names else 0)]
         for is_there in (self.listing.__contains__, self.listing.alike):
             for folder, way in ways:
-                if any(is_there(folder / each[way]) for each in names[:_PROBED]):
-                    return [self.meant(folder / each[way]) for each in names]
-        return [self.folders[0] / each[0] for each in names]
+                if any(is_there(folder / each[way]) for each in names):
+                    return lambda own: self.meant(folder / own[way])
+        return lambda own: self.folders[0] / own[0]
 
     def meant(self, path: Path) -> Path:
         """The path, or that of the file on disk whose name is alike."""
@@ -231,26 +238,39 @@ def keep_on_disk(
     Raises:
         FileNotFoundError: Not one sample has its images.
     """
-    missing = dict.fromkeys(find_missing(samples, listing))
-    found = [sample for sample in samples if missing.keys().isdisjoint(_paths(sample))] if missing else samples
-    if samples and not found:
-        sought = shown_path(next(iter(missing)))
-        raise FileNotFoundError(
-            f"{source}: none of its {len(samples)} {what} has its images on disk; one was sought at "
-            f"{sought}: check the image folder"
-        )
-    kept = [sample for sample in found if sample.get("captions", True)]
-    noted, outcome = Faults(source) if faults is None else faults, "these are left out"
-    bare, total = sum(not sample.get("captions", True) for sample in samples), len(samples)
-    if missing:
-        count = len(samples) - len(found)
-        first = shown_path(next(iter(missing)))
-        noted.note(what, "lack an image on disk", first, count=count, outcome="" if bare else outcome, samples=total)
-    if bare:
-        noted.note(what, "have no caption", count=bare, outcome=outcome, samples=total)
+    noted = Faults(source) if faults is None else faults
+    kept = list(iterate_on_disk(samples, what, noted, listing))
     if faults is None:
         noted.warn()
     return kept
+
+
+def iterate_on_disk(
+    samples: Iterable[Sample], what: str, faults: Faults, listing: FolderListing | None = None
+) -> Iterator[Sample]:
+    """As of `keep_on_disk`, one by one; what is left out is noted after the last, under ``faults.source``."""
+    known = FolderListing() if listing is None else listing
+    total = missing = bare = 0
+    first: Path | None = None
+    for sample in samples:
+        total += 1
+        lost = next((path for path in _paths(sample) if path not in known), None)
+        missing += lost is not None
+        first = lost if first is None else first
+        bare += not sample.get("captions", True)
+        if lost is None and sample.get("captions", True):
+            yield sample
+    if first is not None and missing == total:
+        raise FileNotFoundError(
+            f"{faults.source}: none of its {total} {what} has its images on disk; one was sought at "
+            f"{shown_path(first)}: check the image folder"
+        )
+    outcome = "these are left out"
+    if first is not None:
+        where, end = shown_path(first), "" if bare else outcome
+        faults.note(what, "lack an image on disk", where, count=missing, outcome=end, samples=total)
+    if bare:
+        faults.note(what, "have no caption", count=bare, outcome=outcome, samples=total)
 
 
 def _paths(sample: Mapping[str, Any]) -> list[Path]:

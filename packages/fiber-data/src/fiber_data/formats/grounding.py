@@ -8,7 +8,7 @@ five entries. Spans of characters say which words name a box.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -20,13 +20,14 @@ from fiber_data.formats.files import (
     find_annotation_file,
     find_split_files,
     image_names,
-    keep_on_disk,
+    iterate_on_disk,
     root_of_images,
     split_folders,
 )
 from fiber_data.formats.ids import Id, read_id, shown, whole
 from fiber_data.formats.listing import FolderListing
-from fiber_data.formats.samples import entries, read_json, read_name, require, whole_characters
+from fiber_data.formats.samples import entries, open_json, read_name, require, whole_characters
+from fiber_data.formats.streams import Join, collect, iterated_by
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
@@ -71,6 +72,29 @@ class GroundingSample(TypedDict):
     """Flickr30k: the number of the caption among those of the image."""
 
 
+_Entry = tuple[Box, Spans, float, bool]  # box, the words that name it, area, whether it is of a crowd
+
+
+def iterate_grounding(
+    root: str | Path,
+    split: str,
+    faults: Faults,
+    *,
+    name: str | None = None,
+    check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | Mapping[str, str | Path] | None = None,
+) -> Iterator[GroundingSample]:
+    """The samples of `read_grounding` one by one, see `fiber_data.formats.streams`."""
+    folder = Path(root)
+    path = faults.source = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
+    listing = FolderListing()
+    folders = _folders(folder, path, split) if image_folder is None else image_folder
+    samples = _read_samples(_finders(folders, listing), faults)
+    yield from iterate_on_disk(samples, "captions", faults, listing) if check_images else samples
+
+
+@iterated_by(iterate_grounding)
 def read_grounding(
     root: str | Path,
     split: str,
@@ -108,15 +132,17 @@ def read_grounding(
         ValueError: The file is out of format, as of `fiber_data.read_detection`; or spans are not pairs of numbers.
         SplitNotFoundError: The folder holds no such file of the split.
     """
-    folder = Path(root)
-    path = _find_file(folder, split, name) if annotation_file is None else Path(annotation_file)
-    listing, faults = FolderListing(), Faults(path, bad_entries is None)
-    folders = _folders(folder, path, split) if image_folder is None else image_folder
-    samples = _read_samples(_finders(folders, listing), faults)
-    if check_images:
-        samples = keep_on_disk(samples, "captions", path, listing, faults=faults)
-    faults.warn()
-    return Samples(samples, faults)
+    faults = Faults(Path(root), bad_entries is None)
+    samples = iterate_grounding(
+        root,
+        split,
+        faults,
+        name=name,
+        check_images=check_images,
+        annotation_file=annotation_file,
+        image_folder=image_folder,
+    )
+    return collect(samples, faults)
 
 
 def find_grounding(root: Path) -> list[SplitFile]:
@@ -158,20 +184,22 @@ def _with_known(folder: Path) -> list[Path]:
     return [folder, *(folder / each for each in _IMAGE_FOLDERS)]
 
 
-def _read_samples(finders: dict[str | None, ImageFinder], faults: Faults) -> list[GroundingSample]:
+def _read_samples(finders: dict[str | None, ImageFinder], faults: Faults) -> Iterator[GroundingSample]:
     path = faults.source
-    content = read_json(path)
-    samples: dict[Id, GroundingSample] = {}
+    content = open_json(path)
+    samples: Join[Id, GroundingSample, _Entry] = Join(path)
     for where, entry in entries(path, content, "images"):
         with faults:
             number = read_id(require(entry, "id", where), "image id", where, samples)
-            samples[number] = _read_entry(number, entry, where, finders, faults)
+            samples.add(number, _read_entry(number, entry, where, finders, faults))
     for where, entry in entries(path, content, "annotations"):
         with faults:
             _add_box(samples, entry, where, faults)
-    if not samples and not faults.refused:
+    if not len(samples) and not faults.refused:
         raise ValueError(f"{path}: it holds no images; is it the right file?")
-    return [_with_phrases(sample) for sample in samples.values()]
+    for sample, added in samples:
+        boxes, spans, areas, crowds = (list(column) for column in zip(*added, strict=True)) if added else ([],) * 4
+        yield _with_phrases({**sample, "boxes": boxes, "spans": spans, "area": areas, "iscrowd": crowds})
 
 
 def _read_entry(
@@ -232,14 +260,11 @@ def _spans(spans: Any, caption: str, where: str, faults: Faults) -> Spans:
     return kept  # type: ignore[return-value]
 
 
-def _add_box(samples: dict[Id, GroundingSample], entry: Any, where: str, faults: Faults) -> None:
+def _add_box(samples: Join[Id, GroundingSample, _Entry], entry: Any, where: str, faults: Faults) -> None:
     number = read_id(require(entry, "image_id", where), "image_id", where)
     if number not in samples:
         raise ValueError(f"{where}: image_id {shown(number)} is not among the file's {len(samples)} images")
     sample, crowd = samples[number], read_crowd(entry, where)
     if (box := read_box(entry, sample["size"], where, faults)) is not None:
         spans = _spans(require(entry, "tokens_positive", where), sample["caption"], where, faults)
-        sample["boxes"].append(box)
-        sample["spans"].append(spans)
-        sample["area"].append(read_area(entry, box, where, faults))
-        sample["iscrowd"].append(crowd)
+        samples.attach(number, (box, spans, read_area(entry, box, where, faults), crowd))

@@ -1,5 +1,6 @@
 """Karpathy's splits of COCO and Flickr30k: ``{"images": [{filename, filepath, split, sentences: [{raw}], ...}]}``."""
 
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from fiber_data.formats.files import (
     SplitFile,
     find_annotation_file,
     find_split_files,
-    keep_on_disk,
+    iterate_on_disk,
     portable_names,
     whole_folder,
 )
@@ -21,15 +22,36 @@ from fiber_data.formats.samples import (
     entries,
     keep_captions,
     list_some,
-    read_json,
+    open_json,
     read_name,
     require,
 )
+from fiber_data.formats.streams import collect, iterated_by
 
 _GLOBS = ["dataset_*.json", "annotations/dataset_*.json"]
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
+def iterate_karpathy(
+    root: str | Path,
+    split: str | None,
+    faults: Faults,
+    *,
+    check_images: bool = True,
+    annotation_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
+) -> Iterator[CaptionSample]:
+    """The samples of `read_karpathy` one by one, see `fiber_data.formats.streams`."""
+    folder = Path(root)
+    path = faults.source = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
+    if split is not None and split not in _SPLITS:
+        raise SplitNotFoundError(f"{path}: a Karpathy split is one of {', '.join(_SPLITS)}, not {split!r}")
+    listing = FolderListing()
+    samples = _read_images(split, ImageFinder([whole_folder(folder, image_folder)], listing), faults)
+    yield from iterate_on_disk(samples, "samples", faults, listing) if check_images else samples
+
+
+@iterated_by(iterate_karpathy)
 def read_karpathy(
     root: str | Path,
     split: str | None,
@@ -65,28 +87,11 @@ def read_karpathy(
             fit.
         SplitNotFoundError: The folder holds no such file, `split` is none of the three, or no image belongs to it.
     """
-    folder = Path(root)
-    path = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    if split is not None and split not in _SPLITS:
-        raise SplitNotFoundError(f"{path}: a Karpathy split is one of {', '.join(_SPLITS)}, not {split!r}")
-    listing, faults = FolderListing(), Faults(path, bad_entries is None)
-    finder = ImageFinder([whole_folder(folder, image_folder)], listing)
-    samples: dict[Id, CaptionSample] = {}
-    splits: set[str] = set()
-    for where, image in entries(path, read_json(path), "images"):
-        with faults:
-            splits.add(own := read_name(require(image, "split", where), "split", where))
-            if split is None or own in _SPLITS[split]:
-                sample = _read_image(image, where, finder, split or own, samples, faults)
-                samples[sample["id"]] = sample
-    found = list(samples.values())
-    if not found and not faults.refused:
-        has = f"[{list_some(sorted(splits))}]" if splits else "no images"
-        raise SplitNotFoundError(f"{path}: no image of split {split!r}; the file has {has}")
-    if check_images:
-        found = keep_on_disk(found, "samples", path, listing, faults=faults)
-    faults.warn()
-    return Samples(found, faults)
+    faults = Faults(Path(root), bad_entries is None)
+    samples = iterate_karpathy(
+        root, split, faults, check_images=check_images, annotation_file=annotation_file, image_folder=image_folder
+    )
+    return collect(samples, faults)
 
 
 def find_karpathy(root: Path) -> list[SplitFile]:
@@ -105,8 +110,26 @@ def _find_file(root: Path, split: str | None) -> Path:
     )
 
 
+def _read_images(split: str | None, finder: ImageFinder, faults: Faults) -> Iterator[CaptionSample]:
+    path = faults.source
+    splits: set[str] = set()
+    seen: set[Id] = set()
+    for where, image in entries(path, open_json(path), "images"):
+        sample = None
+        with faults:
+            splits.add(own := read_name(require(image, "split", where), "split", where))
+            if split is None or own in _SPLITS[split]:
+                sample = _read_image(image, where, finder, split or own, seen, faults)
+        if sample is not None:
+            seen.add(sample["id"])
+            yield sample
+    if not seen and not faults.refused:
+        has = f"[{list_some(sorted(splits))}]" if splits else "no images"
+        raise SplitNotFoundError(f"{path}: no image of split {split!r}; the file has {has}")
+
+
 def _read_image(
-    image: dict[str, Any], where: str, finder: ImageFinder, split: str, seen: dict[Id, CaptionSample], faults: Faults
+    image: dict[str, Any], where: str, finder: ImageFinder, split: str, seen: Container[Id], faults: Faults
 ) -> CaptionSample:
     file_name = read_name(require(image, "filename", where), "filename", where)
     key = next((key for key in ("cocoid", "imgid") if image.get(key) is not None), "filename")

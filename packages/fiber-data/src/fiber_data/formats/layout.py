@@ -1,18 +1,40 @@
 """Finds out which of the caption formats a folder holds."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from fiber_data.formats.caption_folder import CAPTIONS_FILE, caption_file, read_caption_folder
-from fiber_data.formats.coco_captions import read_coco_captions
-from fiber_data.formats.faults import BadEntries, Samples
+from fiber_data.formats.caption_folder import CAPTIONS_FILE, caption_file, iterate_caption_folder
+from fiber_data.formats.coco_captions import iterate_coco_captions
+from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import FileOfSplitNotFoundError
-from fiber_data.formats.karpathy import read_karpathy
+from fiber_data.formats.karpathy import iterate_karpathy
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
 from fiber_data.formats.shard_places import has_tar_shards, is_elsewhere
-from fiber_data.formats.tar_shards import read_tar_shards
+from fiber_data.formats.streams import collect, iterated_by
+from fiber_data.formats.tar_shards import iterate_tar_shards, read_tar_shards
 
 
+def iterate_captions(
+    root: str | Path, split: str, faults: Faults, *, check_images: bool = True, hold_out: float | None = None
+) -> Iterator[CaptionSample]:
+    """The samples of `read_captions` one by one, see `fiber_data.formats.streams`."""
+    for iterate in (iterate_coco_captions, iterate_karpathy):
+        with contextlib.suppress(FileOfSplitNotFoundError):
+            yield from iterate(root, split, faults, check_images=check_images)
+            return
+    if caption_file(Path(root), split) is not None:
+        yield from iterate_caption_folder(root, split, faults, check_images=check_images, hold_out=hold_out)
+    elif has_tar_shards(Path(root)):
+        yield from iterate_tar_shards(root, split, faults, check_images=check_images, hold_out=hold_out)
+    else:
+        raise SplitNotFoundError(
+            f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), "
+            f"dataset_*.json (Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), or tar shards"
+        )
+
+
+@iterated_by(iterate_captions)
 def read_captions(
     root: str | Path,
     split: str,
@@ -48,14 +70,5 @@ def read_captions(
     """
     if is_elsewhere(root):
         return read_tar_shards(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
-    for read in (read_coco_captions, read_karpathy):
-        with contextlib.suppress(FileOfSplitNotFoundError):
-            return read(root, split, check_images=check_images, bad_entries=bad_entries)
-    if caption_file(Path(root), split) is not None:
-        return read_caption_folder(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
-    if has_tar_shards(Path(root)):
-        return read_tar_shards(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
-    raise SplitNotFoundError(
-        f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), dataset_*.json "
-        f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), or tar shards"
-    )
+    faults = Faults(Path(root), bad_entries is None)
+    return collect(iterate_captions(root, split, faults, check_images=check_images, hold_out=hold_out), faults)

@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
 
+from fiber_data.formats.sources import note_folder
+
 
 class FolderListing:
     """Which files are on disk: ``path in listing``, and each folder is listed once."""
@@ -54,6 +56,7 @@ class FolderListing:
 
     def _list(self, folder: Path) -> set[str]:
         if folder not in self._names:
+            note_folder(folder)
             self._names[folder] = {entry.name for entry in folder.iterdir()} if _is_folder(folder) else set()
         return self._names[folder]
 
@@ -74,6 +77,7 @@ class FolderListing:
         if above is None:
             return None
         if above not in self._subfolders:
+            note_folder(above)
             self._subfolders[above] = _subfolders(above)
         alike = [name for name in self._subfolders[above] if _folded(name) == _folded(path.name)]
         return above / alike[0] if len(alike) == 1 else None

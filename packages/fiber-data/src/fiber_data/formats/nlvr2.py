@@ -16,6 +16,7 @@ from fiber_data.formats.files import (
 from fiber_data.formats.ids import read_id, shown
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import clean_text, list_some, parse_line, read_lines, require
+from fiber_data.formats.sources import note_file
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
@@ -101,10 +102,12 @@ def _find_file(root: Path, split: str) -> Path:
     """The first of the files where the lines may be; copies of them in the others do no harm."""
     check_folder(root)
     tried = [root / name / f"{split}.json" for name in _FOLDERS]
-    if (path := next((path for path in tried if path.is_file()), None)) is None:
+    for path in tried:
+        note_file(path)
+    if (found := next((path for path in tried if path.is_file()), None)) is None:
         candidates = ", ".join(str(path.relative_to(root)) for path in tried)
         raise FileOfSplitNotFoundError(f"{root}: no sentences of split {split!r}; expected one of {candidates}")
-    return path
+    return found
 
 
 def _read_lines(faults: Faults) -> tuple[list[ReasoningSample], dict[str, str]]:

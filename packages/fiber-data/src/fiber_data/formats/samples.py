@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from fiber_data.formats.ids import shown
+from fiber_data.formats.sources import note_file
+from fiber_data.formats.streams import JsonStream, is_large
 
 if TYPE_CHECKING:
     from fiber_data.formats.faults import Faults
@@ -38,8 +40,7 @@ def read_text(path: Path) -> str:
         FileNotFoundError: There is no such file.
         ValueError: It is in another encoding.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
+    _check_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -48,6 +49,12 @@ def read_text(path: Path) -> str:
         raise ValueError(
             f"{path}: line {line}: expected text in UTF-8, found {found}; save the file as UTF-8"
         ) from error
+
+
+def _check_file(path: Path) -> None:
+    note_file(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such annotation file")
 
 
 def _parse(text: str) -> Any:
@@ -71,6 +78,17 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not valid JSON ({error}); is the download complete?") from error
 
 
+def open_json(path: Path) -> Any:
+    """The content of a JSON file for `entries`; a large one is not read but as its entries are.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON in UTF-8; of a large file `entries` raises it.
+    """
+    _check_file(path)
+    return JsonStream(path) if is_large(path) else read_json(path)
+
+
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file with one a line, each with its location for messages, such as ``captions.jsonl: line 3``.
 
@@ -83,8 +101,18 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a file that hold anything, each with its location for messages."""
-    lines = enumerate(io.StringIO(read_text(path), newline=None), start=1)
-    return ((f"{path}: line {number}", line) for number, line in lines if line.strip())
+    _check_file(path)
+    lines = _lines_of_large(path) if is_large(path) else io.StringIO(read_text(path), newline=None)
+    return ((f"{path}: line {number}", line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _lines_of_large(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            yield from lines
+    except UnicodeDecodeError:
+        read_text(path)  # which knows the line
+        raise
 
 
 def parse_line(line: str, where: str) -> dict[str, Any]:
@@ -105,14 +133,29 @@ def parse_line(line: str, where: str) -> dict[str, Any]:
 def entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The entries of one list of a file, each with its location for messages, such as ``captions.json: images[3]``.
 
+    Args:
+        path: The file.
+        content: As of `open_json`.
+        key: The key of the list.
+
     Raises:
         KeyError: The file has no such list.
         ValueError: What it has is no list.
     """
+    if isinstance(content, JsonStream):
+        return _streamed(path, content, key)
     found = require(content, key, str(path))
     if not isinstance(found, list):
         raise ValueError(f"{path}: expected {key!r} as a list, found {type(found).__name__}")
     return ((f"{path}: {key}[{position}]", entry) for position, entry in enumerate(found))
+
+
+def _streamed(path: Path, content: JsonStream, key: str) -> Iterator[tuple[str, Any]]:
+    position = -1
+    for position, entry in enumerate(content.items(key)):
+        yield f"{path}: {key}[{position}]", entry
+    if position < 0:  # an empty list, or what `entries` refuses
+        yield from entries(path, content.outline(), key)
 
 
 def require(record: Any, key: str, where: str) -> Any:

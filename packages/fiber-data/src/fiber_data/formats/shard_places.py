@@ -17,6 +17,7 @@ from fiber_data import remote
 from fiber_data.formats.files import check_folder
 from fiber_data.formats.samples import SplitNotFoundError, list_some
 from fiber_data.formats.shard_index import Shard, file_name, index_beside
+from fiber_data.formats.sources import glob, note_file
 
 MANIFEST = ".manifest.json"
 TRAIN, VAL = "train", "val"
@@ -90,7 +91,7 @@ def names_shards(root: str) -> bool:
 
 def has_tar_shards(root: Path) -> bool:
     """Whether a folder, or one in it, holds a tar."""
-    return any(True for pattern in _NEAR for _ in root.glob(pattern))
+    return any(True for pattern in _NEAR for _ in glob(root, pattern))
 
 
 def local_splits(root: Path) -> list[str]:
@@ -137,11 +138,12 @@ def _by_split(there: Mapping[str, Shard]) -> dict[str, list[Shard]]:
 
 def _local(root: Path, *, deep: bool = False) -> dict[str, Shard]:
     check_folder(root)
-    paths = sorted(root.glob("**/*.tar")) if deep else [path for near in _NEAR for path in sorted(root.glob(near))]
+    paths = glob(root, "**/*.tar") if deep else [path for near in _NEAR for path in glob(root, near)]
     return {path.relative_to(root).as_posix(): _on_disk(path, root) for path in paths}
 
 
 def _on_disk(path: Path, root: Path) -> Shard:
+    note_file(path)
     about = path.stat()
     beside = index_beside(path)
     assert isinstance(beside, Path), "that of a path"
@@ -220,6 +222,8 @@ def _of_manifest(url: str, split: str | None, place: str) -> Shards:
 
 def _read_manifest(place: str) -> Mapping[str, Any] | None:
     try:
+        if remote.as_url(place) is None:
+            note_file(Path(place))
         content = remote.read_all(place) if remote.as_url(place) else Path(place).read_bytes()
         found = json.loads(content)
     except FileNotFoundError:

@@ -25,13 +25,13 @@ from fiber_data import remote
 from fiber_data.formats.detection import DetectionData
 from fiber_data.formats.faults import BadEntries, Fault, Faults, Samples
 from fiber_data.formats.files import SplitFile
-from fiber_data.formats.held_out import USUAL_SHARE
-from fiber_data.formats.held_out import hold_out as share_of
+from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids, image_id
 from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.samples import keep_captions
 from fiber_data.formats.shard_index import CAPTION_KEYS, IMAGES, Entry, Shard, ShardImage, read_entries
 from fiber_data.formats.shard_places import VAL, Shards, find_shards, has_tar_shards, in_order, local_splits
 from fiber_data.formats.shard_records import from_record
+from fiber_data.formats.streams import Spool
 
 __all__ = [
     "ShardImage",
@@ -91,13 +91,9 @@ def read_tar_shards(
     """
     found = find_shards(root, split)
     faults = Faults(_source(root), bad_entries is None)
-    samples = list(_samples(found, faults, check_images))
-    if check_images and not samples and not faults.refused:
-        raise FileNotFoundError(f"{faults.source}: none of the samples of its {len(found.shards)} shards has an image")
-    kept = _share(samples, found, split, hold_out, faults)
+    samples = ShardSamples(_read(found, split, faults, check_images, hold_out), faults)
     faults.warn()
-    shard_samples = ShardSamples(kept, faults)
-    return shard_samples if not kept or "labels" not in kept[0] else _with_categories(shard_samples, found)
+    return samples if not samples or "labels" not in samples[0] else _with_categories(samples, found)
 
 
 def iterate_tar_shards(
@@ -115,14 +111,13 @@ def iterate_tar_shards(
         split: As there.
         faults: Counts what is mended or left out, and says whether what is out of format ends the reading.
         check_images: As there.
-        hold_out: As there; where it has to be done, all samples are read before the first is given.
+        hold_out: As there; where it has to be done, all samples are read, to a file, before the first is given.
 
     Raises:
         OSError: As there, like ValueError.
     """
-    found = find_shards(root, split)
-    samples = _samples(found, faults, check_images)
-    yield from _share(list(samples), found, split, hold_out, faults) if found.is_shared else samples
+    faults.source = _source(root)
+    yield from _read(find_shards(root, split), split, faults, check_images, hold_out)
 
 
 def find_tar_shards(root: Path) -> list[SplitFile]:
@@ -152,15 +147,34 @@ def _source(root: str | Path) -> Any:
     return remote.as_url(root) or Path(root)
 
 
-def _share(samples: list[Any], found: Shards, split: str | None, hold_out: float | None, faults: Faults) -> list[Any]:
-    """The samples of a split where shards have none."""
+def _read(
+    found: Shards, split: str | None, faults: Faults, check_images: bool, hold_out: float | None
+) -> Iterator[dict[str, Any]]:
+    """The samples of a split, which is a share of all where shards have none."""
+    samples = _samples(found, faults, check_images)
     share = USUAL_SHARE if hold_out is None else hold_out
-    if not found.is_shared or split is None or share <= 0:
-        return samples
-    held = share_of(samples, share, held=True)
+    is_share = found.is_shared and split is not None and share > 0
+    number = 0
+    for sample in _take_share(samples, share, split == VAL, faults) if is_share else samples:
+        number += 1
+        yield sample
+    if check_images and not number and not faults.refused:
+        raise FileNotFoundError(f"{faults.source}: none of the samples of its {len(found.shards)} shards has an image")
+
+
+def _take_share(
+    samples: Iterable[dict[str, Any]], share: float, held: bool, faults: Faults
+) -> Iterator[dict[str, Any]]:
+    """Those of the images that are held out, or of all others."""
+    kept: Spool[dict[str, Any]] = Spool()
+    images = []
+    for sample in samples:
+        kept.append(sample)
+        images.append(image_id(sample))
+    chosen = held_out_ids(images, share)
     what = f"are held out as {VAL!r}, by a rule that depends on ids alone, for no shard has a split"
-    faults.note(f"{len(samples)} samples", what, count=len(held))
-    return held if split == VAL else share_of(samples, share, held=False)
+    faults.note(f"{len(images)} samples", what, count=sum(each in chosen for each in images))
+    return (sample for sample in kept if (image_id(sample) in chosen) == held)
 
 
 def _with_categories(samples: ShardSamples, found: Shards) -> DetectionData:

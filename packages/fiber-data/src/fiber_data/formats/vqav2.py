@@ -19,6 +19,8 @@ from fiber_data.formats.files import (
 from fiber_data.formats.ids import Id, read_id, shown, shown_path
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import clean_text, entries, list_some, read_json, read_name, require, whole_characters
+from fiber_data.formats.sources import note_file
+from fiber_data.formats.streams import collect
 
 if TYPE_CHECKING:
     from fiber_data.images import ImageSource
@@ -88,19 +90,17 @@ def read_vqav2(
     questions = _find_questions(folder, split) if questions_file is None else Path(questions_file)
     if questions_file is None and annotation_file is None:
         annotation_file = _find_answers(folder, questions)
-    content, asked = read_json(questions), Faults(questions, bad_entries is None)
-    samples, found = _read_questions(content, asked), [asked]
+    content, faults = read_json(questions), Faults(questions, bad_entries is None)
+    samples = _read_questions(content, faults)
     if annotation_file is not None:
-        found.append(Faults(Path(annotation_file), bad_entries is None))
-        samples = _add_answers({sample["id"]: sample for sample in samples}, found[-1], questions)
+        own = faults.beside(Path(annotation_file))
+        samples = _add_answers({sample["id"]: sample for sample in samples}, own, questions)
     base = root_of_images(folder, questions, _FILE_FOLDERS)
     listing = FolderListing()
     _add_images(samples, questions, content, split, base, image_folder, listing)
     if check_images:
-        samples = keep_on_disk(samples, "questions", questions, listing, faults=asked)
-    for faults in found:
-        faults.warn()
-    return Samples(samples, [fault for faults in found for fault in faults])
+        samples = keep_on_disk(samples, "questions", questions, listing, faults=faults)
+    return collect(samples, faults)
 
 
 def find_vqav2(root: Path) -> list[SplitFile]:
@@ -129,6 +129,8 @@ def _find_answers(root: Path, questions: Path) -> Path | None:
     """The file of answers that belongs to a file of questions, if there is one."""
     own = questions.name.replace("v2_OpenEnded_", "v2_").replace("_questions.json", "_annotations.json")
     candidates = [root / folder / own for folder in ("", *_FILE_FOLDERS)]
+    for file in candidates:
+        note_file(file)
     return next((file for file in candidates if file.is_file()), None)
 
 

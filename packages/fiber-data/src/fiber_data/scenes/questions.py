@@ -190,9 +190,7 @@ def _pairs(scene: Scene, level: Level) -> list[tuple[SceneObject, SceneObject, R
 
 
 def _relation(scene: Scene, random: np.random.Generator, level: Level) -> _Made:
-    return _stand(
-        [pair for pair in _pairs(scene, level) if pair[2] not in ("in front of", "behind")], random
-    )
+    return _stand([pair for pair in _pairs(scene, level) if pair[2] not in ("in front of", "behind")], random)
 
 
 def _front(scene: Scene, random: np.random.Generator, level: Level) -> _Made:

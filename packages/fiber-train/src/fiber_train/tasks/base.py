@@ -24,6 +24,7 @@ from fiber_data import (
     build_evaluation_transform,
     build_training_transform,
     glance,
+    open_samples,
 )
 from fiber_data.formats import hold_out
 from fiber_heads import TaskModel
@@ -188,8 +189,13 @@ class Task(ABC, Generic[Settings]):
         if self.given is not None:
             return self.given(split) if callable(self.given) else self.given[split]
         if data.format is not None:
-            return resolve(data.format, "fiber.formats")(data.root, split, **data.format_options)
+            return self.open(resolve(data.format, "fiber.formats"), split, **data.format_options)
         return self.read_training() if training else self.read(split)
+
+    def open(self, reader: Callable[..., Any], split: str, **options: Any) -> Any:
+        """The samples of a reader of the run's data set, mapped as `data.index` says."""
+        data = self.config.data
+        return open_samples(reader, data.root, split, index=data.index, **options)
 
     def take_share(self, samples: Any, share: float, *, held: bool) -> Any:
         """The samples of about this share of the images, chosen by their ids alone, or (`held` false) all others."""

@@ -15,12 +15,11 @@ from fiber_train.tasks.base import Settings, Task, fill_in
 class CaptionTask(Task[Settings]):
     """A task on images with captions."""
 
-    def read(self, split: str) -> list[CaptionSample]:
+    def read(self, split: str) -> Sequence[CaptionSample]:
         """Images with captions, in any format that `fiber_data.read_captions` knows."""
-        root = self.config.data.root
         if as_share(self.config.data.eval_split) is None:
-            return read_captions(root, split)
-        return read_captions(root, split, hold_out=0.0)  # the task takes the share of all lines
+            return self.open(read_captions, split)
+        return self.open(read_captions, split, hold_out=0.0)  # the task takes the share of all lines
 
     def texts(self, samples: Sequence[CaptionSample]) -> Iterator[str]:
         """All captions."""

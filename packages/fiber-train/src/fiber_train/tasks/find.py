@@ -24,6 +24,7 @@ MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "train
 # What an evaluation obeys, beside the task's own settings.
 OBEYED = (
     "data.root",
+    "data.index",
     "data.format",
     "data.format_options",
     "data.train_split",  # of which a share may be held out

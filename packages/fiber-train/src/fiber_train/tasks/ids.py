@@ -21,6 +21,8 @@ def check_ids(samples: Sequence[Any], name: str) -> None:
     """
     if not len(samples):
         raise ValueError(f"{name}: there is no sample to measure; check the annotation file and the split")
+    if getattr(samples, "unique_ids", False):  # of an index, which knows it
+        return
     seen: dict[str, int] = {}
     for place, sample in enumerate(glance(samples, "id")):
         own = sample.get("id")

@@ -31,10 +31,11 @@ class Answering(Task[AnsweringSettings]):
     monitor = "overall"
     training_settings = ("answers", "min_count")
 
-    def read(self, split: str) -> list[QuestionSample]:
+    def read(self, split: str) -> Sequence[QuestionSample]:
         """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""
-        root = self.config.data.root
-        parts = [read_vqav2(root, part) for part in split.split("+")]
+        parts = [self.open(read_vqav2, part) for part in split.split("+")]
+        if len(parts) == 1:
+            return parts[0]
         return Samples(chain.from_iterable(parts), chain.from_iterable(map(faults_of, parts)))
 
     def texts(self, samples: Sequence[QuestionSample]) -> Iterator[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fiber_data import DetectionData, GroundingSample, Wording, read_detection, read_grounding
@@ -62,11 +61,11 @@ def is_box(box: Sequence[float]) -> bool:
     return all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
 
 
-def read_boxes(root: str | Path, split: str, files: BoxFiles, setting: str) -> BoxData:
+def read_boxes(read: Callable[..., Any], split: str, files: BoxFiles, setting: str) -> BoxData:
     """The files of a split.
 
     Args:
-        root: Folder of the data set.
+        read: Gives what a reader of a split gives, `read(reader, split, **options)`.
         split: Such as `"train"`.
         files: Which ones.
         setting: Name of the setting that says which, for the message.
@@ -79,9 +78,9 @@ def read_boxes(root: str | Path, split: str, files: BoxFiles, setting: str) -> B
             f"{setting} names no file; set {setting}.detection=true, {setting}.captions=[mixed] or "
             f"{setting}.expressions=[refcoco], by the names of the files"
         )
-    detection = read_detection(root, split) if files.detection else None
+    detection = read(read_detection, split) if files.detection else None
     captions, expressions = (
-        {name: read_grounding(root, split, name=name) for name in names}
+        {name: read(read_grounding, split, name=name) for name in names}
         for names in (files.captions, files.expressions)
     )
     return BoxData(detection, captions, expressions)

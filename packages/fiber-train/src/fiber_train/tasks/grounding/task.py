@@ -76,12 +76,11 @@ class Grounding(Task[GroundingSettings]):
 
     def read(self, split: str) -> BoxData:
         """The split's files of `task.evaluate`."""
-        return read_boxes(self.config.data.root, split, self.settings.evaluate, "task.evaluate")
+        return read_boxes(self.open, split, self.settings.evaluate, "task.evaluate")
 
     def read_training(self) -> BoxData:
         """The training split's files of `task.train`."""
-        data = self.config.data
-        return read_boxes(data.root, data.train_split, self.settings.train, "task.train")
+        return read_boxes(self.open, self.config.data.train_split, self.settings.train, "task.train")
 
     def samples(self, split: str, training: bool = False) -> BoxData:
         """Boxes of any format; in training of categories as many shots as are asked for."""

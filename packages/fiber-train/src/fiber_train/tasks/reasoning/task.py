@@ -22,9 +22,9 @@ class Reasoning(Task[TaskSettings]):
     model_class = FiberForVisualReasoning
     monitor = "accuracy"
 
-    def read(self, split: str) -> list[ReasoningSample]:
+    def read(self, split: str) -> Sequence[ReasoningSample]:
         """Pairs of images with statements."""
-        return read_nlvr2(self.config.data.root, split)
+        return self.open(read_nlvr2, split)
 
     def texts(self, samples: Sequence[ReasoningSample]) -> Iterator[str]:
         """All statements."""
