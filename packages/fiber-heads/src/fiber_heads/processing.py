@@ -100,3 +100,13 @@ def load_processor(name: str | Path, *, trusted: Collection[str] = (), hub: HubO
         warnings.warn(f"{name} is loaded without its processor: {error}", stacklevel=4)
         return None
     return found.from_pretrained(folder)
+
+
+def check_vocabulary(processor: Any, size: int, origin: str) -> None:
+    """ValueError if a processor has a tokenizer that gives ids for which there is no embedding."""
+    vocabulary: dict[str, int] = getattr(getattr(processor, "tokenizer", None), "get_vocab", dict)()
+    if vocabulary and (largest := max(vocabulary.values())) >= size:
+        raise ValueError(
+            f"{origin} holds a tokenizer with ids up to {largest}, but a model of {size} tokens; use the tokenizer "
+            "that the model was trained with"
+        )
