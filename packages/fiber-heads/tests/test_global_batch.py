@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 SIZE = 8
 RELATIVE = 1e-10  # in float64
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "drop_path_rate": 0.0}
-SMALL = {"embed_dim": 8, "image_num_heads": (1, 2, 4, 8), "hidden_size": 32, "intermediate_size": 64} | NO_DROPOUT
+SMALL = {"embed_dim": 8, "image_num_heads": (1, 2, 4), "hidden_size": 32, "intermediate_size": 64} | NO_DROPOUT
 SMALL |= {"num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 60}
 QUEUE = {"queue_size": 12, "queue_inputs": "float32"}
 
@@ -52,7 +52,7 @@ def likes_even(ids: Tensor, references: Sequence[Sequence[str]]) -> Tensor:
 
 def fine() -> TaskModel:
     config = FiberConfig.from_preset("fiber_tiny", **SMALL).fine_stage()
-    settings = GroundingConfig(channels=16, norm_groups=4, num_blocks=1)
+    settings = GroundingConfig(channels=16, norm_groups=4, num_blocks=1, strides=(4, 8, 16, 32, 64), anchor_scale=4)
     return spread(FiberForGrounding(FiberBackbone.from_config(config), settings))
 
 
@@ -78,11 +78,11 @@ def global_batch(kind: str) -> dict[str, Any]:
     for row, length in enumerate((12, 7, 3, 9, 5, 4, 8, 6)):
         ids[row, length:], mask[row, length:] = 1, 0
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "seeds": torch.arange(SIZE) * 977 + 5}
-    side = 128 if kind == "fine" else 64
+    side = 64
     batch["pixel_values"] = torch.randn(SIZE, 3, side, side, generator=generator).double()
     if kind == "fine":
-        batch["image_sizes"] = torch.tensor([[128, 128], [96, 128]] * (SIZE // 2))
-        boxes = torch.tensor([[8.0, 10, 90, 80], [30, 20, 70, 90], [1, 1, 40, 100]])
+        batch["image_sizes"] = torch.tensor([[64, 64], [48, 64]] * (SIZE // 2))
+        boxes = torch.tensor([[4.0, 4, 30, 30], [10, 20, 40, 44], [1, 1, 20, 40]])
         maps = torch.arange(12)[None] == torch.tensor([[1], [2], [1]])
         counts = (0, 0, 1, 3, 2, 1, 1, 0)
         batch["targets"] = [{"boxes": boxes[:count] + row, "positive_map": maps[:count]} for row, count in enumerate(counts)]  # fmt: skip

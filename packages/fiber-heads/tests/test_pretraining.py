@@ -71,7 +71,11 @@ def test_hard_negatives_never_share_the_picture(batch: dict[str, Tensor], object
     """And each one that could be drawn is, by seeds and by torch's generator."""
     model = make_model(objectives=objectives, temperature=1.0)
     pairs = Pairs(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
-    share, ids, contrast = Share(model.begin(pairs), batch["attention_mask"], batch["image_ids"]), batch["image_ids"], None
+    share, ids, contrast = (
+        Share(model.begin(pairs), batch["attention_mask"], batch["image_ids"]),
+        batch["image_ids"],
+        None,
+    )
     if model.contrastive_head is not None:
         features = share.begun["image_features"], share.begun["text_features"]
         contrast = model.contrastive_head(*features, None, ids)

@@ -104,14 +104,18 @@ class GradCache:
         begun: Begun = {}
         for name in list(self._begun[0]):
             states = [each.pop(name) for each in self._begun]
-            joined = torch.cat([padded(state, length) for state in states] if "text" in name and states[0].ndim == 3 else states)
+            joined = torch.cat(
+                [padded(state, length) for state in states] if "text" in name and states[0].ndim == 3 else states
+            )
             begun[name] = joined.requires_grad_()
         gradients = {name: torch.zeros_like(value) for name, value in begun.items()}
         for name in ("image_features", "text_features"):  # small: these gather gradients as any leaf does
             if name in begun:
                 begun[name].grad = gradients[name]
         ids = [pairs.image_ids for pairs in self._pairs if pairs.image_ids is not None]
-        return Share(begun, torch.cat([padded(mask, length) for mask in masks]), torch.cat(ids) if ids else None, gradients)
+        return Share(
+            begun, torch.cat([padded(mask, length) for mask in masks]), torch.cat(ids) if ids else None, gradients
+        )
 
     def _leaves(self, part: slice, length: int) -> Begun:
         """The states of a part, whose gradients add up in their places among those of all."""

@@ -1,6 +1,6 @@
 """A process's share of the global batch: pairs, what is begun of them, and rows of it wherever they lie.
 
-    Shapes: S pairs of this process, B of them computed at a time, P processes.
+Shapes: S pairs of this process, B of them computed at a time, P processes.
 """
 
 from __future__ import annotations

@@ -26,7 +26,16 @@ from transformers.utils.generic import ModelOutput
 
 from fiber_heads.checkpoints import BACKBONE, join_key_maps, original_parts_map
 from fiber_heads.distributed import BatchMean, alone, world_size
-from fiber_heads.processing import HubOptions, Images, Processor, Texts, as_list, check_vocabulary, is_prepared, load_processor
+from fiber_heads.processing import (
+    HubOptions,
+    Images,
+    Processor,
+    Texts,
+    as_list,
+    check_vocabulary,
+    is_prepared,
+    load_processor,
+)
 
 NONE: Any = None  # the default that transformers wants of fields which are never None once an output is made
 
