@@ -124,10 +124,7 @@ class ContrastiveHead(nn.Module):
 
     def _candidates(self, others: Tensor, queued: Tensor | None) -> Tensor:
         """(N, D): the other side of the batch, of all processes, and of the queue."""
-        if self.original:
-            gathered = others.detach()
-        else:
-            gathered = all_gather(others, with_gradient=self.gather_with_gradient)
+        gathered = others.detach() if self.original else all_gather(others, with_gradient=self.gather_with_gradient)
         return gathered if queued is None else torch.cat([gathered, queued.to(gathered)])
 
     def _compare(

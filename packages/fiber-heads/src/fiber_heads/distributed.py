@@ -1,7 +1,8 @@
 """What processes tell each other: gathers and means over the global batch, which is the batches of all of them.
 
-With one process every function gives back what it was given, without gradient unless that is asked for. Losses are such that their mean over the processes, which
-is what data-parallel training takes of their gradients, is the loss of one process with all samples.
+With one process every function gives back what it was given, without gradient unless that is asked for. Losses are
+such that their mean over the processes, which is what data-parallel training takes of their gradients, is the loss of
+one process with all samples.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def max_over_processes(number: int, device: torch.device) -> int:
 class BatchMean:
     """The mean of what a loss is divided by, such as a number of tokens, over the parts of the global batch.
 
-    A part is what one process computes at a time. A sum over its samples, divided by this mean, has as its own mean over
-    all parts the loss of the whole: sum / (sum of counts).
+    A part is what one process computes at a time. Sums over the samples of parts, divided by this mean, have as their
+    own mean over all parts the loss of the whole: sum of sums / sum of counts.
 
     Args:
         known: The mean, where it was taken before the forward pass; else it is taken over the processes' batches.

@@ -96,7 +96,7 @@ def sample(
         decoder: Fresh.
         config: Draws `num_return_sequences` texts of each image with `do_sample`, else the one greedy text.
         forced: (R, at least T) tokens to take instead of choosing, up to each row's end.
-        seeds: (B,) int64, of each image one of its own, from which its draws follow; by default torch's generator draws.
+        seeds: (B,) int64, of each image one of its own, from which its draws follow; else torch's generator draws.
 
     Returns:
         ids: (R, 1 + T) int64, T at most `max_length`: the begin token, the text with its end token, padding.

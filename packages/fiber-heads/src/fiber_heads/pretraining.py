@@ -20,7 +20,7 @@ from fiber_heads.initialization import initialize
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.matching import MatchingHead
 from fiber_heads.search import SearchModel
-from fiber_heads.share import Begun, Pairs, Share
+from fiber_heads.share import Begun, Pairs, Share, padded
 from fiber_heads.task import TaskOutput
 
 _TEXT, _IMAGE = range(2)  # what a number of a sample's seed is drawn for
@@ -242,8 +242,10 @@ class FiberForPretraining(SearchModel):
         if self.training and self.queue is not None:
             kept = None
             if self.queue.inputs != "none":
-                pixels, ids, masks = (torch.cat(each) for each in zip(*inputs, strict=True))
-                kept = pixels, ids, masks
+                pixels, *texts = zip(*inputs, strict=True)
+                length = max(each.shape[1] for each in texts[0])
+                ids, masks = (torch.cat([padded(each, length) for each in part]) for part in texts)
+                kept = torch.cat(pixels), ids, masks
             features = share.begun["image_features"], share.begun["text_features"]
             self.queue.push(*features, share.image_ids, kept)
 

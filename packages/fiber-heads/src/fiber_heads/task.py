@@ -125,7 +125,7 @@ class TaskModel(PretrainedModel):
         return self._needed
 
     def totals(self, **batch: Any) -> Tensor | None:
-        """What the losses of a batch are divided by, such as numbers of tokens, (n,); None: they are means over samples."""
+        """What losses are divided by, such as numbers of tokens, (n,); None where they are means over samples."""
         return None
 
     def passes(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ class GroundingLoss:
         no_object_column: See `matched_tokens`.
         margin: Pixels by which boxes, predicted and right ones, are smaller on every side in the generalized IoU and
             for the distances that make up centerness.
-        reduce: Gives the mean over the parts of the global batch, such as processes, of a small tensor, without gradient.
+        reduce: Gives the mean over the parts of the global batch of a small tensor, without gradient.
         least: Fewest anchors with a box to divide by: 1 over the number of parts.
     """
 
