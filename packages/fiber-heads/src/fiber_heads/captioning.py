@@ -156,9 +156,9 @@ class FiberForCaptioning(TaskModel):
         total = (1 - weight) * loss + weight * cider
         return TaskOutput(total, {"mle": loss, "cider": cider}, {"reward": reward}, logits)
 
-    def totals(self, *, input_ids: Tensor, **_: Any) -> Tensor:
+    def totals(self, **batch: Any) -> Tensor:
         """The number of tokens to predict; rewards are means over images."""
-        count = (next_tokens(input_ids, self.backbone.pad_token_id) != -100).sum()
+        count = (next_tokens(batch["input_ids"], self.backbone.pad_token_id) != -100).sum()
         return count.to(torch.promote_types(self.dtype, torch.float32))
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
