@@ -35,6 +35,7 @@ def test_two_processes_hear_each_other(tmp_path: Path) -> None:
 def test_one_process_keeps_what_it_has() -> None:
     tensor, found = torch.ones(2, requires_grad=True), {"a": 1}
     assert (rank(), world_size()) == (0, 1)
-    assert all_gather(tensor) is tensor
+    assert all_gather(tensor, with_gradient=True) is tensor
+    assert not all_gather(tensor).requires_grad
     assert not mean_over_processes(tensor).requires_grad
     assert gather_by_id(found) is found

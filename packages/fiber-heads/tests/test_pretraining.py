@@ -9,6 +9,7 @@ import pytest
 import torch
 from fiber_backbone import FiberConfig, fiber_tiny, original_backbone_map
 from fiber_heads import FiberForPretraining, Negatives, PretrainingConfig
+from fiber_heads.share import Pairs, Share
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeCopyMode, FakeTensorMode
 
@@ -65,19 +66,27 @@ def test_every_parameter_learns_once_the_gates_are_open(batch: dict[str, Tensor]
     assert idle == []
 
 
-def test_hard_negatives_never_share_the_picture(batch: dict[str, Tensor]) -> None:
-    model = make_model()
-    contrast = model.contrastive_head(
-        model.encode_images(batch["pixel_values"]),
-        model.encode_texts(batch["input_ids"], batch["attention_mask"]),
-        None,
+@pytest.mark.parametrize("objectives", [("itc", "itm"), ("itm",)])
+def test_hard_negatives_never_share_the_picture(batch: dict[str, Tensor], objectives: tuple[str, ...]) -> None:
+    """And each one that could be drawn is, by seeds and by torch's generator."""
+    model = make_model(objectives=objectives, temperature=1.0)
+    pairs = Pairs(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
+    share, ids, contrast = (
+        Share(model.begin(pairs), batch["attention_mask"], batch["image_ids"]),
         batch["image_ids"],
+        None,
     )
-    ids = batch["image_ids"]
-    for _ in range(50):
-        drawn = model._draw(contrast, 4, ids, ids.device)
-        assert (ids[drawn.text] != ids).all()
-        assert (ids[drawn.image] != ids).all()
+    if model.contrastive_head is not None:
+        features = share.begun["image_features"], share.begun["text_features"]
+        contrast = model.contrastive_head(*features, None, ids)
+    for seeds in (None, torch.arange(4)):
+        drawn_of_first = set()
+        for step in range(100):
+            drawn = model._draw(contrast, share, slice(None), None if seeds is None else seeds + 4 * step)
+            assert (ids[drawn.text] != ids).all()
+            assert (ids[drawn.image] != ids).all()
+            drawn_of_first |= {drawn.text[0].item(), drawn.image[0].item() + 4}
+        assert drawn_of_first == {2, 3, 6, 7}
 
 
 def test_a_batch_of_one_has_nothing_to_mismatch(batch: dict[str, Tensor]) -> None:

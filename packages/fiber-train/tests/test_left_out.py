@@ -166,7 +166,7 @@ ITM = "task.model.objectives=[itm]"
         ("quickstart", IMAGES, captioned("a photo"), [], "60 images with the same captions leave nothing to tell apart"),
         ("retrieval_itm", IMAGES, lambda samples: samples[:1], [], "train: 1 images with the same captions"),
         ("retrieval_itc", IMAGES, list, ["trainer.batch_size=1"], "trainer.batch_size: with one pair in a batch itc has"),
-        ("quickstart", IMAGES, list, [ITM, "trainer.batch_size=2", "trainer.accumulate=2"], "in a batch itm has nothing"),
+        ("quickstart", IMAGES, list, [ITM, "trainer.batch_size=2", "trainer.accumulate=2", "task.model.original=true"], "in a batch itm has"),
         ("quickstart", IMAGES, list, ["data.mlm_probability=0"], "data.mlm_probability is 0.0, which leaves no masked"),
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from fiber_train.config import load_config
 from fiber_train.evaluation import read_evaluation
 from fiber_train.loop import Loop, NonFiniteLossError
 from fiber_train.run import train
+from fiber_train.tasks.pretraining.task import Pretraining
 from fiber_train.tracking import read_metrics
 from safetensors.torch import load_file
 
@@ -85,22 +86,47 @@ def asked_to_stop(after: int) -> Iterator[None]:
         yield
 
 
+WITHOUT_DROPOUT = ("model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0", "trainer.max_steps=3")
+
+
+def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
+    for (step, name, value), found in zip(losses(one), losses(other), strict=True):
+        assert found == (step, name, pytest.approx(value, rel=tolerance)), (step, name)
+    first, second = weights(one), weights(other)
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < tolerance
+
+
 def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path, train_by_two) -> None:
-    """With the contrast alone, whose candidates are those of all processes, losses and weights agree."""
-    options = ["task.model.objectives=[itc]", "task.model.queue_size=12", "trainer.max_steps=4"]
-    options += ["model.overrides.hidden_dropout=0", "model.overrides.drop_path_rate=0"]
+    """All objectives of the coarse stage with a queue, in parts too: losses, gradients' norms and weights."""
+    options, parts = [*WITHOUT_DROPOUT, "task.model.queue_size=12"], "trainer.accumulate=2"
     one, out = small_run("one", *options), tmp_path / "two"
     results = train(one)
-    train_by_two(["quickstart"], [f"data.root={scenes}", f"out={out}", *SMALL, *options])
-    for (step, name, value), (other_step, other_name, other) in zip(losses(Path(one.out)), losses(out), strict=True):
-        assert (step, name) == (other_step, other_name)
-        assert value == pytest.approx(other, rel=1e-3), (step, name)
-    first, second = weights(Path(one.out)), weights(out)
-    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-3
+    train_by_two(["quickstart"], [f"data.root={scenes}", f"out={out}", *SMALL, *options, parts])
+    assert_equal_runs(Path(one.out), out, 1e-3)
     again = read_evaluation(out)
     assert again.numbers().keys() == results.numbers().keys()
     assert again.counts["num_images"] == 30
-    assert again["image_to_text_recall@10"] == pytest.approx(results["image_to_text_recall@10"], abs=0.04)
+
+
+@pytest.mark.parametrize("options", [(), (*QUEUE, "data.captions=each")])
+def test_accumulated_parts_equal_the_large_batch(small_run, options: tuple[str, ...]) -> None:
+    whole, parts = (
+        small_run("whole", *WITHOUT_DROPOUT, *options),
+        small_run("parts", *WITHOUT_DROPOUT, *options, "trainer.accumulate=4"),
+    )
+    train(whole), train(parts)
+    assert_equal_runs(Path(whole.out), Path(parts.out), 1e-3)
+
+
+def test_evaluations_do_not_hang_on_the_number_of_processes(small_run, scenes: Path, tmp_path: Path, train_by_two) -> None:  # fmt: skip
+    """Held-out images in several batches, the last one not full, dealt to one process and to two."""
+    options = [*WITHOUT_DROPOUT, "trainer.max_steps=1", "optim.warmup=1", "optim.learning_rate=0"]
+    one, out = small_run("one", *options), tmp_path / "two"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pretraining, "evaluation_batch_size", 7)
+        results = train(one)
+        train_by_two(["quickstart"], [f"data.root={scenes}", f"out={out}", *SMALL, *options])
+    assert read_evaluation(out).numbers() == pytest.approx(results.numbers(), abs=1e-6)
 
 
 def test_another_configuration_is_refused(small_run) -> None:

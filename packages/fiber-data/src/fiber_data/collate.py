@@ -29,6 +29,7 @@ class ImageTextCollator:
     - ``mlm_input_ids``, ``mlm_labels`` (T, L), if `mlm_probability` is given;
     - ``image_ids`` (B,), ``indices`` (B,), ``text_ids`` (T,) and ``text_image_ids`` (T,), the image of each
       text: int64;
+    - ``seeds`` (B,) int64, of each item its own, for what a model draws of it;
     - where the items have them, ``answer_targets`` (B, A) float32 and ``labels`` (B,) int64;
     - the lists ``ids`` (B) and ``texts`` (T), and where the items have them ``references`` and ``answers`` (B),
       lists of texts;
@@ -96,6 +97,7 @@ class ImageTextCollator:
             "attention_mask": encoded["attention_mask"],
             "image_ids": image_ids,
             "indices": torch.tensor([item["index"] for item in good]),
+            "seeds": torch.tensor([item["seed"] for item in good]),
             "text_ids": torch.tensor([number for item in good for number in _text_ids_of(item)]),
             "text_image_ids": image_ids.repeat_interleave(torch.tensor([len(of_item) for of_item in texts])),
             "ids": [item["id"] for item in good],

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fiber_heads.config import CaptioningConfig, GenerationConfig
+from fiber_heads.distributed import BatchMean
 from fiber_heads.generation import Caption, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.processing import Images
@@ -106,6 +107,8 @@ class FiberForCaptioning(TaskModel):
         attention_mask: Tensor,
         references: Sequence[Sequence[str]] = (),
         samples: Tensor | None = None,
+        seeds: Tensor | None = None,
+        mean: BatchMean | None = None,
         return_loss: bool = True,
         **_: Any,
     ) -> TaskOutput:
@@ -117,11 +120,15 @@ class FiberForCaptioning(TaskModel):
             attention_mask: (B, L).
             references: B lists of texts, for `"cider"` in training.
             samples: (B num_samples, at least T) tokens to reward instead of drawn ones, without the begin token.
+            seeds: (B,) int64, of each image one of its own, from which its samples follow; by default torch's generator
+                draws them.
+            mean: Of the number of tokens over the parts of the global batch, see `TaskModel.passes`.
             return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
             **_: Other keys of the batch.
 
         Returns:
-            `logits` (B, L, V) of the tokens after each given one, and the losses `"mle"`, `"gold"` or `"cider"`.
+            `logits` (B, L, V) of the tokens after each given one, and the losses `"mle"`, `"gold"` or `"cider"`, whose
+            means over processes are those of the global batch.
 
         Raises:
             ValueError: If there is no reward, or it does not give one number a sample.
@@ -130,21 +137,29 @@ class FiberForCaptioning(TaskModel):
         logits = _logits(self.backbone, self.word_head, features, input_ids, attention_mask)
         if not return_loss:
             return TaskOutput(logits.new_zeros(()), logits=logits)
-        labels = next_tokens(input_ids, self.backbone.pad_token_id)
+        labels, mean = next_tokens(input_ids, self.backbone.pad_token_id), mean or BatchMean()
+        original_gold = self.config.objective == "gold" and self.config.original  # which averages batch by batch
+        own = self.totals(input_ids=input_ids)
+        count = (own if original_gold else mean(own)).clamp(min=1 if original_gold else mean.least)
         if self.config.objective == "gold" and self.training:
             weights = self._gold_weights(pixel_values, input_ids, attention_mask, labels)
-            loss = weighted_loss(logits, labels, weights, original=self.config.original)
+            loss = weighted_loss(logits, labels, weights, count, original=self.config.original)
             return TaskOutput(loss, {"gold": loss}, logits=logits)
-        loss = MaskedLMHead.loss(logits, labels)
-        if self.config.objective == "gold" and self.config.original:
-            loss = loss * (labels != -100).sum() / labels.numel()
+        loss = MaskedLMHead.loss(logits, labels, count)
+        if original_gold:
+            loss = loss * own / labels.numel()
             return TaskOutput(loss, {"gold": loss}, logits=logits)
         if not self._rewarded():
             return TaskOutput(loss, {"mle": loss}, logits=logits)
-        cider, reward = self._reward_loss(features, references, samples)
+        cider, reward = self._reward_loss(features, references, samples, seeds)
         weight = self.config.reward_weight
         total = (1 - weight) * loss + weight * cider
         return TaskOutput(total, {"mle": loss, "cider": cider}, {"reward": reward}, logits)
+
+    def totals(self, **batch: Any) -> Tensor:
+        """The number of tokens to predict; rewards are means over images."""
+        count = (next_tokens(batch["input_ids"], self.backbone.pad_token_id) != -100).sum()
+        return count.to(torch.promote_types(self.dtype, torch.float32))
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """What texts read, (B, N, C), of images (B, 3, H, W)."""
@@ -230,7 +245,7 @@ class FiberForCaptioning(TaskModel):
                 part.load_state_dict(getattr(self, name).state_dict())
 
     def _reward_loss(
-        self, features: Tensor, references: Sequence[Sequence[str]], forced: Tensor | None
+        self, features: Tensor, references: Sequence[Sequence[str]], forced: Tensor | None, seeds: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Loss of samples by their reward, and the mean reward."""
         if self.reward is None:
@@ -248,7 +263,7 @@ class FiberForCaptioning(TaskModel):
         )
         parts = () if settings.original else (self.backbone, self.word_head)
         with _without_dropout(*parts):
-            ids, _ = sample(CachedDecoder(self.backbone, self.word_head, features.detach()), drawing, forced)
+            ids, _ = sample(CachedDecoder(self.backbone, self.word_head, features.detach()), drawing, forced, seeds)
         rewards = self.reward(ids, references).to(features)
         if rewards.shape != ids.shape[:1]:
             raise ValueError(
@@ -312,19 +327,22 @@ def gold_weights(logits: Tensor, labels: Tensor) -> Tensor:
     return (mean * probabilities).clamp(min=LEAST_WEIGHT)
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, original: bool = False) -> Tensor:
+def weighted_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, count: Tensor | None = None, *, original: bool = False
+) -> Tensor:
     """Weighted cross-entropy, averaged over the tokens of the batch.
 
     Args:
         logits: (B, L, V).
         labels: (B, L), -100 where there is no token.
         weights: (B, L).
+        count: What to divide by, as of `MaskedLMHead.loss`; by default the tokens of these labels.
         original: Whether to divide the sum of each caption by its number of pads, and to average over captions.
     """
     each = cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none") * weights
     if original:
         return (each.sum(dim=1) / ((labels == -100).sum(dim=1) + 1e-9)).mean()
-    return each.sum() / (labels != -100).sum().clamp(min=1)
+    return each.sum() / ((labels != -100).sum().clamp(min=1) if count is None else count)
 
 
 def mean_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:

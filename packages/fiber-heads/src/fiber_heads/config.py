@@ -24,6 +24,8 @@ class PretrainingConfig(Ranged):
         queue_inputs: What the queue keeps so that its entries can be hard negatives of matching: `"none"` (negatives
             come from the batch, and cost no encoding), `"uint8"` images on the host (442 KB each at 384 px), or
             `"float32"`.
+        gather_with_gradient: Whether the contrast's gradients also reach features as candidates, as in CLIP; by default
+            they reach anchors only, as in the original.
         image_mean: Normalization of `pixel_values`, to store images as uint8.
         image_std: Likewise.
         original: Whether to compute exactly what the original computes, with its defects; see `contrastive`.
@@ -37,6 +39,7 @@ class PretrainingConfig(Ranged):
     itc_pooler: bool = True
     queue_size: int = ranged(4096, least=0)
     queue_inputs: Literal["none", "uint8", "float32"] = "none"
+    gather_with_gradient: bool = False
     image_mean: tuple[float, ...] = ranged((0.485, 0.456, 0.406), least=0, most=1)
     image_std: tuple[float, ...] = ranged((0.229, 0.224, 0.225), above=0, most=1_000_000)
     original: bool = False

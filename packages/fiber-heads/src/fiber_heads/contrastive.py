@@ -1,6 +1,9 @@
 """Image-text contrast (ITC) and the hard negatives that it finds for matching (FIBER, section 3.2; ALBEF).
 
-    Shapes: B images and texts of this process, N candidates, D channels.
+    Shapes: S images and texts of this process, B of them anchors, N candidates, D channels.
+
+The similarities of a process are those of its own anchors with all candidates, (B, N): no process computes another's.
+Candidates are the global batch, so the mean of the processes' losses is the loss of one process with all samples.
 
 Differences from the original, each undone by `original=True`:
     * slots of the queue that are not filled yet take no part in the loss (there they are noise of norm sqrt(D));
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fiber_heads.distributed import all_gather, rank
+from fiber_heads.draws import draw
 from fiber_heads.initialization import initialize
 
 
@@ -45,13 +49,23 @@ class ContrastiveHead(nn.Module):
         image_dim: Channels of the finished image stream.
         temperature: Initial temperature; it is learned, and kept in [0.001, 1].
         pooler: Whether a tanh layer follows the projection.
+        gather_with_gradient: Whether gradients also reach features as candidates, across processes too, as in CLIP;
+            by default they reach anchors only, as in the original.
         original: Whether to compute exactly what the original computes, with the defects listed above.
     """
 
     def __init__(
-        self, text_dim: int, image_dim: int, *, temperature: float = 0.07, pooler: bool = True, original: bool = False
+        self,
+        text_dim: int,
+        image_dim: int,
+        *,
+        temperature: float = 0.07,
+        pooler: bool = True,
+        gather_with_gradient: bool = False,
+        original: bool = False,
     ) -> None:
         super().__init__()
+        self.gather_with_gradient = gather_with_gradient
         self.original = original
         self.text_transform = nn.Linear(text_dim, text_dim)
         self.image_transform = nn.Linear(image_dim, text_dim)
@@ -74,20 +88,21 @@ class ContrastiveHead(nn.Module):
         text_features: Tensor,
         queue: FeatureQueue | None = None,
         image_ids: Tensor | None = None,
+        part: slice = slice(None),
     ) -> Contrast:
-        """Compares the pairs of a batch with each other and with the queue.
-
-        Gradients reach a feature and the temperature through the anchors' side only.
+        """Compares pairs with each other, with those of other processes and with the queue.
 
         Args:
-            image_features: (B, D) unit vectors.
-            text_features: (B, D) unit vectors; row b belongs to image b.
+            image_features: (S, D) unit vectors.
+            text_features: (S, D) unit vectors; row s belongs to image s.
             queue: Candidates of earlier steps.
-            image_ids: (B,) int64, equal for pairs of the same image.
+            image_ids: (S,) int64, equal for pairs of the same image.
+            part: Which rows are anchors; all are candidates.
 
         Returns:
-            Loss, and sampling weights over what can be encoded for matching: this process's batch, followed by the
-            filled slots of the queue if it keeps inputs.
+            Loss, and sampling weights over what can be encoded for matching: the global batch, process after process,
+            followed by the filled slots of the queue if it keeps inputs. With `original` this process's batch stands
+            for the global one.
         """
         with torch.no_grad():
             self.temperature.clamp_(0.001, 1.0)
@@ -98,7 +113,7 @@ class ContrastiveHead(nn.Module):
             texts = self._candidates(text, None if queue is None else queue.text[: self._used(queue)])
             images = self._candidates(image, None if queue is None else queue.image[: self._used(queue)])
             to_text, to_image = (
-                self._compare(anchors, candidates, queue, ids)
+                self._compare(anchors, candidates, queue, ids, part)
                 for anchors, candidates in ((image, texts), (text, images))
             )
         return Contrast((to_text[0] + to_image[0]) / 2, to_text[1], to_image[1])
@@ -109,27 +124,27 @@ class ContrastiveHead(nn.Module):
 
     def _candidates(self, others: Tensor, queued: Tensor | None) -> Tensor:
         """(N, D): the other side of the batch, of all processes, and of the queue."""
-        gathered = others.detach() if self.original else all_gather(others.detach())
+        gathered = others.detach() if self.original else all_gather(others, with_gradient=self.gather_with_gradient)
         return gathered if queued is None else torch.cat([gathered, queued.to(gathered)])
 
     def _compare(
-        self, anchors: Tensor, candidates: Tensor, queue: FeatureQueue | None, ids: Tensor | None
+        self, features: Tensor, candidates: Tensor, queue: FeatureQueue | None, ids: Tensor | None, part: slice
     ) -> tuple[Tensor, Tensor]:
         """Loss and sampling weights of one direction."""
-        logits = anchors @ candidates.T / self.temperature
-        size, filled = len(anchors), 0 if queue is None else queue.filled
-        own = torch.arange(size, device=logits.device) + (0 if self.original else size * rank())
+        logits = features[part] @ candidates.T / self.temperature
+        filled = 0 if queue is None else queue.filled
+        own = torch.arange(len(features), device=logits.device)[part]
+        own = own + (0 if self.original else len(features) * rank())
         own_pair = nn.functional.one_hot(own, len(candidates)).bool()
         same_image = own_pair
         if ids is not None:
             others = all_gather(ids) if queue is None else torch.cat([all_gather(ids), queue.image_ids[:filled]])
-            same_image = own_pair | (ids[:, None] == others)
+            same_image = own_pair | (ids[part, None] == others)
         loss = cross_entropy(logits.masked_fill(same_image & ~own_pair, -torch.inf), own)
 
-        start = len(candidates) - (0 if queue is None else self._used(queue))
-        drawable = 0 if queue is None or queue.inputs == "none" else filled
-        columns = torch.cat([own, torch.arange(start, start + drawable, device=own.device)])
-        logits, own_pair, same_image = logits.detach()[:, columns], own_pair[:, columns], same_image[:, columns]
+        in_batch = len(candidates) - (0 if queue is None else self._used(queue))
+        drawable = in_batch + (0 if queue is None or queue.inputs == "none" else filled)
+        logits, own_pair, same_image = (each[:, :drawable] for each in (logits.detach(), own_pair, same_image))
         if self.original:
             return loss, logits.softmax(dim=1).masked_fill(own_pair, 0.0)
         # A row without any candidate would be softmax over nothing: NaN, which here means weight zero everywhere.
@@ -261,21 +276,25 @@ class FeatureQueue(nn.Module):
         self.filled, self.pointer = int(state["filled"]), int(state["pointer"])
 
 
-def sample_negatives(weights: Tensor, *, original: bool = False) -> tuple[Tensor, Tensor]:
+def sample_negatives(
+    weights: Tensor, numbers: Tensor | None = None, *, original: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draws one negative for every anchor in one call, without waiting for the device.
 
     Args:
         weights: (B, N) non-negative, see `Contrast`.
+        numbers: (B,) in [0, 1) that decide the draw, see `draws`; by default torch's generator does.
         original: Whether to add 1e-9 to every weight as the original does, the anchor's own pair included.
 
     Returns:
         The drawn columns (B,) int64, and whether the anchor had any candidate at all (B,) bool; where it had not,
         the column is arbitrary.
     """
-    weights = weights.float()
+    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     exists = weights.sum(dim=1) > 0
     weights = weights + 1e-9 if original else torch.where(exists[:, None], weights, torch.ones_like(weights))
-    return torch.multinomial(weights, 1).squeeze(1), exists | original
+    columns = torch.multinomial(weights, 1).squeeze(1) if numbers is None else draw(weights, numbers)
+    return columns, exists | original
 
 
 def _unit(x: Tensor, pooler: nn.Linear | None) -> Tensor:

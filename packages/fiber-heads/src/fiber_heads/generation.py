@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from fiber_heads.config import GenerationConfig
+from fiber_heads.draws import draw, uniform
 from fiber_heads.results import Result
 
 
@@ -86,13 +87,16 @@ def generate(decoder: Decoder, config: GenerationConfig) -> list[list[Caption]]:
 
 
 @torch.no_grad()
-def sample(decoder: Decoder, config: GenerationConfig, forced: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def sample(
+    decoder: Decoder, config: GenerationConfig, forced: Tensor | None = None, seeds: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Texts token by token: drawn, or always the likeliest.
 
     Args:
         decoder: Fresh.
         config: Draws `num_return_sequences` texts of each image with `do_sample`, else the one greedy text.
         forced: (R, at least T) tokens to take instead of choosing, up to each row's end.
+        seeds: (B,) int64, of each image one of its own, from which its draws follow; else torch's generator draws.
 
     Returns:
         ids: (R, 1 + T) int64, T at most `max_length`: the begin token, the text with its end token, padding.
@@ -105,10 +109,13 @@ def sample(decoder: Decoder, config: GenerationConfig, forced: Tensor | None = N
     logits = decoder.step(ids[::each, 0]).repeat_interleave(each, dim=0)
     decoder.select(torch.arange(images, device=device).repeat_interleave(each))
     log_probs = logits.new_zeros(len(ids), config.max_length)
+    if seeds is not None:
+        seeds = seeds.repeat_interleave(each) + torch.arange(each, device=device).repeat(images)
     live, ended = torch.arange(len(ids), device=device), torch.zeros(len(ids), dtype=torch.bool, device=device)
     for length in range(1, config.max_length + 1):
         log_prob = _log_probs(logits, config, length)
-        token = _choose(log_prob, config) if forced is None else forced[live, length - 1]
+        numbers = None if seeds is None else uniform(seeds[live], length)
+        token = _choose(log_prob, config, numbers) if forced is None else forced[live, length - 1]
         over = ended[live]
         token = token.masked_fill(over, config.pad_token_id)
         ids[live, length] = token
@@ -125,8 +132,8 @@ def sample(decoder: Decoder, config: GenerationConfig, forced: Tensor | None = N
     return ids[:, : length + 1], log_probs[:, :length]
 
 
-def _choose(log_probs: Tensor, config: GenerationConfig) -> Tensor:
-    """One token a row."""
+def _choose(log_probs: Tensor, config: GenerationConfig, numbers: Tensor | None) -> Tensor:
+    """One token a row, drawn by `numbers` in [0, 1) if they are given."""
     if not config.do_sample:
         return log_probs.argmax(dim=-1)
     logits = log_probs / config.temperature
@@ -137,7 +144,8 @@ def _choose(log_probs: Tensor, config: GenerationConfig) -> Tensor:
         probabilities, order = logits.softmax(dim=-1).sort(descending=True)
         before = probabilities.cumsum(dim=-1) - probabilities
         logits = logits.masked_fill((before >= config.top_p).scatter(1, order, before >= config.top_p), -torch.inf)
-    return torch.multinomial(logits.softmax(dim=-1), 1)[:, 0]
+    probabilities = logits.softmax(dim=-1)
+    return torch.multinomial(probabilities, 1)[:, 0] if numbers is None else draw(probabilities, numbers)
 
 
 @dataclass

@@ -35,15 +35,17 @@ class MaskedLMHead(nn.Module):
         return addmm(self.decoder.bias[:, None], self.decoder.weight, hidden.T).T.contiguous()
 
     @staticmethod
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Tensor:
         """Mean cross-entropy over the tokens to be predicted.
 
         Args:
             logits: (B, L, V).
             labels: (B, L) int64, -100 where nothing is predicted.
+            count: What to divide by, such as the mean number of tokens of the global batch's parts; by default the
+                tokens of these labels.
 
         Returns:
             A scalar; zero, with zero gradients, if the batch has nothing to predict.
         """
         total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-        return total / (labels != -100).sum().clamp(min=1)
+        return total / ((labels != -100).sum().clamp(min=1) if count is None else count)

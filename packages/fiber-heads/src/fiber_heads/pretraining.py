@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,24 @@ from torch import Tensor
 from fiber_heads.checkpoints import describe_rank_output
 from fiber_heads.config import PretrainingConfig
 from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
+from fiber_heads.distributed import BatchMean
+from fiber_heads.draws import uniform
+from fiber_heads.grad_cache import GradCache
 from fiber_heads.initialization import initialize
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.matching import MatchingHead
 from fiber_heads.search import SearchModel
+from fiber_heads.share import Begun, Pairs, Share, padded
 from fiber_heads.task import TaskOutput
+
+_TEXT, _IMAGE = range(2)  # what a number of a sample's seed is drawn for
 
 
 @dataclass
 class PretrainingOutput(TaskOutput):
-    """One step; `loss` is the sum of the losses, and accuracies come with `..._count`, the decisions that they average.
+    """One step; `loss` is the sum of the losses, and accuracies come with `..._count`, the decisions of this batch.
+
+    Losses and accuracies are such that their means over the processes are those of the global batch.
 
     Attributes:
         mlm_logits: (B, L, V).
@@ -40,7 +48,8 @@ class Negatives:
     """For each pair of the batch a text and an image that do not belong to it.
 
     Attributes:
-        text: (B,) int64, row in the batch, or B + slot of the queue.
+        text: (B,) int64, row g in the global batch (row g % B of process g // B), or its number of rows + slot of the
+            queue.
         image: (B,) int64, likewise.
         text_exists: (B,) bool, whether there was any candidate.
         image_exists: (B,) bool, likewise.
@@ -90,6 +99,7 @@ class FiberForPretraining(SearchModel):
                 backbone.image_dim,
                 temperature=config.temperature,
                 pooler=config.itc_pooler,
+                gather_with_gradient=config.gather_with_gradient,
                 original=config.original,
             )
             if config.queue_size:
@@ -120,9 +130,12 @@ class FiberForPretraining(SearchModel):
         mlm_input_ids: Tensor | None = None,
         mlm_labels: Tensor | None = None,
         image_ids: Tensor | None = None,
+        seeds: Tensor | None = None,
         negatives: Negatives | None = None,
+        mean: BatchMean | None = None,
+        stage: Callable[..., TaskOutput] | None = None,
         **_: Any,
-    ) -> PretrainingOutput:
+    ) -> TaskOutput:
         """One step of all objectives; in training mode the queue takes in the batch afterwards.
 
         Args:
@@ -132,37 +145,109 @@ class FiberForPretraining(SearchModel):
             mlm_input_ids: (B, L), some of them masked; for `"mlm"`.
             mlm_labels: (B, L), the tokens to predict, -100 elsewhere; for `"mlm"`.
             image_ids: (B,), equal for captions of one image.
+            seeds: (B,) int64, of each sample one of its own, from which its negatives follow; by default torch's
+                generator draws them.
             negatives: Pairs to match instead of drawn ones.
+            mean: Of the number of tokens over the parts of the global batch, see `passes`.
+            stage: Does a part of the step in place of the whole, see `passes`.
             **_: Other keys of the batch.
-        """
-        text_inputs = [input_ids]
-        if self.word_head is not None and mlm_input_ids is not None:
-            text_inputs.append(mlm_input_ids)
-        image = self.backbone.begin_image(pixel_values)
-        texts = self.backbone.begin_text(torch.cat(text_inputs), attention_mask.repeat(len(text_inputs), 1))
-        size = len(image)
-        text, masked_text = texts[:size], texts[size:]
 
+        Returns:
+            A `PretrainingOutput`; what a `stage` gives has less.
+        """
+        pairs = Pairs(pixel_values, input_ids, attention_mask, mlm_input_ids, mlm_labels, image_ids, seeds)
+        mean = mean or BatchMean()
+        if stage is not None:
+            return stage(self, pairs, mean)
+        begun = self.begin(pairs)
+        share = Share(begun, attention_mask, image_ids)
+        output = self.compare(begun, share, slice(None), pairs, mean, negatives)
+        self.remember(share, [pairs.inputs()])
+        return output
+
+    def totals(self, *, mlm_labels: Tensor | None = None, **_: Any) -> Tensor | None:
+        """The number of masked tokens; matching and contrast are means over pairs."""
+        return None if self.word_head is None or mlm_labels is None else self._count((mlm_labels != -100).sum())
+
+    def passes(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Where pairs are compared with each other, those of all parts are: see `GradCache`.
+
+        With `original` each part is compared in itself, as there.
+        """
+        passes = super().passes(parts)
+        if len(parts) == 1 or self.config.original or self.config.objectives == ("mlm",):
+            return passes
+        return GradCache(passes).passes()
+
+    def begin(self, pairs: Pairs) -> Begun:
+        """What the objectives need of each pair by itself: each image, text and masked text is begun once."""
+        masked = self.word_head is not None and pairs.mlm_input_ids is not None
+        text_inputs = [pairs.input_ids, pairs.mlm_input_ids] if masked else [pairs.input_ids]
+        image = self.backbone.begin_image(pairs.pixel_values)
+        texts = self.backbone.begin_text(torch.cat(text_inputs), pairs.attention_mask.repeat(len(text_inputs), 1))  # type: ignore[arg-type]
+        size = len(image)
+        text, begun = texts[:size], {}
+        if self.contrastive_head is not None:
+            begun["image_features"] = self._encode_image_state(image)
+            begun["text_features"] = self._encode_text_state(text)
+        if self.word_head is not None or self.matching_head is not None:
+            begun["image"] = image.hidden_state
+        if self.word_head is not None:
+            begun["masked_text"] = texts[size:].hidden_state
+        if self.matching_head is not None:
+            begun["text"] = text.hidden_state
+        return begun
+
+    def compare(
+        self,
+        own: Begun,
+        share: Share,
+        part: slice,
+        pairs: Pairs,
+        mean: BatchMean,
+        negatives: Negatives | None = None,
+    ) -> PretrainingOutput:
+        """The objectives of some pairs, over the candidates of the global batch.
+
+        Args:
+            own: Begun of these pairs.
+            share: Of the global batch, all that this process has; among it these pairs.
+            part: Their rows in it.
+            pairs: They themselves.
+            mean: Of the number of tokens over the parts of the global batch.
+            negatives: Pairs to match instead of drawn ones.
+        """
         contrast, losses = None, {}
         if self.contrastive_head is not None:
-            image_features, text_features = self._encode_image_state(image), self._encode_text_state(text)
-            contrast = self.contrastive_head(image_features, text_features, self.queue, image_ids)
+            features = share.begun["image_features"], share.begun["text_features"]
+            contrast = self.contrastive_head(*features, self.queue, share.image_ids, part)
             losses["itc"] = contrast.loss
-        pairs: list[tuple[ImageState, TextState]] = []
+        joined: list[tuple[ImageState, TextState]] = []
         if self.word_head is not None:
-            pairs.append((image, masked_text))
+            joined.append((ImageState(own["image"]), TextState(own["masked_text"], pairs.attention_mask)))
         if self.matching_head is not None:
-            negatives = negatives or self._draw(contrast, size, image_ids, image.hidden_state.device)
-            pairs.append(self._pair(image, text, negatives, pixel_values))
-        fused = self._fused_objectives(pairs, size, mlm_labels, negatives) if pairs else _Fused()
-        if self.training and self.queue is not None:
-            inputs = (pixel_values, input_ids, attention_mask) if self.config.queue_inputs != "none" else None
-            self.queue.push(image_features, text_features, image_ids, inputs)
+            negatives = negatives or self._draw(contrast, share, part, pairs.seeds)
+            joined.append(self._pair(own, share, part, negatives, pairs))
+        fused = _Fused()
+        if joined:
+            fused = self._fused_objectives(joined, len(pairs.input_ids), pairs.mlm_labels, negatives, mean)
         losses |= fused.losses
         total = torch.stack(list(losses.values())).sum()
         return PretrainingOutput(
             total, losses, fused.metrics, None, fused.mlm_logits, fused.itm_logits, fused.itm_labels
         )
+
+    def remember(self, share: Share, inputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """In training mode the queue takes in this process's share, made of `inputs`."""
+        if self.training and self.queue is not None:
+            kept = None
+            if self.queue.inputs != "none":
+                pixels, *texts = zip(*inputs, strict=True)
+                length = max(each.shape[1] for each in texts[0])
+                ids, masks = (torch.cat([padded(each, length) for each in part]) for part in texts)
+                kept = torch.cat(pixels), ids, masks
+            features = share.begun["image_features"], share.begun["text_features"]
+            self.queue.push(*features, share.image_ids, kept)
 
     def _fused_objectives(
         self,
@@ -170,6 +255,7 @@ class FiberForPretraining(SearchModel):
         size: int,
         mlm_labels: Tensor | None,
         negatives: Negatives | None,
+        mean: BatchMean,
     ) -> _Fused:
         """Masked tokens (first B = `size` pairs) and matching (last 3 B) in one pass over the fused blocks."""
         image, text = ImageState.cat([pair[0] for pair in pairs]), TextState.cat([pair[1] for pair in pairs])
@@ -178,48 +264,74 @@ class FiberForPretraining(SearchModel):
         output = _Fused()
         if self.word_head is not None and mlm_labels is not None:
             output.mlm_logits = self.word_head(fused.text_features[:size, : mlm_labels.shape[1]])
-            output.losses["mlm"] = self.word_head.loss(output.mlm_logits, mlm_labels)
-            _note_accuracy(output.metrics, "mlm", output.mlm_logits, mlm_labels)
+            count = mean(self._count((mlm_labels != -100).sum())).clamp(min=mean.least)
+            output.losses["mlm"] = self.word_head.loss(output.mlm_logits, mlm_labels, count)
+            _note_accuracy(output.metrics, "mlm", output.mlm_logits, mlm_labels, count)
         if self.matching_head is not None and negatives is not None:
             exists = torch.cat([torch.ones_like(negatives.text_exists), negatives.text_exists, negatives.image_exists])
             labels = (torch.arange(3 * size, device=exists.device) < size).long().masked_fill(~exists, -100)
             output.itm_logits, output.itm_labels = self.matching_head(fused.pooled[-3 * size :]), labels
+            # Two images among the candidates are a negative for every pair: all parts have equally many decisions.
             output.losses["itm"] = self.matching_head.loss(output.itm_logits, labels)
-            _note_accuracy(output.metrics, "itm", output.itm_logits, labels)
+            _note_accuracy(output.metrics, "itm", output.itm_logits, labels, (labels != -100).sum())
         return output
 
-    def _draw(self, contrast: Contrast | None, size: int, ids: Tensor | None, device: torch.device) -> Negatives:
-        """Hard negatives by the contrast's weights, or any other pair of the batch without a contrast."""
+    def _count(self, number: Tensor) -> Tensor:
+        """A number to divide losses by, in their type."""
+        return number.to(torch.promote_types(self.dtype, torch.float32))
+
+    def _draw(self, contrast: Contrast | None, share: Share, part: slice, seeds: Tensor | None) -> Negatives:
+        """Hard negatives by the contrast's weights, or any other pair of the global batch without a contrast."""
         if contrast is not None:
             to_text, to_image = contrast.image_to_text, contrast.text_to_image
         else:
-            same = torch.eye(size, dtype=torch.bool, device=device)
-            to_text = to_image = (~(same if ids is None else same | (ids[:, None] == ids))).float()
-        text, text_exists = sample_negatives(to_text, original=self.config.original)
-        image, image_exists = sample_negatives(to_image, original=self.config.original)
+            to_text = to_image = share.other_images(part).float()
+        found = []
+        for purpose, weights in ((_TEXT, to_text), (_IMAGE, to_image)):
+            numbers = None if seeds is None else uniform(seeds, purpose)
+            rows, exists = sample_negatives(weights, numbers, original=self.config.original)
+            if contrast is not None and self.config.original:  # whose candidates are this process's
+                size = len(share.attention_mask)
+                rows = rows + torch.where(rows < size, share.own_rows(slice(0, 1)), share.num_rows - size)
+            found.append((rows, exists))
+        (text, text_exists), (image, image_exists) = found
         return Negatives(text, image, text_exists, image_exists)
 
     def _pair(
-        self, image: ImageState, text: TextState, negatives: Negatives, pixel_values: Tensor
+        self, own: Begun, share: Share, part: slice, negatives: Negatives, pairs: Pairs
     ) -> tuple[ImageState, TextState]:
         """3 B pairs: those of the batch, its images with drawn texts, its texts with drawn images."""
-        size = len(image)
-        own = torch.arange(size, device=negatives.text.device)
-        images, texts = torch.cat([own, own, negatives.image]), torch.cat([own, negatives.text, own])
-        if self.queue is None or self.queue.inputs == "none" or not self.queue.filled:
-            return image[images], text[texts]
-        # Queued inputs lie on the host, so here, and only here, the host must know what was drawn.
-        from_queue = torch.cat([negatives.image, negatives.text]).cpu().unique()
-        slots = from_queue[from_queue >= size] - size
+        image, text = ImageState(own["image"]), TextState(own["text"], pairs.attention_mask)
+        # A slot of the queue stands for the pair itself until it is encoded.
+        in_batch = [
+            torch.where(rows < share.num_rows, rows, share.own_rows(part)) for rows in (negatives.image, negatives.text)
+        ]
+        other_image, other_text = share.fetch_images(in_batch[0]), share.fetch_texts(in_batch[1])
+        if self.queue is not None and self.queue.inputs != "none" and self.queue.filled:
+            other_image, other_text = self._with_queued(other_image, other_text, negatives, share.num_rows, pairs)
+        return ImageState.cat([image, image, other_image]), TextState.cat([text, other_text, text])
+
+    def _with_queued(
+        self, image: ImageState, text: TextState, negatives: Negatives, start: int, pairs: Pairs
+    ) -> tuple[ImageState, TextState]:
+        """Negatives (B,) of the global batch, and of the queue, whose slots count from `start`, in their places."""
+        assert self.queue is not None
+        # Queued inputs lie on the host, so the host must know what was drawn.
+        slots = torch.cat([negatives.image, negatives.text]).cpu().unique()
+        slots = slots[slots >= start] - start
         if not len(slots):
-            return image[images], text[texts]
-        pixels, ids, mask = self.queue.get_inputs(slots, pixel_values)
+            return image, text
+        pixels, ids, mask = self.queue.get_inputs(slots, pairs.pixel_values)
         all_images = ImageState.cat([image, self.backbone.begin_image(pixels)])
         all_texts = TextState.cat([text, self.backbone.begin_text(ids, mask)])
-        row = torch.arange(size + self.queue.size)
-        row[size + slots] = torch.arange(len(slots)) + size
-        row = row.to(images.device)
-        return all_images[row[images]], all_texts[row[texts]]
+        place = torch.zeros(self.queue.size, dtype=torch.int64)
+        place[slots] = torch.arange(len(slots)) + len(image)
+        place, own = place.to(pixels.device), torch.arange(len(image), device=pixels.device)
+        rows = [
+            torch.where(drawn < start, own, place[(drawn - start).clamp(min=0)])
+            for drawn in (negatives.image, negatives.text)
+        ]
+        return all_images[rows[0]], all_texts[rows[1]]
 
     def finish_original_checkpoint(self, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
         """Notes if the original's two rankers disagree."""
@@ -236,8 +348,8 @@ class FiberForPretraining(SearchModel):
             self.queue.load_training_state(state)
 
 
-def _note_accuracy(metrics: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor) -> None:
+def _note_accuracy(metrics: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor, count: Tensor) -> None:
+    """The share of right decisions among `count`, and how many there are here."""
     decided = labels != -100
-    count = decided.sum()
     right = ((logits.detach().argmax(dim=-1) == labels) & decided).sum()
-    metrics[f"{name}_accuracy"], metrics[f"{name}_count"] = right / count.clamp(min=1), count
+    metrics[f"{name}_accuracy"], metrics[f"{name}_count"] = right / count.clamp(min=1e-6), decided.sum()

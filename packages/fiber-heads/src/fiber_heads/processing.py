@@ -100,3 +100,25 @@ def load_processor(name: str | Path, *, trusted: Collection[str] = (), hub: HubO
         warnings.warn(f"{name} is loaded without its processor: {error}", stacklevel=4)
         return None
     return found.from_pretrained(folder)
+
+
+def check_processor(processor: Any, vocab_size: int, stride: int) -> None:
+    """ValueError if a processor has a tokenizer with ids for which a model has no embedding, or images of other sizes.
+
+    Args:
+        processor: Of any kind, or None.
+        vocab_size: Embeddings of the model.
+        stride: What the sides of its images are multiples of.
+    """
+    vocabulary: dict[str, int] = getattr(getattr(processor, "tokenizer", None), "get_vocab", dict)()
+    if vocabulary and (largest := max(vocabulary.values())) >= vocab_size:
+        raise ValueError(
+            f"holds a tokenizer with ids up to {largest}, but a model of {vocab_size} tokens; use the tokenizer that "
+            "the model was trained with"
+        )
+    for name in ("image_size", "size_divisor"):
+        if (size := getattr(processor, name, stride)) % stride:
+            raise ValueError(
+                f"{name} of {PROCESSOR_FILE} is {size}; the backbone takes images whose sides are multiples of "
+                f"{stride}; set it to {-(-size // stride) * stride}"
+            )

@@ -25,13 +25,14 @@ from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 from fiber_heads.checkpoints import BACKBONE, join_key_maps, original_parts_map
+from fiber_heads.distributed import BatchMean, alone, world_size
 from fiber_heads.processing import (
-    PROCESSOR_FILE,
     HubOptions,
     Images,
     Processor,
     Texts,
     as_list,
+    check_processor,
     is_prepared,
     load_processor,
 )
@@ -107,18 +108,42 @@ class TaskModel(PretrainedModel):
         self.config = (self.config_class or NoSettings)() if config is None else config
 
     def __call__(self, *args: Any, **batch: Any) -> Any:
-        """`forward`, as of any module.
+        """`forward`, as of any module; in eval mode no process waits for another.
 
         Raises:
             KeyError: The batch lacks a key; the message names it.
         """
         if not args:
             check_batch(batch, self.needed_keys())
-        return super().__call__(*args, **batch)
+        if self.training or world_size() == 1:
+            return super().__call__(*args, **batch)
+        with alone():
+            return super().__call__(*args, **batch)
 
     def needed_keys(self) -> tuple[str, ...]:
         """Keys that every batch must have: the arguments of `forward` without a default."""
         return self._needed
+
+    def totals(self, **batch: Any) -> Tensor | None:
+        """What losses are divided by, such as numbers of tokens, (n,); None where they are means over samples."""
+        return None
+
+    def passes(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The forward passes of one training step, each of them followed by its backward pass.
+
+        A model whose samples need each other says here how a step is taken apart, see `FiberForPretraining`.
+
+        Args:
+            parts: This process's share of the global batch, in as many batches of as many samples as every process's.
+
+        Returns:
+            For each pass a batch for `forward`, with the `mean` of `totals`. The sum of their losses, divided by the
+            number of parts and averaged over processes, is the loss of the global batch.
+        """
+        totals = [self.totals(**part) for part in parts] if len(parts) > 1 else []
+        counted = [each for each in totals if each is not None]
+        mean = {"mean": BatchMean.over(counted)} if counted else {}
+        return [{**part, **mean} for part in parts]
 
     def to_config(self) -> dict[str, Any]:
         """The backbone's description, and the settings of the heads."""
@@ -177,19 +202,7 @@ class TaskModel(PretrainedModel):
             ValueError: There is no embedding for some of its tokens, or its images are of sizes that the backbone does
                 not take.
         """
-        vocabulary: dict[str, int] = getattr(getattr(self.processor, "tokenizer", None), "get_vocab", dict)()
-        if vocabulary and (largest := max(vocabulary.values())) >= self.backbone.vocab_size:
-            raise ValueError(
-                f"holds a tokenizer with ids up to {largest}, but a model of {self.backbone.vocab_size} tokens; use "
-                "the tokenizer that the model was trained with"
-            )
-        stride = self.backbone.image_stream.stride
-        for name in ("image_size", "size_divisor"):
-            if (size := getattr(self.processor, name, stride)) % stride:
-                raise ValueError(
-                    f"{name} of {PROCESSOR_FILE} is {size}; the backbone takes images whose sides are multiples of "
-                    f"{stride}; set it to {-(-size // stride) * stride}"
-                )
+        check_processor(self.processor, self.backbone.vocab_size, self.backbone.image_stream.stride)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)

@@ -149,7 +149,9 @@ class TrainerConfig(Ranged):
     batch_size: int = ranged(4096, least=1)
     """Samples of one optimizer step, over all devices and accumulated batches."""
     accumulate: int = ranged(1, least=1)
-    """Batches whose gradients are summed for one step."""
+    """Parts in which each process computes its share of a step: less memory, the same step.
+
+    Contrast and matching then begin every image and text twice (`fiber_heads.grad_cache`)."""
     seed: int = ranged(0, least=0, below=2**63)
     accelerator: str = "auto"
     devices: int = ranged(1, least=1)

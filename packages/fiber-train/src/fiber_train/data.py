@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from fiber_data import (
     train_tokenizer,
 )
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fiber_train.checkpoint import find_model
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
@@ -44,14 +45,44 @@ MakeProcessor = Callable[[Any, Any], Any]  # from a tokenizer and the processor 
 
 @dataclass
 class TrainingData:
-    """Batches of training items, and the sampler whose position a checkpoint keeps."""
+    """Batches of training items, and the sampler of whole steps whose position a checkpoint keeps."""
 
     loader: DataLoader
     sampler: EpochSampler
 
-    def steps_of_epoch(self, accumulate: int) -> int:
+    def steps_of_epoch(self) -> int:
         """Whole optimizer steps of one epoch, at least one."""
-        return max(1, len(self.sampler) // accumulate)
+        return max(1, len(self.sampler))
+
+
+class Parts(Sampler[list[int]]):
+    """The batches of a sampler, each in so many parts, loaded one after the other."""
+
+    def __init__(self, sampler: EpochSampler, parts: int) -> None:
+        self.sampler, self.parts = sampler, parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The parts; a batch has a multiple of as many samples."""
+        for batch in self.sampler:
+            size = len(batch) // self.parts
+            yield from (batch[start : start + size] for start in range(0, len(batch), size))
+
+    def __len__(self) -> int:
+        return len(self.sampler) * self.parts
+
+
+class Dealt(Sampler[list[int]]):
+    """The batches of a sampler dealt to the processes in turn: the same batches, however many share them."""
+
+    def __init__(self, sampler: EpochSampler, rank: int, world_size: int) -> None:
+        self.sampler, self.rank, self.world_size = sampler, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Those of this process."""
+        yield from islice(self.sampler, self.rank, None, self.world_size)
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.sampler), self.world_size))
 
 
 ORIGINAL_TOKENIZER = "FacebookAI/roberta-base"
@@ -102,17 +133,18 @@ def build_training_data(
     collate: Collate,
     groups: dict[str, Any],
 ) -> TrainingData:
-    """Shuffled batches of a data set; `groups` are those of `EpochSampler`."""
+    """Shuffled batches of a data set, `accumulate` for each step; `groups` are those of `EpochSampler`."""
     trainer = config.trainer
     sampler = EpochSampler(
         len(dataset),  # type: ignore[arg-type]
-        trainer.batch_size // trainer.accumulate,
+        trainer.batch_size,
         seed=trainer.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         **groups,
     )
-    return TrainingData(_loader(dataset, sampler, collate, config.data, persistent=True), sampler)
+    batches = Parts(sampler, trainer.accumulate)
+    return TrainingData(_loader(dataset, sampler.seed, batches, collate, config.data, persistent=True), sampler)
 
 
 def build_evaluation_loader(
@@ -124,22 +156,27 @@ def build_evaluation_loader(
     shuffle: bool = False,
     seed: int = 0,
     share: bool = True,
+    deal: bool = False,
 ) -> DataLoader:
     """Batches in order; every process gets equally many, the last ones repeat samples (metrics count ids once).
 
-    With `share` false every process gets all samples, each once.
+    With `share` false every process gets all samples, each once. With `deal` processes take the same batches in turn,
+    however many they are, and each sample comes once, in the last batch fewer: for what depends on the others of a
+    batch.
     """
+    together = share and not deal
     sampler = EpochSampler(
         len(dataset),  # type: ignore[arg-type]
-        batch_size * (fabric.world_size if share else 1),
-        rank=fabric.global_rank if share else 0,
-        world_size=fabric.world_size if share else 1,
+        batch_size * (fabric.world_size if together else 1),
+        rank=fabric.global_rank if together else 0,
+        world_size=fabric.world_size if together else 1,
         shuffle=shuffle,
         seed=seed,
         drop_last=False,
-        pad_last=share,
+        pad_last=together,
     )
-    return _loader(dataset, sampler, collate, data)
+    batches = Dealt(sampler, fabric.global_rank, fabric.world_size) if deal else sampler
+    return _loader(dataset, seed, batches, collate, data)
 
 
 @dataclass
@@ -156,15 +193,20 @@ class Blindfold:
 
 
 def _loader(
-    dataset: Dataset, sampler: EpochSampler, collate: Collate, data: DataConfig, persistent: bool = False
+    dataset: Dataset,
+    seed: int,
+    batches: Sampler[list[int]],
+    collate: Collate,
+    data: DataConfig,
+    persistent: bool = False,
 ) -> DataLoader:
     """Batches without what cannot be read: others are in its place, see `ReplacingCollator`.
 
     Of `persistent` loaders the processes stay from epoch to epoch; what changes between them comes with indices.
     """
     return DataLoader(
-        ReplacingDataset(dataset, sampler.seed),
-        batch_sampler=sampler,
+        ReplacingDataset(dataset, seed),
+        batch_sampler=batches,
         collate_fn=ReplacingCollator(Blindfold(collate) if data.blind else collate),
         num_workers=data.num_workers,
         persistent_workers=persistent and data.num_workers > 0,

@@ -1,5 +1,8 @@
 """The training loop: iterate, accumulate, clip, step, schedule, log, checkpoint, evaluate, stop.
 
+A step is of the global batch, however many processes and accumulated parts share it: the model says by which passes
+(`TaskModel.passes`).
+
 Every random draw of a step comes from (seed, step, rank), so that a resumed run needs no generator's state and equals
 the uninterrupted one. A checkpoint is written before every evaluation, so that one that was cut off is made up for.
 """
@@ -103,7 +106,7 @@ class Loop:
                         raise
                     break  # while it waited for data
                 except UnreadableError:
-                    if self.step and self.fabric.world_size == self.config.accumulate == 1:  # no step is half done
+                    if self.step and self.fabric.world_size == 1:  # no step is half done
                         self._save(save)
                     raise
                 self._count(values)
@@ -127,11 +130,11 @@ class Loop:
         return False
 
     def _patient(self, batches: Iterator[dict[str, Any]], stop: StopRequest) -> Iterator[dict[str, Any]]:
-        """The parts of one step; nothing is lost if a signal interrupts the wait for its first one."""
+        """The parts of one step; nothing is lost if a signal interrupts the wait for them."""
         alone = self.fabric.world_size == 1
-        for part in range(self.config.accumulate):
+        for _ in range(self.config.accumulate):
             began = time.perf_counter()
-            with stop.at_once() if alone and part == 0 else nullcontext():
+            with stop.at_once() if alone else nullcontext():
                 batch = next(batches)
             self.waited += time.perf_counter() - began
             yield batch
@@ -145,21 +148,23 @@ class Loop:
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Any]]:
         """One optimizer step; gives the means of its losses and metrics, on the device."""
         values: dict[str, Tensor] = {}
-        ids: list[Any] = []
-        for part in range(self.config.accumulate):
-            batch = next(batches)
-            self.unreadable.note(batch)
-            torch.manual_seed(derive_seed(self.config.seed, self.step, part, self.fabric.global_rank))
-            with self.fabric.no_backward_sync(self.model, enabled=part + 1 < self.config.accumulate):
+        parts = []
+        for part in batches:
+            self.unreadable.note(part)
+            parts.append(part)
+        passes = self.model.module.passes(parts)
+        for number, batch in enumerate(passes):
+            torch.manual_seed(derive_seed(self.config.seed, self.step, number, self.fabric.global_rank))
+            with self.fabric.no_backward_sync(self.model, enabled=number + 1 < len(passes)):
                 with self._diagnosed(batch):
                     output = self.model(**batch)
-                self.fabric.backward(output.loss / self.config.accumulate)
-            self.sampler.advance()
-            ids += batch["ids"]
+                if output.loss.requires_grad:  # else it prepares for later passes
+                    self.fabric.backward(output.loss / len(parts))
             found = {f"{name}_loss": value for name, value in output.losses.items()}
             found |= {name: value for name, value in output.metrics.items() if not name.endswith("_count")}
             for name, value in {"loss": output.loss, **found}.items():
-                values[name] = values.get(name, 0) + value.detach() / self.config.accumulate
+                values[name] = values.get(name, 0) + value.detach() / len(parts)
+        self.sampler.advance()
         if self.max_norm is not None:
             norm = self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=self.max_norm, error_if_nonfinite=False
@@ -172,7 +177,7 @@ class Loop:
         if self.average is not None:
             self.average.update()
         self.step += 1
-        return values, ids
+        return values, [name for part in parts for name in part["ids"]]
 
     @contextmanager
     def _diagnosed(self, batch: dict[str, Any]) -> Iterator[None]:

@@ -281,7 +281,7 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
     """The same with all numbers of steps known."""
     steps = trainer.max_steps
     if trainer.max_epochs is not None:
-        steps = trainer.max_epochs * data.steps_of_epoch(trainer.accumulate)
+        steps = trainer.max_epochs * data.steps_of_epoch()
     every = trainer.eval_every
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
 

@@ -23,7 +23,7 @@ from fiber_heads.grounding.anchors import level_anchors
 from fiber_heads.grounding.checkpoints import original_grounding_map
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.dyhead import DynamicHead
-from fiber_heads.grounding.extents import level_extents
+from fiber_heads.grounding.extents import Extent, level_extents
 from fiber_heads.grounding.pyramid import FeaturePyramid
 
 
@@ -94,16 +94,16 @@ class GroundingHead(nn.Module):
                 f"maps must be the backbone's three of strides 8, 16 and 32, got sizes {sides}; pad images to "
                 f"multiples of {self.config.strides[2]}"
             )
-        levels, valid = self._features(maps, image_sizes)
-        shapes = [(x.shape[2], x.shape[3]) for x in levels]
+        extents = self._extents((maps[2].shape[2], maps[2].shape[3]), image_sizes, maps[0])
+        levels = self.tower(self.pyramid(list(maps), extents), extents)
         x = torch.cat([level.flatten(2).mT for level in levels], dim=1)
-        counts = tuple(height * width for height, width in shapes)
+        anchors, counts, valid = self._places(extents, len(maps[0]), x.device)
         scales = torch.cat([scale.expand(count) for scale, count in zip(self.box_scales, counts, strict=True)])
         return GroundingPredictions(
             deltas=self.box(x) * scales[:, None],
             centerness=self.centerness(x)[..., 0],
             token_logits=self.alignment(x, text, attention_mask),
-            anchors=torch.cat(level_anchors(shapes, self.config.strides, self.config.anchor_scale, x.device)),
+            anchors=anchors,
             anchors_per_level=counts,
             valid=valid,
         )
@@ -114,15 +114,27 @@ class GroundingHead(nn.Module):
         for block in self.tower.blocks:
             block.flat_offsets = config.flat_offsets  # type: ignore[assignment]
 
-    def _features(self, maps: Sequence[Tensor], image_sizes: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """The dynamic head's maps, and which anchors belong to their image, (B, A)."""
-        (height, width), last = maps[-1].shape[2:], self.config.strides[2]
+    def places(self, pixel_values: Tensor, image_sizes: Tensor | None) -> tuple[Tensor, tuple[int, ...], Tensor]:
+        """The anchors of images (B, 3, H, W) without looking at them: `anchors`, `anchors_per_level` and `valid`."""
+        last = self.config.strides[2]
+        shape = (pixel_values.shape[2] // last, pixel_values.shape[3] // last)
+        return self._places(self._extents(shape, image_sizes, pixel_values), len(pixel_values), pixel_values.device)
+
+    def _extents(self, last_shape: tuple[int, int], image_sizes: Tensor | None, like: Tensor) -> list[Extent]:
+        """Of every level, for images whose map of the backbone's last stride has this height and width."""
+        (height, width), last = last_shape, self.config.strides[2]
         shapes = [(_shrink(height, last, stride), _shrink(width, last, stride)) for stride in self.config.strides]
         owned = image_sizes if self.config.padding_aware else None
-        extents = level_extents(shapes, self.config.strides, owned, maps[0], self.config.strides[2])
-        levels = self.tower(self.pyramid(list(maps), extents), extents)
-        valid = [(extent.weights > 0).expand(len(maps[0]), -1) for extent in extents]
-        return levels, torch.cat(valid, dim=1)
+        return level_extents(shapes, self.config.strides, owned, like, last)
+
+    def _places(
+        self, extents: Sequence[Extent], size: int, device: torch.device
+    ) -> tuple[Tensor, tuple[int, ...], Tensor]:
+        """Anchors (A, 4), how many each level has, and which belong to their image, (B, A)."""
+        shapes = [extent.shape for extent in extents]
+        anchors = torch.cat(level_anchors(shapes, self.config.strides, self.config.anchor_scale, device))
+        valid = torch.cat([(extent.weights > 0).expand(size, -1) for extent in extents], dim=1)
+        return anchors, tuple(height * width for height, width in shapes), valid
 
     def load_original_checkpoint(self, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
         """Loads the head of an original detector, and reads offsets and boxes as it was trained to (`read_as`).

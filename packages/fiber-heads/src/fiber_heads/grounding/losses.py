@@ -40,7 +40,8 @@ class GroundingLoss:
         no_object_column: See `matched_tokens`.
         margin: Pixels by which boxes, predicted and right ones, are smaller on every side in the generalized IoU and
             for the distances that make up centerness.
-        reduce: Gives the mean over processes of a small tensor, without gradient.
+        reduce: Gives the mean over the parts of the global batch of a small tensor, without gradient.
+        least: Fewest anchors with a box to divide by: 1 over the number of parts.
     """
 
     alpha: float = 0.25
@@ -51,6 +52,7 @@ class GroundingLoss:
     no_object_column: int | None = None
     margin: float = 0.0
     reduce: Callable[[Tensor], Tensor] = mean_over_processes
+    least: float = 1.0
 
     def __call__(
         self,
@@ -88,10 +90,9 @@ class GroundingLoss:
         _check_maps(positive_maps, boxes, token_logits.shape[2])
         token_logits, deltas, centerness = _at_least_float32(token_logits, deltas, centerness)
         anchors, positive = anchors.to(deltas), matched >= 0
-        target = shrink_boxes(matched_boxes(anchors, boxes, matched), self.margin)
-        central = torch.where(positive, centerness_targets(target, anchors), 0)
-        num_positive, total_central = self.reduce(torch.stack([positive.sum().to(central), central.sum()])).unbind()
-        num_positive = num_positive.clamp(min=1)
+        target, central = self._targets(anchors, boxes, matched)
+        num_positive, total_central = self.reduce(_totals(positive, central)).unbind()
+        num_positive = num_positive.clamp(min=self.least)
 
         # Masked before decoding: an anchor without a box sends back exactly nothing, however wild its deltas are.
         predicted = decode_boxes(deltas.masked_fill(~positive[..., None], 0), anchors)
@@ -103,6 +104,21 @@ class GroundingLoss:
             "centerness": self.centerness_weight * center / num_positive,
             "token": self._token_loss(token_logits, matched, positive_maps, text_mask, valid) / num_positive,
         }
+
+    def totals(self, anchors: Tensor, boxes: Sequence[Tensor], matched: Tensor) -> Tensor:
+        """What the losses are divided by, (2,): anchors with a box, and the sum of their centerness.
+
+        Args:
+            anchors: As of a call, like the others; in the type of the predictions.
+            boxes: As there.
+            matched: As there.
+        """
+        return _totals(matched >= 0, self._targets(anchors, boxes, matched)[1])
+
+    def _targets(self, anchors: Tensor, boxes: Sequence[Tensor], matched: Tensor) -> tuple[Tensor, Tensor]:
+        """The box that each anchor shall predict, (B, A, 4), and how central it lies in it, (B, A)."""
+        target = shrink_boxes(matched_boxes(anchors, boxes, matched), self.margin)
+        return target, torch.where(matched >= 0, centerness_targets(target, anchors), 0)
 
     def _token_loss(
         self,
@@ -169,6 +185,10 @@ class _FocalLossSum(autograd.Function):
     def backward(ctx: autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return gradient * grad, None, None, None, None
+
+
+def _totals(positive: Tensor, central: Tensor) -> Tensor:
+    return torch.stack([positive.sum().to(central), central.sum()])
 
 
 def _at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone, ImageState, KeyMap, LoadReport, TextState
 from torch import Tensor
 
+from fiber_heads.distributed import BatchMean
 from fiber_heads.grounding.asking import category_names, check_words, named_results, settings_above, tell_unasked
 from fiber_heads.grounding.assignment import assign_anchors
 from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
@@ -88,6 +89,7 @@ class FiberForGrounding(TaskModel):
         attention_mask: Tensor,
         original_sizes: Tensor | None = None,
         targets: Sequence[Mapping[str, Tensor]] | None = None,
+        mean: BatchMean | None = None,
         return_loss: bool = True,
         **_: Any,
     ) -> GroundingOutput:
@@ -102,6 +104,7 @@ class FiberForGrounding(TaskModel):
                 (`Scaling`), and without them images count as not resized.
             targets: For losses, for each image `boxes` (n, 4) xyxy in pixels of `pixel_values`, half-open, and
                 `positive_map` (n, L) bool, the tokens that speak of each box.
+            mean: Of what the losses are divided by over the parts of the global batch, see `TaskModel.passes`.
             return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
             **_: Other keys of the batch.
 
@@ -113,11 +116,10 @@ class FiberForGrounding(TaskModel):
         if targets is None or not return_loss:
             nothing = attention_mask.new_zeros(())
             return GroundingOutput(nothing, logits=found.token_logits, predictions=found)
-        scaling, loss = Scaling(image_sizes, original_sizes, self.config.inclusive_boxes), self.loss
-        boxes = scaling.to_taught([target["boxes"] for target in targets])
-        matched = assign_anchors(
-            found.anchors, found.anchors_per_level, boxes, found.valid, self.config.top_k, loss.margin
-        )
+        mean = mean or BatchMean()
+        loss = replace(self.loss, reduce=mean, least=mean.least)
+        places = found.anchors, found.anchors_per_level, found.valid
+        boxes, matched = self._match(places, targets, image_sizes, original_sizes)
         losses = loss(
             found.token_logits,
             found.deltas,
@@ -131,6 +133,27 @@ class FiberForGrounding(TaskModel):
         )
         total = torch.stack(list(losses.values())).sum()
         return GroundingOutput(total, losses, {}, found.token_logits, found, matched)
+
+    def totals(self, **batch: Any) -> Tensor | None:
+        """Anchors with a box, and the sum of their centerness: which anchors those are does not hang on predictions."""
+        if (targets := batch.get("targets")) is None:
+            return None
+        places = self.grounding_head.places(batch["pixel_values"], batch["image_sizes"])
+        boxes, matched = self._match(places, targets, batch["image_sizes"], batch.get("original_sizes"))
+        return self.loss.totals(places[0].to(torch.promote_types(self.dtype, torch.float32)), boxes, matched)
+
+    def _match(
+        self,
+        places: tuple[Tensor, Sequence[int], Tensor | None],
+        targets: Sequence[Mapping[str, Tensor]],
+        image_sizes: Tensor,
+        original_sizes: Tensor | None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """The boxes as they are taught, and for each anchor the row of its own, (B, A)."""
+        anchors, per_level, valid = places
+        scaling = Scaling(image_sizes, original_sizes, self.config.inclusive_boxes)
+        boxes = scaling.to_taught([target["boxes"] for target in targets])
+        return boxes, assign_anchors(anchors, per_level, boxes, valid, self.config.top_k, self.loss.margin)
 
     def detect(
         self,

@@ -78,11 +78,12 @@ def check_contrast(samples: Sequence[CaptionSample], config: TrainConfig, object
             f"{split}: {len(samples)} images with the same captions leave nothing to tell apart; give at least two "
             "images with different ones"
         )
-    together = trainer.batch_size // trainer.accumulate
-    alone = together // (trainer.devices * trainer.num_nodes) < 2
+    together = trainer.batch_size
+    if objectives.original:  # each part is compared in itself
+        together //= trainer.accumulate * trainer.devices * trainer.num_nodes
     queued = "itc" in names and objectives.queue_size > 0
-    for name, bare in (("itc", together < 2 and not queued), ("itm", alone and objectives.queue_inputs == "none")):
-        if name in names and bare:
+    for name, known in (("itc", queued), ("itm", queued and objectives.queue_inputs != "none")):
+        if name in names and together < 2 and not known:
             raise ValueError(
                 f"trainer.batch_size: with one pair in a batch {name} has nothing to compare it with; raise "
                 "trainer.batch_size, or set task.model.queue_size and task.model.queue_inputs"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator, derive_seed
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, ImageTextCollator
 from fiber_eval import RetrievalRecall
 from fiber_heads import FiberForPretraining
 from fiber_heads.distributed import gather_by_id
@@ -134,14 +134,10 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         words = torch.zeros(model.backbone.vocab_size, device=fabric.device)
         right = {name: torch.zeros((), device=fabric.device) for name in ("itm", "mlm")}
         matches = torch.zeros(2, device=fabric.device)
-        counted: set[Any] = set()
-        for number, batch in enumerate(self.batches_of(dataset, processor, fabric, shuffle=True, seed=seed)):
-            torch.manual_seed(derive_seed(seed, number, fabric.global_rank))
+        # In eval mode negatives are of the process's own batch, so the batches must not hang on who takes them.
+        for batch in self.batches_of(dataset, processor, fabric, shuffle=True, seed=seed, deal=True):
             seen |= dict.fromkeys(batch["ids"])
-            output, again = model(**batch), batch["replaced"].clone()
-            for row, name in enumerate(batch["ids"]):  # what fills up the last batch, or another's place, is no sample
-                again[row] |= name in counted
-                counted |= set() if again[row] else {name}
+            output, again = model(**batch), batch["replaced"]  # what fills another's place is no sample
             decided = {
                 "itm": (output.itm_logits, output.itm_labels, again.repeat(3), matches),
                 "mlm": (output.mlm_logits, batch["mlm_labels"], again[:, None], words),
