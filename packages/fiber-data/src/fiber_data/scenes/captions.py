@@ -1,5 +1,6 @@
 """Captions of scenes. The forms of `easy` name every object by all that it looks like, the others so that it is told
-from the rest: whatever a phrase fits is what it names. Nothing is named that is not there, but by "no" or "none"."""
+from the rest: whatever a phrase fits is what it names. Nothing is named that is not there, but by "no" or "none".
+"""
 
 from __future__ import annotations
 

@@ -245,7 +245,9 @@ def _write_instances(root: Path, split: _Split) -> None:
     content = {
         "images": [split.image(i) for i in range(len(split.scenes))],
         "annotations": _annotations(split),
-        "categories": [{"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(split.level.shapes)],
+        "categories": [
+            {"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(split.level.shapes)
+        ],
     }
     _write_json(root / "annotations" / f"instances_{split.name}.json", content)
 
