@@ -123,7 +123,7 @@ class Level:
 
     @property
     def _all_kinds(self) -> product[tuple[str, str, str, str]]:
-        return product(self.colors, self.shapes, SIZES, self.textures)  # type: ignore[return-value]
+        return product(self.colors, self.shapes, SIZES, self.textures)
 
     def _is_held_out(self, kind: tuple[str, str, str, str]) -> bool:
         color, shape, _, texture = kind
