@@ -12,10 +12,10 @@ import pytest
 from fiber_data import read_captions, read_karpathy
 from fiber_data.cli import main
 from fiber_data.scenes import audit_scenes, draw_scene, generate_scenes, sample_scene
+from fiber_data.scenes.captions import captions
 from fiber_data.scenes.draw import RGB
 from fiber_data.scenes.expressions import refer
 from fiber_data.scenes.graph import BACKGROUNDS, OPPOSITE, Scene, SceneObject, relations
-from fiber_data.scenes.language import captions
 from fiber_data.scenes.pairs import pair_up
 from fiber_data.scenes.questions import ask
 from PIL import Image

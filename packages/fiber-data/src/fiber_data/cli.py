@@ -31,8 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     scenes.add_argument("--out", type=Path, required=True, help="folder to write to")
     scenes.add_argument("--train", type=int, default=2000, help="number of training scenes (%(default)s)")
     scenes.add_argument("--val", type=int, default=500, help="number of validation scenes (%(default)s)")
+    scenes.add_argument("--level", default="easy", help="easy, medium or hard (%(default)s)")
+    scenes.add_argument(
+        "--unseen", type=int, help="number of scenes of combinations that training lacks (as --val; easy has none)"
+    )
     scenes.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (%(default)s)")
-    scenes.add_argument("--image-size", type=int, default=64, help="side of the images in pixels (%(default)s)")
+    scenes.add_argument("--image-size", type=int, help="side of the images in pixels (64; medium, hard: 96)")
 
     inspect = commands.add_parser("inspect", help="count images and captions, what is missing, how long texts are")
     inspect.add_argument("root", type=Path, help="folder of a data set in COCO, Karpathy or captions.jsonl layout")
@@ -91,15 +95,22 @@ def _check_name(word: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _scenes(options: argparse.Namespace) -> int:
-    from fiber_data.scenes import audit_scenes, generate_scenes
+    from fiber_data.scenes import LEVELS, UNSEEN, audit_scenes, generate_scenes
 
     splits = {"train": options.train, "val": options.val}
+    held_out = options.level in LEVELS and LEVELS[options.level].held_out  # another level is refused below
+    unseen = options.unseen if options.unseen is not None else options.val if held_out else 0
+    if unseen:
+        splits[UNSEEN] = unseen
     with naming(options.out):
-        generate_scenes(options.out, splits, seed=options.seed, image_size=options.image_size)
-    sys.stdout.write(f"wrote {options.train:,} training and {options.val:,} validation scenes to {options.out}\n")
-    for finding in audit_scenes(options.out):
-        note = "  solvable without looking!" if finding.leaks else ""
-        sys.stdout.write(f"{finding.kind:22} blind {finding.accuracy:.3f}   chance {finding.chance:.3f}{note}\n")
+        generate_scenes(options.out, splits, seed=options.seed, level=options.level, image_size=options.image_size)
+    also = f", and {unseen:,} of unseen combinations," if unseen else ""
+    sys.stdout.write(f"wrote {options.train:,} training and {options.val:,} validation scenes{also} to {options.out}\n")
+    for split in ("val", UNSEEN) if unseen else ("val",):
+        sys.stdout.write(f"\n{split}\n" if unseen else "")
+        for finding in audit_scenes(options.out, measure=split):
+            note = "  solvable without looking!" if finding.leaks else ""
+            sys.stdout.write(f"{finding.kind:22} blind {finding.accuracy:.3f}   chance {finding.chance:.3f}{note}\n")
     return 0
 
 

@@ -3,6 +3,14 @@
 Questions and sentences are answered from their words alone by a naive Bayes classifier over words and pairs of words,
 fitted on one split and measured on another. Expressions are ignored: simple rules point at an object of the scene
 (the largest, the leftmost, the one whose looks were most often meant before), and the best rule counts.
+
+Measured with 2000 scenes of training and 500 of each other split, seed 0 (blind / chance):
+
+easy:   color 0.16 / 0.17, exist 0.54 / 0.50, count 0.33 / 0.33, pair 0.50 / 0.50, expressions 0.39 / 0.39
+medium: color 0.14 / 0.12, exist 0.52 / 0.50, count 0.16 / 0.17, pair 0.50 / 0.50, expressions 0.25 / 0.25
+hard:   color 0.13 / 0.12, exist 0.51 / 0.50, count 0.16 / 0.17, pair 0.50 / 0.50, expressions 0.20 / 0.20
+
+In the split of unseen combinations a guess by training is worse than chance where color and shape go together.
 """
 
 from __future__ import annotations
@@ -55,11 +63,13 @@ def audit_scenes(root: str | Path, *, fit: str = "train", measure: str = "val") 
         measure: The split that it is measured on.
 
     Returns:
-        A finding for each kind.
+        A finding for each kind that both splits have.
     """
     folder = Path(root)
     known, asked = (_questions(folder, split) for split in (fit, measure))
-    findings = [_words_alone(f"question/{kind}", known[kind], rows) for kind, rows in sorted(asked.items())]
+    findings = [
+        _words_alone(f"question/{kind}", known[kind], rows) for kind, rows in sorted(asked.items()) if known[kind]
+    ]
     findings.append(_words_alone("pair", _pairs(folder, fit), _pairs(folder, measure)))
     return findings + [_point_blindly(folder, dialect, fit, measure) for dialect in _DIALECTS]
 

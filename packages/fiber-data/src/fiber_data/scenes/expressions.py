@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fiber_data.scenes.graph import NEARLY, Relation, Scene, SceneObject, between, relations
+from fiber_data.scenes.graph import Relation, Scene, SceneObject, between, relations
 from fiber_data.scenes.language import agree, name, name_apart, place_words, relation_words
 from fiber_data.scenes.levels import EASY, Attributes, Level
 
 DIALECTS = ("refcoco", "refcoco+", "refcocog")
-_SLACK = 0.05  # how far another object must be from fitting the words of a place, in sides
+_SLACK = 0.05  # how far every other object must be from fitting the words of a place, in sides
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _clearly_placed(item: SceneObject, scene: Scene, random: np.random.Generator
         fitting = [
             word
             for word, axis, sign in _EXTREMES
-            if all(sign * (getattr(other, axis) - getattr(item, axis)) > NEARLY for other in rivals)
+            if all(sign * (getattr(other, axis) - getattr(item, axis)) > _SLACK for other in rivals)
         ]
         if not any(_may_be_there(other, item.regions()) for other in rivals):
             fitting.append(place_words(item))
@@ -212,7 +212,7 @@ def _endings(item: SceneObject, rivals: list[SceneObject], scene: Scene) -> list
 def _may_stand(one: SceneObject, other: SceneObject, relation: Relation, scene: Scene) -> bool:
     if relation in ("in front of", "behind"):
         return _touch(one, other)
-    return relation in relations(one, other, NEARLY)
+    return relation in relations(one, other, 0.0)
 
 
 def _touch(one: SceneObject, other: SceneObject) -> bool:

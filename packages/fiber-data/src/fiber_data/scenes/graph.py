@@ -21,7 +21,6 @@ OPPOSITE: dict[Relation, Relation] = {
     "behind": "in front of",
 }
 CLEARLY = 0.15  # how much two centers must differ, in sides, for a relation to hold
-NEARLY = 0.05  # how much less than that leaves no doubt that it does not
 BACKGROUNDS = ((244, 243, 238), (226, 233, 240), (236, 226, 214), (224, 236, 224))
 
 Box = tuple[float, float, float, float]
@@ -148,6 +147,6 @@ def between(middle: SceneObject, one: SceneObject, other: SceneObject) -> bool |
     length = math.hypot(across, down) or 1e-9
     along = (right * across + below * down) / length**2
     aside = abs(across * below - down * right) / length
-    if length > 0.35 and 0.25 < along < 0.75 and aside < 0.09:
+    if length > 0.35 and 0.25 < along < 0.75 and aside < 0.12 * length:
         return True
     return False if not 0 < along < 1 or aside > 0.22 else None

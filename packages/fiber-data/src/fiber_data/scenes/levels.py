@@ -23,7 +23,9 @@ class Looks(Protocol):
     """What has a shape, color and texture."""
 
     @property
-    def shape(self) -> str: ...
+    def shape(self) -> str:
+        """Its shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Level:
         themed: Share of the scenes in which several things have one attribute in common, so that counting goes far.
         overlaps: Whether things may cover others in part.
         held_out: Pairs of a color or texture and a shape that only the split `UNSEEN` shows or names.
-        is_unseen: Whether this is the level of that split: one thing of each scene is of a held-out pair, and it is what
+        is_unseen: Whether this is the level of that split: one thing of each scene is of a held-out pair, and is what
             questions, expressions and sentences are about.
         image_size: Side of the images in pixels, unless another is asked for.
         oversampling: Times larger, in each direction, that images are drawn before they are averaged.
@@ -76,7 +78,7 @@ class Level:
     image_word: str = "image"
 
     def of_split(self, split: str) -> Level:
-        """This level as a split has it.
+        """The level as a split has it.
 
         Raises:
             ValueError: If the split is `UNSEEN` and the level holds nothing out.
@@ -121,7 +123,7 @@ class Level:
 
     @property
     def _all_kinds(self) -> product[tuple[str, str, str, str]]:
-        return product(self.colors, self.shapes, SIZES, self.textures)  # type: ignore[return-value]
+        return product(self.colors, self.shapes, SIZES, self.textures)
 
     def _is_held_out(self, kind: tuple[str, str, str, str]) -> bool:
         color, shape, _, texture = kind

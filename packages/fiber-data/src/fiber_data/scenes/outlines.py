@@ -31,7 +31,7 @@ def _crescent(corners: int = 16) -> np.ndarray:
     inner = np.linspace(start, -2 * np.pi - start, corners)[1:-1]
     arcs = [np.stack([np.cos(outer), np.sin(outer)], axis=1) / 2, np.stack([np.cos(inner), np.sin(inner)], 1) * radius]
     arcs[1] += (center, 0)
-    return np.concatenate(arcs) + (0.07, 0)
+    return np.concatenate(arcs) + np.array([0.07, 0])
 
 
 _ARM = 0.17  # half the width of a cross's arm

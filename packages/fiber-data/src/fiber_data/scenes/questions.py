@@ -55,9 +55,11 @@ def ask(scenes: list[Scene], random: np.random.Generator, level: Level = EASY) -
     """Questions about every scene of a split: one of each kind that the scene allows, counting ones after balancing."""
     questions: list[Question] = []
     for position, scene in enumerate(scenes):
-        for kind in level.questions:
-            if (made := _FORMS[kind](scene, random, level)) is not None:
-                questions.append(Question(position, kind, *made, answers=_crowd(made[1], kind, random, level)))
+        questions += [
+            Question(position, kind, *made, answers=_crowd(made[1], kind, random, level))
+            for kind in level.questions
+            if (made := _FORMS[kind](scene, random, level)) is not None
+        ]
     questions = _even(questions, random)
     for position, text, answer in _balanced_counts(scenes, random, level):
         kind = "total" if text == _TOTAL else "count"
