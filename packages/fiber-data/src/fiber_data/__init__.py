@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from fiber_data.images import BrokenImageError, ImageSource, load_image
     from fiber_data.inspection import Inspection, find_shared, inspect_samples
     from fiber_data.mapped import MappedSamples, glance, take
+    from fiber_data.orders import Blocks, Order
     from fiber_data.packed import PackedRecords
+    from fiber_data.permutation import Permutation
     from fiber_data.phrases import find_phrases, noun_phrases
     from fiber_data.processor import FiberProcessor, Processor, load_processor
     from fiber_data.prompt_config import PromptConfig
@@ -116,6 +118,8 @@ _HOMES = {
     ),
     "randaugment": ("RandAugment",),
     "replacing": ("ReplacingCollator", "ReplacingDataset"),
+    "orders": ("Blocks", "Order"),
+    "permutation": ("Permutation",),
     "sampling": ("EpochIndex", "EpochSampler"),
     "seeding": ("derive_seed",),
     "suffixes": ("image_suffixes",),
@@ -141,6 +145,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AnswerVocabulary",
+    "Blocks",
     "BrokenImageError",
     "BrokenSample",
     "CaptionDataset",
@@ -159,7 +164,9 @@ __all__ = [
     "ImageTextCollator",
     "Inspection",
     "MappedSamples",
+    "Order",
     "PackedRecords",
+    "Permutation",
     "Processor",
     "Prompt",
     "PromptConfig",

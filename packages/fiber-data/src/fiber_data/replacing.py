@@ -5,15 +5,16 @@ not. Which sample comes instead follows from (seed, epoch, index) and from which
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from fiber_data.dataset import BrokenSample
+from fiber_data.permutation import Permutation
 from fiber_data.sampling import EpochIndex
-from fiber_data.seeding import make_generator
 
 MOST_TRIES = 100
 """Samples that are tried for one place in a batch."""
@@ -56,11 +57,11 @@ class ReplacingDataset(Dataset[Tried]):
                 broken.append(item.reason)
         return Tried(None if isinstance(item, BrokenSample) else item, tuple(broken))
 
-    def _others(self, index: int) -> list[EpochIndex]:
+    def _others(self, index: int) -> Iterator[EpochIndex]:
         epoch = getattr(index, "epoch", 0)
-        order = torch.randperm(len(self), generator=make_generator(self.seed, epoch, int(index), _REPLACEMENT))
-        others = order[order != int(index)][: MOST_TRIES - 1].tolist()
-        return [EpochIndex(other, epoch) for other in others]
+        order = Permutation(len(self), self.seed, epoch, int(index), _REPLACEMENT)
+        others = order(np.arange(min(len(self), MOST_TRIES)))
+        return (EpochIndex(other, epoch) for other in others[others != int(index)][: MOST_TRIES - 1].tolist())
 
 
 class ReplacingCollator:
