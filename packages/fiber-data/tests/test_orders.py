@@ -4,7 +4,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from fiber_data import Blocks, EpochSampler
+import torch
+from fiber_data import Blocks, BrokenSample, EpochIndex, EpochSampler, Mixture, MixtureDataset, share_out
 
 
 def flat(batches):
@@ -67,3 +68,85 @@ def test_blocks_that_do_not_fit_are_refused():
         Blocks([0, 0])
     with pytest.raises(ValueError, match="mixed must be at least 1"):
         Blocks([3], mixed=0)
+
+
+def drawn(sampler, epochs=1):
+    """The indices of some epochs, each with its own epoch."""
+    found = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        found += [[(int(index), index.epoch) for index in batch] for batch in sampler]
+    return found
+
+
+@pytest.mark.parametrize("lengths", [(100, 40, 7), (70_000, 200, 3)])
+def test_a_mixture_draws_its_counts_and_every_sample_equally_often(lengths):
+    counts = [lengths[0] // 2, 2 * lengths[1], lengths[2] + 1]
+    sampler = EpochSampler(sum(lengths), 10, seed=1, drop_last=False, order=Mixture(lengths, counts))
+    starts = np.cumsum([0, *lengths])
+    over_time = np.zeros(sum(lengths), dtype=int)
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        indices = np.array(flat(sampler))
+        assert np.histogram(indices, bins=starts)[0].tolist() == counts
+        over_time += np.bincount(indices, minlength=sum(lengths))
+    for source, length in enumerate(lengths):
+        own = over_time[starts[source] : starts[source + 1]]
+        assert own.max() - own.min() <= (0 if 6 * counts[source] % length == 0 else 1)
+
+
+def test_samples_of_a_second_pass_are_of_another_epoch():
+    twice = drawn(EpochSampler(10, 5, order=Mixture([10], [20])), epochs=2)
+    assert sorted(flat(twice)) == [(index, epoch) for index in range(10) for epoch in range(4)]
+    half = drawn(EpochSampler(10, 5, order=Mixture([10], [5])), epochs=4)
+    assert sorted(flat(half)) == [(index, epoch) for index in range(10) for epoch in range(2)]
+
+
+def test_the_sources_of_a_mixture_are_mixed():
+    batches = [np.array(batch) >= 500 for batch in EpochSampler(1000, 100, order=Mixture([500, 500], [500, 500]))]
+    assert all(25 < share.sum() < 75 for share in batches)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_mixture_resumes_with_another_number_of_ranks(grouped):
+    order, groups = Mixture([60, 30], [30, 60]), np.arange(90) // 3 if grouped else None
+    whole = EpochSampler(90, 6, seed=5, order=order, unique_groups=groups)
+    whole.set_epoch(3)
+    batches = list(whole)
+    assert not grouped or all(len(set(groups[batch].tolist())) == 6 for batch in batches)
+    whole.advance(4)
+    ranks = [EpochSampler(90, 6, rank=rank, world_size=3, order=order, unique_groups=groups) for rank in range(3)]
+    for sampler in ranks:
+        sampler.load_state_dict(whole.state_dict())
+    assert [flat(shares) for shares in zip(*ranks, strict=True)] == batches[4:]
+    with pytest.raises(ValueError, match="reached in another order"):
+        EpochSampler(90, 6, order=Mixture([60, 30], [31, 59])).load_state_dict(whole.state_dict())
+
+
+def test_weights_become_whole_numbers_that_add_up():
+    assert share_out(100, [1, 1, 1]) == [34, 33, 33]
+    assert share_out(10, [0.5, 2.5]) == [2, 8]
+    with pytest.raises(ValueError, match=r"the weight 1 of 1001 is less than one of 10 samples"):
+        share_out(10, [1000, 1])
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __init__(self, length, broken=()):
+        self.length, self.broken = length, broken
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            return BrokenSample("broken")
+        return {"image_id": int(index), "text_id": 2, "own": (int(index), index.epoch), "index": int(index)}
+
+
+def test_items_of_a_mixture_know_their_source():
+    joined = MixtureDataset([Numbers(5), Numbers(4, broken=[3])])
+    assert len(joined) == 9
+    item = joined[EpochIndex(7, 3)]
+    assert (item["own"], item["index"], int(item["source"])) == ((2, 3), 7, 1)
+    assert item["image_id"] != joined[2]["image_id"] and item["text_id"] != joined[2]["text_id"]
+    assert isinstance(joined[8], BrokenSample)

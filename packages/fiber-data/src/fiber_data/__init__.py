@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fiber_data.images import BrokenImageError, ImageSource, load_image
     from fiber_data.inspection import Inspection, find_shared, inspect_samples
     from fiber_data.mapped import MappedSamples, glance, take
+    from fiber_data.mixture import Mixture, MixtureDataset, share_out
     from fiber_data.orders import Blocks, Order
     from fiber_data.packed import PackedRecords
     from fiber_data.permutation import Permutation
@@ -118,6 +119,7 @@ _HOMES = {
     ),
     "randaugment": ("RandAugment",),
     "replacing": ("ReplacingCollator", "ReplacingDataset"),
+    "mixture": ("Mixture", "MixtureDataset", "share_out"),
     "orders": ("Blocks", "Order"),
     "permutation": ("Permutation",),
     "sampling": ("EpochIndex", "EpochSampler"),
@@ -164,6 +166,8 @@ __all__ = [
     "ImageTextCollator",
     "Inspection",
     "MappedSamples",
+    "Mixture",
+    "MixtureDataset",
     "Order",
     "PackedRecords",
     "Permutation",
@@ -218,6 +222,7 @@ __all__ = [
     "read_nlvr2",
     "read_tar_shards",
     "read_vqav2",
+    "share_out",
     "soft_scores",
     "take",
     "take_shots",

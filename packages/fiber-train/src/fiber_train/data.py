@@ -100,9 +100,9 @@ def build_training_data(
     dataset: Dataset,
     fabric: Fabric,
     collate: Collate,
-    groups: dict[str, Any],
+    sampling: dict[str, Any],
 ) -> TrainingData:
-    """Shuffled batches of a data set; `groups` are those of `EpochSampler`."""
+    """Shuffled batches of a data set; `sampling` are options of `EpochSampler`."""
     trainer = config.trainer
     sampler = EpochSampler(
         len(dataset),  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def build_training_data(
         seed=trainer.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        **groups,
+        **sampling,
     )
     return TrainingData(_loader(dataset, sampler, collate, config.data, persistent=True), sampler)
 

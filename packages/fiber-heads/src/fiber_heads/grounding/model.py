@@ -33,10 +33,12 @@ class GroundingOutput(TaskOutput):
     Attributes:
         predictions: At every anchor.
         matched: (B, A) int64, the row of each anchor's box, or -1; None without targets.
+        sample_losses: Where `source` was given, by loss each image's sum and what it is divided by, (2, B).
     """
 
     predictions: GroundingPredictions | None = None
     matched: Tensor | None = None
+    sample_losses: dict[str, Tensor] | None = None
 
 
 class FiberForGrounding(TaskModel):
@@ -89,6 +91,7 @@ class FiberForGrounding(TaskModel):
         original_sizes: Tensor | None = None,
         targets: Sequence[Mapping[str, Tensor]] | None = None,
         return_loss: bool = True,
+        source: Tensor | None = None,
         **_: Any,
     ) -> GroundingOutput:
         """Predictions, and with targets their losses.
@@ -103,6 +106,7 @@ class FiberForGrounding(TaskModel):
             targets: For losses, for each image `boxes` (n, 4) xyxy in pixels of `pixel_values`, half-open, and
                 `positive_map` (n, L) bool, the tokens that speak of each box.
             return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
+            source: (B,) int64, which data set each image is of; with it come the losses of each image.
             **_: Other keys of the batch.
 
         Raises:
@@ -118,7 +122,7 @@ class FiberForGrounding(TaskModel):
         matched = assign_anchors(
             found.anchors, found.anchors_per_level, boxes, found.valid, self.config.top_k, loss.margin
         )
-        losses = loss(
+        sums = loss.sums(
             found.token_logits,
             found.deltas,
             found.centerness,
@@ -129,8 +133,10 @@ class FiberForGrounding(TaskModel):
             text_mask=attention_mask,
             valid=found.valid,
         )
+        losses = loss.means(sums)
         total = torch.stack(list(losses.values())).sum()
-        return GroundingOutput(total, losses, {}, found.token_logits, found, matched)
+        of_samples = None if source is None else sums.by_sample()
+        return GroundingOutput(total, losses, {}, found.token_logits, found, matched, of_samples)
 
     def detect(
         self,
