@@ -5,7 +5,16 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from fiber_data import Blocks, BrokenSample, EpochIndex, EpochSampler, Mixture, MixtureDataset, share_out
+from fiber_data import (
+    Blocks,
+    BrokenSample,
+    EpochIndex,
+    EpochSampler,
+    Mixture,
+    MixtureDataset,
+    ReplacingDataset,
+    share_out,
+)
 
 
 def flat(batches):
@@ -103,8 +112,10 @@ def test_samples_of_a_second_pass_are_of_another_epoch():
 
 
 def test_the_sources_of_a_mixture_are_mixed():
-    batches = [np.array(batch) >= 500 for batch in EpochSampler(1000, 100, order=Mixture([500, 500], [500, 500]))]
-    assert all(25 < share.sum() < 75 for share in batches)
+    batches = [np.array(batch) for batch in EpochSampler(20_000, 100, order=Mixture([10_000] * 2, [10_000] * 2))]
+    assert all(20 < (batch >= 10_000).sum() < 80 for batch in batches)
+    first = np.concatenate(batches[:20])
+    assert first.min() < 500 and first.max() > 19_500, "from all of each source"
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -121,6 +132,24 @@ def test_a_mixture_resumes_with_another_number_of_ranks(grouped):
     assert [flat(shares) for shares in zip(*ranks, strict=True)] == batches[4:]
     with pytest.raises(ValueError, match="reached in another order"):
         EpochSampler(90, 6, order=Mixture([60, 30], [31, 59])).load_state_dict(whole.state_dict())
+
+
+def test_a_source_in_blocks_is_read_in_one_stretch_each():
+    lengths = np.full(20, 1000)
+    order = Mixture([Blocks(lengths, mixed=2), 30_000], [20_000, 30_000])
+    indices = np.array(flat(EpochSampler(50_000, 100, order=order)))
+    assert sorted(indices.tolist()) == list(range(50_000))
+    for block in range(20):
+        used = np.flatnonzero(indices // 1000 == block)
+        assert len(used) == 1000 and used[-1] - used[0] < 5000 + 2 * 4096, "two blocks take 5,000 places"
+    assert Mixture([Blocks(lengths), 5], [1, 1]).fingerprint != Mixture([20_000, 5], [1, 1]).fingerprint
+
+
+@pytest.mark.parametrize("counts", [(1, 100_000, 1, 3), (7, 9_999, 9_999), (5000,)])
+def test_the_counts_of_any_sources_are_exact(counts):
+    order = Mixture(counts, counts)
+    indices = order.draw(0, 0)(np.arange(order.num_places))[:, 0]
+    assert sorted(indices.tolist()) == list(range(sum(counts)))
 
 
 def test_weights_become_whole_numbers_that_add_up():
@@ -150,3 +179,5 @@ def test_items_of_a_mixture_know_their_source():
     assert (item["own"], item["index"], int(item["source"])) == ((2, 3), 7, 1)
     assert item["image_id"] != joined[2]["image_id"] and item["text_id"] != joined[2]["text_id"]
     assert isinstance(joined[8], BrokenSample)
+    replaced = [ReplacingDataset(joined, seed=0)[EpochIndex(8, epoch)].item for epoch in range(20)]
+    assert {item["index"] for item in replaced} == {5, 6, 7}, "another of the same source"

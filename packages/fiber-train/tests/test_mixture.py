@@ -185,7 +185,7 @@ def test_a_source_without_anything_to_learn_is_named(scenes: Path, tmp_path: Pat
     ("recipe", "names"),
     [
         ("coarse", ["coco", "visual_genome", "sbu", "conceptual_captions"]),
-        ("fine", ["objects365", "coco", "flickr30k", "mixed"]),
+        ("fine", ["objects365", "flickr30k", "mixed"]),
     ],
 )
 def test_the_published_mixtures_have_recipes(recipe: str, names: list[str]) -> None:

@@ -74,6 +74,8 @@ class Blocks(Order):
       fetches each of them once in an epoch, with one set to be read and one on its way;
     - every rank reads of all blocks of a set, because global batches do not depend on the number of ranks.
 
+    A source of a `fiber_data.Mixture` is read the same way, in stretches that the samples of others lengthen.
+
     With `unique_groups` or `alike_groups` the sampler moves samples within its windows (see
     `fiber_data.sampling.WINDOW_BATCHES`) and reads the blocks of a window together: let a set hold about as many.
 

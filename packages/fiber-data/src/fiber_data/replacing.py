@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from fiber_data.dataset import BrokenSample
+from fiber_data.mixture import MixtureDataset
 from fiber_data.permutation import Permutation
 from fiber_data.sampling import EpochIndex
 
@@ -32,6 +33,8 @@ class Tried(NamedTuple):
 
 class ReplacingDataset(Dataset[Tried]):
     """The items of a data set, each one that cannot be read replaced by another of the same epoch.
+
+    Of a `fiber_data.MixtureDataset` the other is of the same source.
 
     Args:
         dataset: Gives a `fiber_data.BrokenSample` for what cannot be read, as every `fiber_data.SeededDataset` does.
@@ -59,8 +62,9 @@ class ReplacingDataset(Dataset[Tried]):
 
     def _others(self, index: int) -> Iterator[EpochIndex]:
         epoch = getattr(index, "epoch", 0)
-        order = Permutation(len(self), self.seed, epoch, int(index), _REPLACEMENT)
-        others = order(np.arange(min(len(self), MOST_TRIES)))
+        alike = self.dataset.alike(index) if isinstance(self.dataset, MixtureDataset) else range(len(self))
+        order = Permutation(len(alike), self.seed, epoch, int(index), _REPLACEMENT)
+        others = alike.start + order(np.arange(min(len(alike), MOST_TRIES)))
         return (EpochIndex(other, epoch) for other in others[others != int(index)][: MOST_TRIES - 1].tolist())
 
 

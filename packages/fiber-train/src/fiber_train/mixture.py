@@ -123,7 +123,9 @@ def make_training_set(task: Task[Any], samples: Any, processor: Any, model: Any)
     parts = [task.make_dataset(part, transform, True, model) for part in samples.parts.values()]
     joined = MixtureDataset(parts)
     counts = count_samples(task.config.data.sources, joined.lengths)
-    return joined, {**_join([task.sampling_groups(part) for part in parts]), "order": Mixture(joined.lengths, counts)}
+    options = [dict(task.sampling_groups(part)) for part in parts]
+    orders = [own.pop("order", None) or length for own, length in zip(options, joined.lengths, strict=True)]
+    return joined, {**_join(options), "order": Mixture(orders, counts)}
 
 
 def describe_epoch(task: Task[Any], sampling: Mapping[str, Any]) -> str:
