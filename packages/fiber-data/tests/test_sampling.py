@@ -1,12 +1,15 @@
 """The order of an epoch: complete, the same for any number of ranks, resumable anywhere."""
 
 import pickle
+import tracemalloc
 from collections import Counter
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from fiber_data import EpochIndex, EpochSampler
+from fiber_data.sampling import WINDOW_SAMPLES
 
 
 def flat(batches):
@@ -248,3 +251,96 @@ def test_joined_data_sets_are_asked_for_the_right_epoch():
     joined = torch.utils.data.ConcatDataset([Part(), Part()])
     joined[EpochIndex(2, 7)], joined[EpochIndex(8, 7)]
     assert asked == [(2, 7), (3, 7)]
+
+
+class Column:
+    """Groups that are asked for by arrays of positions, such as those of a table on disk."""
+
+    def __init__(self, length, group_of):
+        self.length, self.group_of = length, group_of
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        assert isinstance(index, np.ndarray)
+        return self.group_of(index)
+
+
+LONG = 3 * WINDOW_SAMPLES + 5  # more windows than one
+
+
+def test_an_epoch_of_many_windows_holds_every_sample_once():
+    sampler = EpochSampler(100_003, 64, seed=1, drop_last=False)
+    batches = list(sampler)
+    assert [len(batch) for batch in batches] == [64] * 1562 + [35]
+    assert sorted(flat(batches)) == list(range(100_003))
+    begun = EpochSampler(100_003, 64, seed=1)
+    begun.advance(1000)
+    assert next(iter(begun)) == batches[1000]
+
+
+def test_groups_of_any_kind_are_kept_apart_in_every_window():
+    groups = np.arange(LONG) // 5
+    kinds = [groups, torch.tensor(groups), groups.tolist(), Column(LONG, lambda index: torch.tensor(groups)[index])]
+    samplers = [EpochSampler(LONG, 128, seed=2, unique_groups=kind, drop_last=False) for kind in kinds]
+    batches = list(samplers[0])
+    assert all(len(set(groups[batch].tolist())) == len(batch) for batch in batches)
+    assert sorted(flat(batches)) == list(range(LONG))
+    middle = len(batches) // 2
+    for sampler in samplers:
+        sampler.advance(middle)
+        assert next(iter(sampler)) == batches[middle], "a window is computed alone"
+
+
+def test_kept_apart_the_samples_are_mixed_as_before():
+    first = list(EpochSampler(LONG, 128, seed=2, unique_groups=np.arange(LONG) // 5))
+    plain = list(EpochSampler(LONG, 128, seed=2))
+    assert sum(one == two for one, two in zip(first, plain, strict=True)) < len(plain)
+    firsts = plain[:128]  # one window or two
+    assert len(set(flat(first[:128])) & set(flat(firsts))) > 0.9 * len(flat(firsts))
+
+
+@pytest.mark.parametrize("largest", [200, 380, 384])
+def test_groups_too_large_for_a_window_get_wider_ones(largest):
+    """One group is in almost, or in all, of the 384 batches; a window of the usual width could not hold them apart."""
+    groups = np.arange(LONG)
+    groups[:largest] = -1
+    batches = list(EpochSampler(LONG, 128, unique_groups=groups))
+    assert len(batches) == 384 and len(set(flat(batches))) == 384 * 128
+    assert max(sum(groups[index] == -1 for index in batch) for batch in batches) == 1
+
+
+def test_neighbors_of_one_group_are_kept_apart_in_the_order_of_the_data_set():
+    groups = np.arange(LONG) // 300
+    batches = list(EpochSampler(LONG, 64, unique_groups=groups, shuffle=False))
+    assert all(len(set(groups[batch].tolist())) == len(batch) for batch in batches)
+
+
+def test_what_no_epoch_can_separate_is_said_of_long_data_too():
+    with pytest.raises(ValueError, match=r"largest group \(0\) has .*: lower batch_size"):
+        list(EpochSampler(LONG, 1024, unique_groups=np.zeros(LONG, dtype=int)))
+
+
+def test_alike_groups_lose_nothing_in_many_windows():
+    length = 9 * WINDOW_SAMPLES
+    tall = np.random.default_rng(0).integers(0, 2, length)
+    sampler = EpochSampler(length, 64, alike_groups=Column(length, lambda index: tall[index]))
+    batches = list(sampler)
+    assert sorted(flat(batches)) == list(range(length))
+    assert sum(len(set(tall[batch].tolist())) > 1 for batch in batches) <= 2
+
+
+def test_epochs_of_forty_million_begin_at_once_and_without_lists():
+    length = 40_000_000
+    fives = Column(length, lambda index: index // 5)
+    sampler = EpochSampler(length, 4096)
+    unique = EpochSampler(length, 4096, unique_groups=fives)
+    alike = EpochSampler(length, 4096, alike_groups=fives)  # as many groups as there can be
+    tracemalloc.start()
+    for each in (sampler, unique, alike):
+        each.set_epoch(1)
+        assert len(next(iter(each))) == 4096
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6, f"{peak / 1e6:.0f} MB, a list of the samples would take 1,500"

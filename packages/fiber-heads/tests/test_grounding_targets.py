@@ -31,7 +31,28 @@ def losses_of(outputs: dict[str, Any], boxes: list[Tensor], maps: list[Tensor], 
     matched = assign_anchors(outputs["anchors"], outputs["anchors_per_level"], boxes, valid, margin=margin)
     names = ("token_logits", "deltas", "centerness", "anchors", "text_mask")
     given = {name: outputs[name] for name in names}
-    return GroundingLoss(**more)(**given, matched=matched, boxes=boxes, positive_maps=maps, valid=valid)
+    loss = GroundingLoss(**more)
+    return loss.means(loss.sums(**given, matched=matched, boxes=boxes, positive_maps=maps, valid=valid))
+
+
+def test_losses_of_images_make_up_the_losses() -> None:
+    outputs = read_outputs(fine_folder("v2"))
+    boxes, maps, _ = read_targets(fine_folder("v2"), "train")
+    matched = assign_anchors(outputs["anchors"], outputs["anchors_per_level"], boxes)
+    given = {name: outputs[name] for name in ("token_logits", "deltas", "centerness", "anchors", "text_mask")}
+    loss = GroundingLoss()
+    sums = loss.sums(**given, matched=matched, boxes=boxes, positive_maps=maps)
+    losses, of_images = loss.means(sums), sums.by_sample()
+    for name, (own, counts) in of_images.items():
+        assert (own.sum() / counts.sum()).item() == pytest.approx(losses[name].item(), rel=1e-5)
+    for row in range(2):
+        alone = {name: value if name == "anchors" else value[row : row + 1] for name, value in given.items()}
+        part = loss.sums(
+            **alone, matched=matched[row : row + 1], boxes=boxes[row : row + 1], positive_maps=maps[row : row + 1]
+        )
+        for name, value in loss.means(part).items():
+            own, count = of_images[name][:, row]
+            assert value.item() == pytest.approx((own / count).item(), rel=1e-5)
 
 
 def expect_losses(losses: dict[str, Tensor], golden: dict[str, float], rel: float = 2e-5) -> None:

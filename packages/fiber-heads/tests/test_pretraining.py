@@ -47,6 +47,18 @@ def test_a_shared_step_equals_its_objectives_one_by_one(batch: dict[str, Tensor]
     assert output.metrics["itm_accuracy"].item() == pytest.approx((logits.argmax(1) == labels).float().mean().item())
 
 
+def test_losses_of_samples_make_up_the_losses(batch: dict[str, Tensor]) -> None:
+    model, drawn = make_model(), negatives([2, 3, 0, 1], [3, 2, 1, 0])
+    assert model(**batch, negatives=drawn).sample_losses is None
+    output = model(**batch, negatives=drawn, source=torch.zeros(4, dtype=torch.int64))
+    assert output.sample_losses.keys() == output.losses.keys() == {"itc", "itm", "mlm"}
+    for name, (sums, counts) in output.sample_losses.items():
+        assert len(sums) == 4 and not sums.requires_grad
+        assert (sums.sum() / counts.sum()).item() == pytest.approx(output.losses[name].item(), rel=1e-5)
+    pair = torch.nn.functional.cross_entropy(output.itm_logits[1::4], output.itm_labels[1::4], reduction="sum")
+    assert output.sample_losses["itm"][0, 1].item() == pytest.approx(pair.item(), rel=1e-5)
+
+
 def test_each_picture_and_text_is_begun_once(batch: dict[str, Tensor]) -> None:
     model, counted = make_model(), {"image": 0, "text": 0}
 

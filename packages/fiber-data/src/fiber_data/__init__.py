@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from fiber_data.index import open_samples
     from fiber_data.inspection import Inspection, find_shared, inspect_samples
     from fiber_data.mapped import MappedSamples, glance, take
+    from fiber_data.mixture import Mixture, MixtureDataset, share_out
+    from fiber_data.orders import Blocks, Order
     from fiber_data.packed import PackedRecords
+    from fiber_data.permutation import Permutation
     from fiber_data.phrases import find_phrases, noun_phrases
     from fiber_data.processor import FiberProcessor, Processor, load_processor
     from fiber_data.prompt_config import PromptConfig
@@ -118,6 +121,9 @@ _HOMES = {
     ),
     "randaugment": ("RandAugment",),
     "replacing": ("ReplacingCollator", "ReplacingDataset"),
+    "mixture": ("Mixture", "MixtureDataset", "share_out"),
+    "orders": ("Blocks", "Order"),
+    "permutation": ("Permutation",),
     "sampling": ("EpochIndex", "EpochSampler"),
     "seeding": ("derive_seed",),
     "suffixes": ("image_suffixes",),
@@ -143,6 +149,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "AnswerVocabulary",
+    "Blocks",
     "BrokenImageError",
     "BrokenSample",
     "CaptionDataset",
@@ -161,7 +168,11 @@ __all__ = [
     "ImageTextCollator",
     "Inspection",
     "MappedSamples",
+    "Mixture",
+    "MixtureDataset",
+    "Order",
     "PackedRecords",
+    "Permutation",
     "Processor",
     "Prompt",
     "PromptConfig",
@@ -214,6 +225,7 @@ __all__ = [
     "read_nlvr2",
     "read_tar_shards",
     "read_vqav2",
+    "share_out",
     "soft_scores",
     "take",
     "take_shots",

@@ -5,15 +5,17 @@ not. Which sample comes instead follows from (seed, epoch, index) and from which
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from fiber_data.dataset import BrokenSample
+from fiber_data.mixture import MixtureDataset
+from fiber_data.permutation import Permutation
 from fiber_data.sampling import EpochIndex
-from fiber_data.seeding import make_generator
 
 MOST_TRIES = 100
 """Samples that are tried for one place in a batch."""
@@ -31,6 +33,8 @@ class Tried(NamedTuple):
 
 class ReplacingDataset(Dataset[Tried]):
     """The items of a data set, each one that cannot be read replaced by another of the same epoch.
+
+    Of a `fiber_data.MixtureDataset` the other is of the same source.
 
     Args:
         dataset: Gives a `fiber_data.BrokenSample` for what cannot be read, as every `fiber_data.SeededDataset` does.
@@ -56,11 +60,12 @@ class ReplacingDataset(Dataset[Tried]):
                 broken.append(item.reason)
         return Tried(None if isinstance(item, BrokenSample) else item, tuple(broken))
 
-    def _others(self, index: int) -> list[EpochIndex]:
+    def _others(self, index: int) -> Iterator[EpochIndex]:
         epoch = getattr(index, "epoch", 0)
-        order = torch.randperm(len(self), generator=make_generator(self.seed, epoch, int(index), _REPLACEMENT))
-        others = order[order != int(index)][: MOST_TRIES - 1].tolist()
-        return [EpochIndex(other, epoch) for other in others]
+        alike = self.dataset.alike(index) if isinstance(self.dataset, MixtureDataset) else range(len(self))
+        order = Permutation(len(alike), self.seed, epoch, int(index), _REPLACEMENT)
+        others = alike.start + order(np.arange(min(len(alike), MOST_TRIES)))
+        return (EpochIndex(other, epoch) for other in others[others != int(index)][: MOST_TRIES - 1].tolist())
 
 
 class ReplacingCollator:

@@ -1,14 +1,22 @@
 """The order of training: a function of (seed, epoch), sliced for any number of ranks, resumable at any batch."""
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from fiber_data.seeding import make_generator
+from fiber_data.grouping import Groups, as_lookup, fits, gather, largest_group, look_up, separate
+from fiber_data.orders import Draw, Order, Shuffled, Unchanged
+
+WINDOW_BATCHES = 16
+WINDOW_SAMPLES = 16_384
+"""The least that a window holds, so many batches and so many samples, if the epoch has them.
+
+It takes some hundredths of a second to keep the samples of groups apart in a window, which is when the epoch begins."""
+_ALIKE_WIDER = 4  # windows for groups that are kept together: each ends with batches of what is left over
 
 
 class EpochIndex(int):
@@ -35,7 +43,8 @@ class EpochSampler(Sampler[list[int]]):
 
     The order of an epoch depends on (seed, epoch) alone; a global batch is a slice of it, and a rank takes a
     slice of the global batch. A run may thus go on with another number of workers or ranks, and see each
-    sample exactly once. The sampler cannot know how far a prefetching loader was *consumed*, so the training
+    sample exactly once. The order is computed as it is used, a window of batches at a time, and takes no memory that
+    grows with the data set. The sampler cannot know how far a prefetching loader was *consumed*, so the training
     loop says it: `advance()` after every step. Iterating starts behind what was seen, and changes nothing::
 
         sampler = EpochSampler(len(dataset), batch_size=64, seed=0)
@@ -58,10 +67,15 @@ class EpochSampler(Sampler[list[int]]):
         pad_last: Whether to fill the last batch with the first samples of the epoch instead, so that all
             ranks do equal work; a metric must then count ids once. Needs ``drop_last=False``.
         unique_groups: For each sample a group number, such as the image of a caption. No two samples of a
-            group then meet in one global batch.
+            group then meet in one global batch. A list, an array, a tensor, or whatever gives an array of
+            numbers for an array of positions, such as a column of a table on disk. Samples are moved within
+            a window, which is wider than usual where groups are too large for that, if need be the epoch.
         alike_groups: For each sample a group number, such as whether an image is tall (see
-            `fiber_data.DetectionDataset.aspect_groups`). Global batches then hold samples of one group, so that
-            little is padded; what is left over of the groups meets in the last ones. No sample is lost by that.
+            `fiber_data.DetectionDataset.aspect_groups`), given likewise. Global batches then hold samples of one
+            group, so that little is padded; what is left over of the groups meets in the last ones of each
+            window. No sample is lost by that.
+        order: Which samples an epoch draws, and in which order, in place of all of them shuffled: such as
+            `fiber_data.Blocks`, for data in shards on another machine.
 
     Raises:
         ValueError: The sizes do not fit each other; the message says which and how to mend it.
@@ -78,8 +92,9 @@ class EpochSampler(Sampler[list[int]]):
         shuffle: bool = True,
         drop_last: bool = True,
         pad_last: bool = False,
-        unique_groups: Sequence[int] | Tensor | None = None,
-        alike_groups: Sequence[int] | Tensor | None = None,
+        unique_groups: Groups | None = None,
+        alike_groups: Groups | None = None,
+        order: Order | None = None,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -91,11 +106,14 @@ class EpochSampler(Sampler[list[int]]):
         self.pad_last = pad_last
         self.epoch = 0
         self.samples_seen = 0
-        self._groups = None if unique_groups is None else torch.as_tensor(unique_groups).tolist()
-        self._alike = None if alike_groups is None else torch.as_tensor(alike_groups).tolist()
-        self._check()
+        self._order = order or (Shuffled(length) if shuffle else Unchanged(length))
+        self._groups = None if unique_groups is None else as_lookup(unique_groups)
+        self._alike = None if alike_groups is None else as_lookup(alike_groups)
+        self._check(order is not None)
+        num_windows = self._num_windows()
+        self._batches_before = np.arange(num_windows + 1) * self.batches_per_epoch // num_windows
 
-    def _check(self) -> None:
+    def _check(self, ordered: bool) -> None:
         if self.batch_size < 1 or self.world_size < 1 or not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"expected batch_size >= 1 and 0 <= rank < world_size, not batch_size {self.batch_size}, "
@@ -107,9 +125,13 @@ class EpochSampler(Sampler[list[int]]):
             )
         if self.pad_last and (self.drop_last or self._groups is not None):
             raise ValueError("pad_last needs drop_last=False, and cannot be joined with unique_groups")
+        if ordered and not self.shuffle:
+            raise ValueError("give an order or shuffle=False, not both: shuffle=False is the order of the data set")
+        if self._order.num_samples != self.length:
+            raise ValueError(f"the order is of {self._order.num_samples} samples, expected {self.length}")
         if self.batches_per_epoch == 0:
             raise ValueError(
-                f"{self.length} samples give no batch of {self.batch_size}: "
+                f"{self._order.num_places} samples give no batch of {self.batch_size}: "
                 "lower batch_size, or set drop_last=False where an incomplete batch will do"
             )
         if self._groups is not None and self._alike is not None:
@@ -118,45 +140,73 @@ class EpochSampler(Sampler[list[int]]):
             if groups is not None and len(groups) != self.length:
                 raise ValueError(f"{name} must name a group for each of the {self.length} samples, not {len(groups)}")
 
+    def _num_windows(self) -> int:
+        """Into how many windows, nearly equal in batches, an epoch is cut.
+
+        A window must be able to keep the samples of each group apart. Where a group may be too large for that, there
+        are fewer and wider ones.
+        """
+        order, full = self._order, self._order.num_places // self.batch_size
+        least = max(WINDOW_BATCHES, -(-WINDOW_SAMPLES // self.batch_size))
+        windows = max(1, full // (least if self._alike is None else least * _ALIKE_WIDER))
+        if self._groups is None or windows == 1:
+            return windows
+        largest = largest_group(self._groups) * order.most_draws
+        while windows > 1:
+            share = min(1.0, (full // windows + 2) / full) if order.scattered else 1.0
+            if fits(largest, full // windows, share):
+                break
+            windows //= 2
+        return windows
+
     @property
     def batches_per_epoch(self) -> int:
         """Global batches in a whole epoch."""
-        full, rest = divmod(self.length, self.batch_size)
+        full, rest = divmod(self._order.num_places, self.batch_size)
         return full if self.drop_last else full + bool(rest)
 
-    def order(self) -> list[int]:
-        """The samples of the whole epoch over all ranks, in order, without padding."""
-        if not self.shuffle and self._groups is None:
-            order = list(range(self.length))
-        else:
-            generator = make_generator(self.seed, self.epoch)
-            order = torch.randperm(self.length, generator=generator).tolist()
-        if self.drop_last:
-            order = order[: self.batches_per_epoch * self.batch_size]
+    @property
+    def _num_places(self) -> int:
+        """Places of the epoch that are used, padding left out."""
+        return self.batches_per_epoch * self.batch_size if self.drop_last else self._order.num_places
+
+    def _window(self, draw: Draw, number: int) -> NDArray[np.int64]:
+        """The samples of a window in order, and their epochs, (N, 2)."""
+        first, stop = (self._batches_before[number : number + 2] * self.batch_size).tolist()
+        drawn = draw(np.arange(first, min(stop, self._num_places)))
         if self._groups is not None:
-            order = _separate(order, self._groups, self.batch_size)
+            drawn = drawn[separate(look_up(self._groups, drawn[:, 0]), self.batch_size)]
         if self._alike is not None:
-            order = _gather(order, self._alike, self.batch_size)
-        return order
+            drawn = drawn[gather(look_up(self._alike, drawn[:, 0]), self.batch_size)]
+        return drawn
+
+    def _at(self, places: NDArray[np.int64], window: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The samples at some places of the epoch, and their epochs, (N, 2)."""
+        firsts = self._batches_before * self.batch_size
+        numbers = np.searchsorted(firsts[1:-1], places, side="right")
+        drawn = np.empty((len(places), 2), dtype=np.int64)
+        for number in np.unique(numbers).tolist():
+            own = numbers == number
+            drawn[own] = window(number)[places[own] - firsts[number]]
+        return drawn
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yields this rank's share of each global batch that is still to come in this epoch."""
-        order, epoch = self.order(), self.epoch
-        for start in range(self.samples_seen, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            if self.pad_last:
-                batch += [order[i % len(order)] for i in range(self.batch_size - len(batch))]
-            share = batch[self._slice(len(batch))]
-            if share:
-                yield [EpochIndex(index, epoch) for index in share]
+        draw, num_places = self._order.draw(self.seed, self.epoch), self._num_places
+        window = lru_cache(maxsize=2)(partial(self._window, draw))
+        for start in range(self.samples_seen, num_places, self.batch_size):
+            places = np.arange(start, start + self.batch_size)
+            places = places % num_places if self.pad_last else places[: num_places - start]
+            share = places[self._slice(len(places))]
+            if len(share):
+                yield [EpochIndex(*each) for each in self._at(share, window).tolist()]
 
     def _slice(self, size: int) -> slice:
         return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 
     def __len__(self) -> int:
         """Number of batches that iterating now would yield on this rank."""
-        num_samples = self.batches_per_epoch * self.batch_size if self.drop_last else self.length
-        full, rest = divmod(max(0, num_samples - self.samples_seen), self.batch_size)
+        full, rest = divmod(max(0, self._num_places - self.samples_seen), self.batch_size)
         share = self._slice(rest)
         return full + int(rest > 0 and (self.pad_last or share.start < share.stop))
 
@@ -168,24 +218,33 @@ class EpochSampler(Sampler[list[int]]):
 
     def advance(self, num_batches: int = 1) -> None:
         """Notes that this many global batches were trained on."""
-        self.samples_seen = min(self.samples_seen + num_batches * self.batch_size, self.length)
+        self.samples_seen = min(self.samples_seen + num_batches * self.batch_size, self._order.num_places)
 
     def state_dict(self) -> dict[str, int]:
-        """The position: seed, epoch, samples seen over all ranks; and the length and batch size that it counts in."""
+        """The position: seed, epoch, samples seen over all ranks; and the length and batch size that it counts in.
+
+        Of an order that has settings, their fingerprint too.
+        """
         keys = ("seed", "epoch", "samples_seen", "length", "batch_size")
-        return {key: getattr(self, key) for key in keys}
+        state = {key: getattr(self, key) for key in keys}
+        return {**state, "order": self._order.fingerprint} if self._order.fingerprint else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a position, which may come from another number of ranks.
 
         Raises:
-            ValueError: The state belongs to a data set of another length, or, with groups, to another
-                batch size: the order would not be the one that was begun.
+            ValueError: The state belongs to a data set of another length, to another order, or, with groups, to
+                another batch size: the order would not be the one that was begun.
         """
         if state.get("length", self.length) != self.length:
             raise ValueError(
                 f"the state counts {state['length']} samples but the data set has {self.length}: resume with the data "
                 "that the run began with, or start a new run from its weights"
+            )
+        if state.get("order", 0) != self._order.fingerprint:
+            raise ValueError(
+                "the state was reached in another order: resume with the same blocks, or sources and their shares, or "
+                "start a new run from its weights"
             )
         grouping = "unique_groups" if self._groups is not None else "alike_groups" if self._alike is not None else ""
         if grouping and state.get("batch_size", self.batch_size) != self.batch_size:
@@ -194,67 +253,3 @@ class EpochSampler(Sampler[list[int]]):
                 f"is {self.batch_size}: resume with the old one"
             )
         self.seed, self.epoch, self.samples_seen = (int(state[key]) for key in ("seed", "epoch", "samples_seen"))
-
-
-def _separate(order: list[int], groups: list[int], batch_size: int) -> list[int]:
-    """Reorders so that no batch holds two samples of a group; where an order exists, one is found.
-
-    Batches are filled in the given order, putting off samples whose group is already in the batch. A group
-    with as many samples left as there are batches left must be in each of them, and goes first: by the
-    Gale-Ryser theorem that rule suffices for batches of equal size. The incomplete last batch is therefore
-    filled first.
-    """
-    members: dict[int, deque[int]] = defaultdict(deque)
-    for index in order:
-        members[groups[index]].append(index)
-    by_samples_left: dict[int, dict[int, None]] = defaultdict(dict)  # dicts as sets that keep their order
-    for group, waiting in members.items():
-        by_samples_left[len(waiting)][group] = None
-
-    def take(group: int) -> int:
-        left = len(members[group])
-        del by_samples_left[left][group]
-        by_samples_left[left - 1][group] = None
-        return members[group].popleft()
-
-    full, rest = divmod(len(order), batch_size)
-    sizes = [rest] * bool(rest) + [batch_size] * full
-    stream = deque(groups[index] for index in order)
-    batches: list[list[int]] = []
-    for batches_left, size in zip(range(len(sizes), 0, -1), sizes, strict=True):
-        present = dict.fromkeys(by_samples_left[batches_left])
-        put_off = []
-        while len(present) < size and stream:
-            group = stream.popleft()
-            if group in present:
-                put_off.append(group)
-            elif members[group]:  # a forced group is taken ahead of its turn in the stream
-                present[group] = None
-        stream.extendleft(reversed(put_off))
-        if len(present) != size:
-            raise ValueError(_cannot_separate(order, groups, batch_size))
-        batches.append([take(group) for group in present])
-    if rest:
-        batches.append(batches.pop(0))
-    return [index for batch in batches for index in batch]
-
-
-def _gather(order: list[int], groups: list[int], batch_size: int) -> list[int]:
-    """Reorders so that batches hold samples of one group, in the order in which they become full."""
-    waiting: dict[int, list[int]] = defaultdict(list)
-    gathered: list[int] = []
-    for index in order:
-        own = waiting[groups[index]]
-        own.append(index)
-        if len(own) == batch_size:
-            gathered += own
-            own.clear()
-    return gathered + [index for group in sorted(waiting) for index in waiting[group]]
-
-
-def _cannot_separate(order: list[int], groups: list[int], batch_size: int) -> str:
-    group, count = Counter(groups[index] for index in order).most_common(1)[0]
-    return (
-        f"cannot keep the samples of a group apart: {len(order)} samples in batches of {batch_size}, the largest group "
-        f"({group}) has {count}: lower batch_size, or draw one sample of a group per epoch"
-    )

@@ -34,11 +34,13 @@ class Contrast:
         loss: Scalar, the mean over both directions.
         image_to_text: (B, N) weights with which a negative text is drawn for each image; rows need not sum to one.
         text_to_image: (B, N) weights with which a negative image is drawn for each text.
+        sample_losses: (B,) the losses whose mean it is, without gradient.
     """
 
     loss: Tensor
     image_to_text: Tensor
     text_to_image: Tensor
+    sample_losses: Tensor
 
 
 class ContrastiveHead(nn.Module):
@@ -116,7 +118,8 @@ class ContrastiveHead(nn.Module):
                 self._compare(anchors, candidates, queue, ids, part)
                 for anchors, candidates in ((image, texts), (text, images))
             )
-        return Contrast((to_text[0] + to_image[0]) / 2, to_text[1], to_image[1])
+        of_samples = (to_text[2] + to_image[2]) / 2
+        return Contrast((to_text[0] + to_image[0]) / 2, to_text[1], to_image[1], of_samples)
 
     def _used(self, queue: FeatureQueue) -> int:
         """How many slots of the queue take part in the loss."""
@@ -129,8 +132,8 @@ class ContrastiveHead(nn.Module):
 
     def _compare(
         self, features: Tensor, candidates: Tensor, queue: FeatureQueue | None, ids: Tensor | None, part: slice
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and sampling weights of one direction."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, sampling weights and the loss of each anchor in one direction."""
         logits = features[part] @ candidates.T / self.temperature
         filled = 0 if queue is None else queue.filled
         own = torch.arange(len(features), device=logits.device)[part]
@@ -140,15 +143,16 @@ class ContrastiveHead(nn.Module):
         if ids is not None:
             others = all_gather(ids) if queue is None else torch.cat([all_gather(ids), queue.image_ids[:filled]])
             same_image = own_pair | (ids[part, None] == others)
-        loss = cross_entropy(logits.masked_fill(same_image & ~own_pair, -torch.inf), own)
+        of_samples = cross_entropy(logits.masked_fill(same_image & ~own_pair, -torch.inf), own, reduction="none")
+        loss, of_samples = of_samples.mean(), of_samples.detach()
 
         in_batch = len(candidates) - (0 if queue is None else self._used(queue))
         drawable = in_batch + (0 if queue is None or queue.inputs == "none" else filled)
         logits, own_pair, same_image = (each[:, :drawable] for each in (logits.detach(), own_pair, same_image))
         if self.original:
-            return loss, logits.softmax(dim=1).masked_fill(own_pair, 0.0)
+            return loss, logits.softmax(dim=1).masked_fill(own_pair, 0.0), of_samples
         # A row without any candidate would be softmax over nothing: NaN, which here means weight zero everywhere.
-        return loss, logits.masked_fill(same_image, -torch.inf).softmax(dim=1).nan_to_num(0.0)
+        return loss, logits.masked_fill(same_image, -torch.inf).softmax(dim=1).nan_to_num(0.0), of_samples
 
 
 class FeatureQueue(nn.Module):

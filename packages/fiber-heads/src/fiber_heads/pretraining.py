@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from fiber_backbone import FiberBackbone, ImageState, LoadReport, TextState
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fiber_heads.checkpoints import describe_rank_output
 from fiber_heads.config import PretrainingConfig
@@ -36,11 +37,13 @@ class PretrainingOutput(TaskOutput):
         mlm_logits: (B, L, V).
         itm_logits: (3 B, 2): pairs, then images with a drawn text, then texts with a drawn image.
         itm_labels: (3 B,) 1 = match, 0 = no match, -100 = there was no negative to draw.
+        sample_losses: Where `source` was given, by loss each pair's sum and the decisions that it is of, (2, B).
     """
 
     mlm_logits: Tensor | None = None
     itm_logits: Tensor | None = None
     itm_labels: Tensor | None = None
+    sample_losses: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -134,6 +137,7 @@ class FiberForPretraining(SearchModel):
         negatives: Negatives | None = None,
         mean: BatchMean | None = None,
         stage: Callable[..., TaskOutput] | None = None,
+        source: Tensor | None = None,
         **_: Any,
     ) -> TaskOutput:
         """One step of all objectives; in training mode the queue takes in the batch afterwards.
@@ -148,6 +152,7 @@ class FiberForPretraining(SearchModel):
             seeds: (B,) int64, of each sample one of its own, from which its negatives follow; by default torch's
                 generator draws them.
             negatives: Pairs to match instead of drawn ones.
+            source: (B,) int64, which data set each pair is of; with it come the losses of each pair.
             mean: Of the number of tokens over the parts of the global batch, see `passes`.
             stage: Does a part of the step in place of the whole, see `passes`.
             **_: Other keys of the batch.
@@ -155,7 +160,7 @@ class FiberForPretraining(SearchModel):
         Returns:
             A `PretrainingOutput`; what a `stage` gives has less.
         """
-        pairs = Pairs(pixel_values, input_ids, attention_mask, mlm_input_ids, mlm_labels, image_ids, seeds)
+        pairs = Pairs(pixel_values, input_ids, attention_mask, mlm_input_ids, mlm_labels, image_ids, seeds, source)
         mean = mean or BatchMean()
         if stage is not None:
             return stage(self, pairs, mean)
@@ -233,9 +238,12 @@ class FiberForPretraining(SearchModel):
             fused = self._fused_objectives(joined, len(pairs.input_ids), pairs.mlm_labels, negatives, mean)
         losses |= fused.losses
         total = torch.stack(list(losses.values())).sum()
-        return PretrainingOutput(
+        output = PretrainingOutput(
             total, losses, fused.metrics, None, fused.mlm_logits, fused.itm_logits, fused.itm_labels
         )
+        if pairs.source is not None:
+            output.sample_losses = _by_sample(output, contrast, pairs.mlm_labels)
+        return output
 
     def remember(self, share: Share, inputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
         """In training mode the queue takes in this process's share, made of `inputs`."""
@@ -346,6 +354,26 @@ class FiberForPretraining(SearchModel):
         """Goes on from `training_state`."""
         if self.queue is not None:
             self.queue.load_training_state(state)
+
+
+@torch.no_grad()
+def _by_sample(output: PretrainingOutput, contrast: Contrast | None, mlm_labels: Tensor | None) -> dict[str, Tensor]:
+    """Of each pair of a batch the sums of its losses, and the decisions that they are of, (2, B)."""
+    found: dict[str, Tensor] = {}
+    if contrast is not None:
+        found["itc"] = torch.stack([contrast.sample_losses, torch.ones_like(contrast.sample_losses)])
+    if output.mlm_logits is not None and mlm_labels is not None:
+        found["mlm"] = _sums(output.mlm_logits.transpose(1, 2), mlm_labels)
+    if output.itm_logits is not None and output.itm_labels is not None:
+        pairs = output.itm_logits.unflatten(0, (3, -1)).permute(1, 2, 0)  # (B, 2, 3)
+        found["itm"] = _sums(pairs, output.itm_labels.unflatten(0, (3, -1)).T)
+    return found
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum (B,) of cross-entropies of logits (B, C, N) and labels (B, N), and the labels that count."""
+    losses = cross_entropy(logits, labels, ignore_index=-100, reduction="none")
+    return torch.stack([losses.sum(1), (labels != -100).sum(1).to(losses)])
 
 
 def _note_accuracy(metrics: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor, count: Tensor) -> None:

@@ -31,6 +31,7 @@ class Pairs:
     mlm_labels: Tensor | None = None
     image_ids: Tensor | None = None
     seeds: Tensor | None = None
+    source: Tensor | None = None
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """What a negative can be encoded again from."""

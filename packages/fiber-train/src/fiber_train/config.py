@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from fiber_train.recipe_files import RECIPES, as_yaml, find_recipes, own_recipes, read_recipe, recipe_files
 from fiber_train.schema import check_layer, check_ranges, names, schema_of
+from fiber_train.sources import SourceConfig, check_sources
 from fiber_train.typed_words import SOURCE, read_words
 
 DEFAULT_TASK = "pretraining"
@@ -41,6 +42,11 @@ class DataConfig(Ranged):
     eval_split: str = "val"
     """The held-out split; or a share of the training split that is held out, such as 0.1: about so many images, chosen
     by their ids alone, which training then leaves out."""
+    sources: list[SourceConfig] = field(default_factory=list)
+    """Several data sets to learn from in place of the one in `root`. An epoch draws its exact number of samples from
+    each; of which part, follows from where the epochs before it ended."""
+    held_out: SourceConfig | None = None
+    """What to measure on, where it is not in `root`."""
     captions: str = "each"
     """An item for every caption ("each", an epoch passes all captions), or every image ("random", one of its)."""
     augment: bool = False
@@ -355,12 +361,23 @@ def _check_values(config: TrainConfig) -> None:
     _check_optim(optim)
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, is {trainer.precision!r:.80}")
-    if config.data.format_options and config.data.format is None:
-        raise ValueError("data.format_options are those of data.format, which is not set")
-    if config.data.exif not in ("stored", "displayed", None):
-        raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {config.data.exif!r:.80}")
+    _check_data(config.data)
     if bool(config.model.image_weights) != bool(config.model.text_weights):
         raise ValueError("model.image_weights and model.text_weights go together; set both or none")
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.format_options and data.format is None:
+        raise ValueError("data.format_options are those of data.format, which is not set")
+    check_sources(data.sources, data.held_out)
+    split = data.held_out.split if data.held_out and data.held_out.split else data.eval_split
+    if (data.sources or data.held_out) and as_share(split) is not None:
+        raise ValueError(
+            f"data.eval_split: {split} is a share of data.train_split, but data.sources and data.held_out have splits "
+            "of their own; name a held-out split, such as val"
+        )
+    if data.exif not in ("stored", "displayed", None):
+        raise ValueError(f"data.exif must be 'stored', 'displayed' or null, is {data.exif!r:.80}")
 
 
 def _check_optim(optim: OptimConfig) -> None:

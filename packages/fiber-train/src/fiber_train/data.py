@@ -131,9 +131,9 @@ def build_training_data(
     dataset: Dataset,
     fabric: Fabric,
     collate: Collate,
-    groups: dict[str, Any],
+    sampling: dict[str, Any],
 ) -> TrainingData:
-    """Shuffled batches of a data set, `accumulate` for each step; `groups` are those of `EpochSampler`."""
+    """Shuffled batches of a data set, `accumulate` for each step; `sampling` are options of `EpochSampler`."""
     trainer = config.trainer
     sampler = EpochSampler(
         len(dataset),  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def build_training_data(
         seed=trainer.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        **groups,
+        **sampling,
     )
     batches = Parts(sampler, trainer.accumulate)
     return TrainingData(_loader(dataset, sampler.seed, batches, collate, config.data, persistent=True), sampler)

@@ -12,6 +12,7 @@ from fiber_data.formats import faults_of
 from lightning_fabric import Fabric
 
 from fiber_train.evaluation import write_json
+from fiber_train.mixture import read_held_out, read_training
 from fiber_train.tasks.base import Task
 
 DATA_CHECK_FILE = "data_check.json"
@@ -33,9 +34,7 @@ def read_samples(task: Task[Any], fabric: Fabric) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         if not fabric.is_global_zero:
             warnings.simplefilter("ignore")
-        samples, held_out = _first_alone(
-            fabric, lambda: (task.samples(data.train_split, training=True), task.samples(data.eval_split))
-        )
+        samples, held_out = _first_alone(fabric, lambda: (read_training(task), read_held_out(task)))
     if fabric.is_global_zero:
         found = {data.train_split: samples, data.eval_split: held_out}
         faults = {split: [asdict(fault) for fault in faults_of(part)] for split, part in found.items()}

@@ -26,6 +26,7 @@ from fiber_train.config import TrainerConfig
 from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_nonfinite
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
+from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, stopping
 from fiber_train.tracking import WAITING, Tracker
 from fiber_train.unreadable import Unreadable, UnreadableError
@@ -45,6 +46,7 @@ class Loop:
         max_norm: Largest gradient norm, or None.
         average: Of the weights over the steps, to evaluate and keep in their place, or None.
         unreadable: Training samples that others were taken for, and how many may be.
+        source_losses: Losses of each data set of several.
         step: Optimizer steps done.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
@@ -61,6 +63,7 @@ class Loop:
     max_norm: float | None = None
     average: WeightAverage | None = None
     unreadable: Unreadable = field(default_factory=Unreadable)
+    source_losses: SourceLosses = field(default_factory=SourceLosses)
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
@@ -158,6 +161,7 @@ class Loop:
             with self.fabric.no_backward_sync(self.model, enabled=number + 1 < len(passes)):
                 with self._diagnosed(batch):
                     output = self.model(**batch)
+                self.source_losses.note(batch, getattr(output, "sample_losses", None) or {})
                 if output.loss.requires_grad:  # else it prepares for later passes
                     self.fabric.backward(output.loss / len(parts))
             found = {f"{name}_loss": value for name, value in output.losses.items()}
@@ -215,6 +219,7 @@ class Loop:
         if error := self._nonfinite(values, f"; the last batch held {ids[:8]}"):
             raise error
         self.sums, self.counted = {}, 0
+        values |= self.source_losses.take(self.fabric)
         self.unreadable.settle(self.fabric)
         if self.unreadable.replaced:
             values["unreadable"] = self.unreadable.replaced
@@ -234,6 +239,7 @@ class Loop:
         if error := self._divergence():
             raise error
         self.unreadable.settle(self.fabric)
+        self.source_losses.settle(self.fabric)
         save()
 
     def _divergence(self, alone: bool = False) -> NonFiniteLossError | None:
@@ -276,6 +282,7 @@ class Loop:
             "sums": self.sums,
             "counted": self.counted,
             "unreadable": self.unreadable.state_dict(),
+            "source_losses": self.source_losses.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -294,6 +301,7 @@ class Loop:
         self.counted = state["counted"]
         if "unreadable" in state:
             self.unreadable.load_state_dict(state["unreadable"])
+        self.source_losses.load_state_dict(state.get("source_losses", {}), self.fabric.device)
 
 
 class _Agreement:

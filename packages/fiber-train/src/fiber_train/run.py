@@ -31,8 +31,10 @@ from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.loop import Loop
+from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
 from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
 from fiber_train.run_folder import claimed, on_first
+from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
@@ -59,7 +61,8 @@ def train(
             and predictions), and at the end `model/` and `evaluation.json`.
         task: A task of your own, in place of the one that `config.task.name` names.
         samples: By split, or a function of the split, in place of the files below `config.data.root`: such as the
-            task's reader gives, for instance `fiber_data.MappedSamples` over a data set of Hugging Face.
+            task's reader gives, for instance `fiber_data.MappedSamples` over a data set of Hugging Face. Where
+            there are `config.data.sources`, those to learn from by their names.
         callbacks: Objects with any of the hooks of `Callback`.
         loggers: Loggers of Lightning Fabric, which get all numbers that `metrics.csv` gets.
 
@@ -156,19 +159,20 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     """Everything, at the point that a checkpoint reached."""
     config = task.config
     samples, held_out = read_samples(task, fabric)
-    task.check_training(samples)
+    check_training(task, samples)
     check_monitor(task, task.check(held_out))
-    processor = build_processor(config, task.make_processor, task.texts(samples), fabric)
+    processor = build_processor(config, task.make_processor, texts(task, samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model, report = build_model(task, samples, processor)
     model.processor = processor
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-    dataset = task.make_dataset(samples, task.make_transform(processor, True), True, model)
-    collate = task.make_collator(processor, True)
-    data = build_training_data(config, dataset, fabric, collate, task.sampling_groups(dataset))
+    dataset, sampling = make_training_set(task, samples, processor, model)
+    data = build_training_data(config, dataset, fabric, task.make_collator(processor, True), sampling)
     trainer = _with_steps(config.trainer, data)
     if fabric.is_global_zero:
+        if epoch := describe_epoch(task, sampling):
+            say(epoch)
         _tell_warmup(config.optim, trainer.max_steps)
     optimizer = build_optimizer(model, config.optim)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
@@ -186,6 +190,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         optim.max_norm,
         average,
         Unreadable(config.data.max_unreadable),
+        SourceLosses([source.name for source in config.data.sources]),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))

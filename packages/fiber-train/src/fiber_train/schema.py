@@ -103,6 +103,23 @@ def check_layer(layer: Any, schema: Schema, source: str, everything: Sequence[st
             check_layer(layer[key], node, source, everything, f"{name}.")
         elif not OmegaConf.is_missing(layer, key) and not (layer[key] is None and node.is_optional):
             _check_container(f"{source}: {name}", _plain(layer[key]), node.type)
+            for own, (kind, each) in _groups_of(layer[key], node).items():
+                if not OmegaConf.is_dict(each):
+                    raise ValueError(
+                        f"{source}: {name}{own} must be written {{NAME: VALUE}}, is {str(each)!r:.{_SHOWN}}"
+                    )
+                inner = schema_of(kind)
+                check_layer(each, inner, source, names(inner, f"{name}{own}."), f"{name}{own}.")
+
+
+def _groups_of(value: Any, node: Setting) -> dict[str, tuple[type, Any]]:
+    """The dataclass and the settings of a value that is a group, or of each in a list of such, by `""` or `[0]`."""
+    kind = node.type
+    if is_dataclass(kind):
+        return {"": (kind, value)}  # type: ignore[dict-item]
+    if get_origin(kind) is list and is_dataclass(item := get_args(kind)[0]):
+        return {f"[{place}]": (item, each) for place, each in enumerate(value)}  # type: ignore[misc]
+    return {}
 
 
 def _check_container(name: str, value: Any, wanted: Any) -> None:
@@ -153,3 +170,6 @@ def check_ranges(config: DictConfig, schema: Schema, prefix: str = "") -> None:
             check_ranges(config[key], node, f"{prefix}{key}.")
         elif node.bounds is not None:
             check_range(f"{prefix}{key}", _plain(config[key]), node.bounds)
+        elif not OmegaConf.is_missing(config, key) and config[key] is not None:
+            for own, (kind, each) in _groups_of(config[key], node).items():
+                check_ranges(each, schema_of(kind), f"{prefix}{key}{own}.")

@@ -80,7 +80,8 @@ class Tracker:
                 self._writer.flush()
         if self._also is not None:
             self._also(values, step)
-        shown = {name.removeprefix("train/"): f"{value:.3f}" for name, value in values.items() if "loss" in name}
+        losses = [name for name in values if "loss" in name and "_loss/" not in name]  # of sources only the whole
+        shown = {name.removeprefix("train/"): f"{values[name]:.3f}" for name in losses}
         if (count := values.get("train/unreadable")) is not None:
             shown["unreadable"] = f"{count:.0f}"
         if WAITING in values:

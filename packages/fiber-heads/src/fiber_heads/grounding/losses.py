@@ -28,6 +28,34 @@ from fiber_heads.grounding.boxes import box_centers, decode_boxes, generalized_b
 
 
 @dataclass(frozen=True)
+class LossSums:
+    """Of each image of a batch (B,) the sums that the losses are made of.
+
+    Attributes:
+        box: Weighted 1 - generalized IoU.
+        centerness: Over the anchors with a box.
+        token: Over all anchors.
+        central: How central the anchors with a box lie, by which the box loss is divided.
+        positive: Anchors with a box, by which the others are divided.
+    """
+
+    box: Tensor
+    centerness: Tensor
+    token: Tensor
+    central: Tensor
+    positive: Tensor
+
+    def by_sample(self) -> dict[str, Tensor]:
+        """By loss each image's sum and what it is divided by, (2, B), without gradient."""
+        pairs = {
+            "box": (self.box, self.central),
+            "centerness": (self.centerness, self.positive),
+            "token": (self.token, self.positive),
+        }
+        return {name: torch.stack(pair).detach() for name, pair in pairs.items()}
+
+
+@dataclass(frozen=True)
 class GroundingLoss:
     """The three losses of a batch, from predictions and matched boxes.
 
@@ -54,7 +82,7 @@ class GroundingLoss:
     reduce: Callable[[Tensor], Tensor] = mean_over_processes
     least: float = 1.0
 
-    def __call__(
+    def sums(
         self,
         token_logits: Tensor,
         deltas: Tensor,
@@ -66,8 +94,8 @@ class GroundingLoss:
         positive_maps: Sequence[Tensor],
         text_mask: Tensor,
         valid: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The losses, in float32 at least.
+    ) -> LossSums:
+        """The sums of each image, in float32 at least; `means` makes the losses of them.
 
         Args:
             token_logits: (B, A, L), how well each anchor answers to each token.
@@ -80,10 +108,6 @@ class GroundingLoss:
             text_mask: (B, L), 1 for the tokens that count.
             valid: (B, A) bool, the anchors whose tokens count; all if None.
 
-        Returns:
-            Scalars `box` (1 - generalized IoU, weighted by how central the anchor lies), `centerness` and `token`.
-            Their means over processes of equally many images are the losses of one process with all images.
-
         Raises:
             ValueError: If a positive map has not a row for each box and a column for each token.
         """
@@ -91,18 +115,33 @@ class GroundingLoss:
         token_logits, deltas, centerness = _at_least_float32(token_logits, deltas, centerness)
         anchors, positive = anchors.to(deltas), matched >= 0
         target, central = self._targets(anchors, boxes, matched)
-        num_positive, total_central = self.reduce(_totals(positive, central)).unbind()
-        num_positive = num_positive.clamp(min=self.least)
 
         # Masked before decoding: an anchor without a box sends back exactly nothing, however wild its deltas are.
         predicted = decode_boxes(deltas.masked_fill(~positive[..., None], 0), anchors)
         predicted = shrink_boxes(predicted, self.margin)
-        box = (central * (1 - generalized_box_iou(predicted, target))).sum() / total_central.clamp(min=1e-6)
-        center = binary_cross_entropy_with_logits(centerness, central, reduction="none").where(positive, 0).sum()
+        box = (central * (1 - generalized_box_iou(predicted, target))).sum(1)
+        center = binary_cross_entropy_with_logits(centerness, central, reduction="none").where(positive, 0).sum(1)
+        return LossSums(
+            self.box_weight * box,
+            self.centerness_weight * center,
+            self._token_loss(token_logits, matched, positive_maps, text_mask, valid),
+            central.sum(1),
+            positive.sum(1).to(central),
+        )
+
+    def means(self, sums: LossSums) -> dict[str, Tensor]:
+        """The losses of a batch.
+
+        Returns:
+            Scalars `box` (1 - generalized IoU, weighted by how central the anchor lies), `centerness` and `token`.
+            Their means over processes of equally many images are the losses of one process with all images.
+        """
+        num_positive, central = self.reduce(torch.stack([sums.positive.sum(), sums.central.sum()])).unbind()
+        num_positive = num_positive.clamp(min=self.least)
         return {
-            "box": self.box_weight * box,
-            "centerness": self.centerness_weight * center / num_positive,
-            "token": self._token_loss(token_logits, matched, positive_maps, text_mask, valid) / num_positive,
+            "box": sums.box.sum() / central.clamp(min=1e-6),
+            "centerness": sums.centerness.sum() / num_positive,
+            "token": sums.token.sum() / num_positive,
         }
 
     def totals(self, anchors: Tensor, boxes: Sequence[Tensor], matched: Tensor) -> Tensor:
@@ -128,14 +167,14 @@ class GroundingLoss:
         text_mask: Tensor,
         valid: Tensor | None,
     ) -> Tensor:
-        """The weighted sum over the batch; image by image, so that targets of one image exist at a time."""
-        total = token_logits.new_zeros(())
+        """The weighted sums (B,); image by image, so that targets of one image exist at a time."""
+        sums = []
         for row, positive_map in enumerate(positive_maps):
             targets = matched_tokens(positive_map, matched[row], self.no_object_column)
             counts = text_mask[row].bool().expand_as(targets)
             counts = counts if valid is None else counts & valid[row][:, None]
-            total = total + focal_loss_sum(token_logits[row], targets, counts, self.alpha, self.gamma)
-        return self.token_weight * total
+            sums.append(focal_loss_sum(token_logits[row], targets, counts, self.alpha, self.gamma))
+        return self.token_weight * torch.stack(sums)
 
 
 def centerness_targets(boxes: Tensor, anchors: Tensor) -> Tensor:

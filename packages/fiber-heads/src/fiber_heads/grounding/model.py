@@ -34,10 +34,12 @@ class GroundingOutput(TaskOutput):
     Attributes:
         predictions: At every anchor.
         matched: (B, A) int64, the row of each anchor's box, or -1; None without targets.
+        sample_losses: Where `source` was given, by loss each image's sum and what it is divided by, (2, B).
     """
 
     predictions: GroundingPredictions | None = None
     matched: Tensor | None = None
+    sample_losses: dict[str, Tensor] | None = None
 
 
 class FiberForGrounding(TaskModel):
@@ -91,6 +93,7 @@ class FiberForGrounding(TaskModel):
         targets: Sequence[Mapping[str, Tensor]] | None = None,
         mean: BatchMean | None = None,
         return_loss: bool = True,
+        source: Tensor | None = None,
         **_: Any,
     ) -> GroundingOutput:
         """Predictions, and with targets their losses.
@@ -106,6 +109,7 @@ class FiberForGrounding(TaskModel):
                 `positive_map` (n, L) bool, the tokens that speak of each box.
             mean: Of what the losses are divided by over the parts of the global batch, see `TaskModel.passes`.
             return_loss: Whether to compute losses if the batch has what they need; transformers' Trainer looks for it.
+            source: (B,) int64, which data set each image is of; with it come the losses of each image.
             **_: Other keys of the batch.
 
         Raises:
@@ -120,7 +124,7 @@ class FiberForGrounding(TaskModel):
         loss = replace(self.loss, reduce=mean, least=mean.least)
         places = found.anchors, found.anchors_per_level, found.valid
         boxes, matched = self._match(places, targets, image_sizes, original_sizes)
-        losses = loss(
+        sums = loss.sums(
             found.token_logits,
             found.deltas,
             found.centerness,
@@ -131,8 +135,10 @@ class FiberForGrounding(TaskModel):
             text_mask=attention_mask,
             valid=found.valid,
         )
+        losses = loss.means(sums)
         total = torch.stack(list(losses.values())).sum()
-        return GroundingOutput(total, losses, {}, found.token_logits, found, matched)
+        of_samples = None if source is None else sums.by_sample()
+        return GroundingOutput(total, losses, {}, found.token_logits, found, matched, of_samples)
 
     def totals(self, **batch: Any) -> Tensor | None:
         """Anchors with a box, and the sum of their centerness: which anchors those are does not hang on predictions."""
