@@ -148,6 +148,6 @@ def _show(placed: list[SceneObject], back: int) -> tuple[SceneObject, list[int]]
     if left in (0, whole):
         return replace(item, shown=left / whole), []
     x1, y1, x2, y2 = item.box()
-    low, high = np.reshape(mask.getbbox(), (2, 2)) + start
+    low, high = np.reshape(np.array(mask.getbbox()), (2, 2)) + start
     box = np.concatenate([np.maximum((x1, y1), low / _GRID), np.minimum((x2, y2), high / _GRID)])
     return replace(item, shown=left / whole, shown_box=tuple(box.tolist())), clearly
