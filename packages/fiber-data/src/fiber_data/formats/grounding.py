@@ -69,6 +69,7 @@ class GroundingSample(TypedDict):
     dataset_name: str
     sentence_id: NotRequired[Id]
     """Flickr30k: the number of the caption among those of the image."""
+    split: NotRequired[str | None]
 
 
 def read_grounding(

@@ -1,15 +1,26 @@
-"""Finds out which of the caption formats a folder holds."""
+"""Finds out which format a folder holds, of captions, of questions, of statements, or of boxes."""
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from fiber_data.formats.caption_folder import CAPTIONS_FILE, caption_file, read_caption_folder
 from fiber_data.formats.coco_captions import read_coco_captions
+from fiber_data.formats.detection import DetectionData, read_detection
 from fiber_data.formats.faults import BadEntries, Samples
 from fiber_data.formats.files import FileOfSplitNotFoundError
+from fiber_data.formats.grounding import GroundingSample, read_grounding
 from fiber_data.formats.karpathy import read_karpathy
+from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
+from fiber_data.formats.plain_boxes import read_plain_boxes, read_plain_expressions, read_plain_phrases
+from fiber_data.formats.plain_form import has_plain, read_plain_questions, read_plain_statements
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
 from fiber_data.formats.tar_shards import has_tar_shards, read_tar_shards
+from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
+
+Read = TypeVar("Read")
 
 
 def read_captions(
@@ -26,7 +37,8 @@ def read_captions(
 
     1. COCO, `read_coco_captions`: ``annotations/captions_<split>.json``, with a year or without;
     2. Karpathy, `read_karpathy`: ``dataset_*.json`` or ``annotations/dataset_*.json``;
-    3. a caption folder, `read_caption_folder`: ``captions.jsonl`` or ``metadata.jsonl``, with ``images/`` or without;
+    3. a caption folder, `read_caption_folder`: ``captions.jsonl``, ``captions.csv`` or ``metadata.jsonl``, with
+       ``images/`` or without;
     4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``.
 
     Args:
@@ -56,3 +68,102 @@ def read_captions(
         f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), dataset_*.json "
         f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), or tar shards"
     )
+
+
+def read_questions(root: str | Path, split: str, *, hold_out: float | None = None) -> Samples[QuestionSample]:
+    """Reads the questions of one split from a folder: VQAv2's files, else ``questions.jsonl`` or ``questions.csv``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        hold_out: As of `read_plain_questions`.
+
+    Returns:
+        As of `read_vqav2`, or of `read_plain_questions`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    return _first_or_plain("questions", read_vqav2, read_plain_questions, root, split, hold_out)
+
+
+def read_statements(root: str | Path, split: str, *, hold_out: float | None = None) -> Samples[ReasoningSample]:
+    """Reads the statements of one split from a folder: NLVR2's files, else ``statements.jsonl`` or ``statements.csv``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"dev"``, ...
+        hold_out: As of `read_plain_statements`.
+
+    Returns:
+        As of `read_nlvr2`, or of `read_plain_statements`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    return _first_or_plain("statements", read_nlvr2, read_plain_statements, root, split, hold_out)
+
+
+def read_boxes(root: str | Path, split: str, *, hold_out: float | None = None) -> DetectionData:
+    """Reads the boxes of one split by name from a folder: COCO's form, else ``boxes.jsonl`` or ``boxes.csv``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        hold_out: As of `read_plain_boxes`.
+
+    Returns:
+        As of `read_detection`, or of `read_plain_boxes`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    return _first_or_plain("boxes", read_detection, read_plain_boxes, root, split, hold_out)
+
+
+def read_phrases(
+    root: str | Path, split: str, *, name: str | None = None, hold_out: float | None = None
+) -> Samples[GroundingSample]:
+    """Reads the captions with boxes of one split from a folder: MDETR's form, else ``phrases.jsonl``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        name: As of `read_grounding`; a plain file has none.
+        hold_out: As of `read_plain_phrases`.
+
+    Returns:
+        As of `read_grounding`, or of `read_plain_phrases`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    read = partial(read_grounding, name=name)
+    return _first_or_plain("phrases", read, read_plain_phrases, root, split, hold_out)
+
+
+def read_expressions(
+    root: str | Path, split: str, *, name: str | None = None, hold_out: float | None = None
+) -> Samples[GroundingSample]:
+    """Reads the expressions with boxes of one split from a folder: MDETR's form, else ``expressions.jsonl``.
+
+    Args:
+        root: As of `read_phrases`, like the others.
+        split: As there.
+        name: As there.
+        hold_out: As there.
+    """
+    read = partial(read_grounding, name=name)
+    return _first_or_plain("expressions", read, read_plain_expressions, root, split, hold_out)
+
+
+def _first_or_plain(
+    form: str, read: Callable[..., Read], plain: Callable[..., Read], root: str | Path, split: str, share: float | None
+) -> Read:
+    """What a reader of a published format gives, or that of the plain form where the folder holds this instead."""
+    try:
+        return read(root, split)
+    except FileOfSplitNotFoundError:
+        if not has_plain(Path(root), form, split):
+            raise
+    return plain(root, split, hold_out=share)
