@@ -51,11 +51,13 @@ def open_bytes(path: Path) -> IO[bytes]:
     return file
 
 
-def stream_lines(faults: Faults) -> Iterator[tuple[str, str]]:
+def stream_lines(faults: Faults, *, blank: bool = False) -> Iterator[tuple[str, str]]:
     """The lines of a file that hold anything, each with its location for messages.
 
     Args:
         faults: Of the file; counts lines that are not in UTF-8.
+        blank: Whether lines that hold nothing, or are left out, come too, empty, so that those of two files run in
+            parallel.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -72,7 +74,7 @@ def stream_lines(faults: Faults) -> Iterator[tuple[str, str]]:
             place += 1
             with faults:
                 text = _checked(line, f"{path}: line {place}")
-            if text.strip():
+            if blank or text.strip():
                 yield f"{path}: line {place}", text
 
 
