@@ -393,4 +393,6 @@ def test_check_of_a_folder_without_annotations_says_so(tmp_path, capsys):
     from fiber_data.cli import main
 
     assert main(["check", str(tmp_path)]) == 1
-    assert "no annotation file of a format that is known (caption_folder, coco_captions" in capsys.readouterr().err
+    assert (
+        "no annotation file of a format that is known (arrow, caption_folder, coco_captions" in capsys.readouterr().err
+    )

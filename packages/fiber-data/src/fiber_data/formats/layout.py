@@ -19,8 +19,18 @@ from fiber_data.formats.plain_form import has_plain, read_plain_questions, read_
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
 from fiber_data.formats.tar_shards import has_tar_shards, read_tar_shards
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
+from fiber_data.seams import resolve
 
 Read = TypeVar("Read")
+# What a folder is tried for after the formats that have been there longer, by their names in fiber.formats.
+_CAPTIONS = ("visual_genome", "sbu", "conceptual_captions", "arrow", "huggingface")
+_OTHERS = {
+    "questions": ("arrow", "visual_genome_questions", "huggingface"),
+    "statements": ("arrow",),
+    "boxes": ("odvg", "glip_tsv"),
+    "phrases": ("odvg",),
+    "expressions": (),
+}
 
 
 def read_captions(
@@ -39,7 +49,8 @@ def read_captions(
     2. Karpathy, `read_karpathy`: ``dataset_*.json`` or ``annotations/dataset_*.json``;
     3. a caption folder, `read_caption_folder`: ``captions.jsonl``, ``captions.csv`` or ``metadata.jsonl``, with
        ``images/`` or without;
-    4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``.
+    4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``;
+    5. Visual Genome, SBU, Conceptual Captions, the Arrow files of the original, a data set of Hugging Face.
 
     Args:
         root: Folder of the data set.
@@ -64,9 +75,13 @@ def read_captions(
         return read_caption_folder(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
     if has_tar_shards(Path(root)):
         return read_tar_shards(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
+    for name in _CAPTIONS:
+        with contextlib.suppress(FileOfSplitNotFoundError):
+            read_own: Callable[..., Samples[CaptionSample]] = resolve(name, "fiber.formats")
+            return read_own(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
     raise SplitNotFoundError(
         f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), dataset_*.json "
-        f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), or tar shards"
+        f"(Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), tar shards, or files of {', '.join(_CAPTIONS)}"
     )
 
 
@@ -160,10 +175,13 @@ def read_expressions(
 def _first_or_plain(
     form: str, read: Callable[..., Read], plain: Callable[..., Read], root: str | Path, split: str, share: float | None
 ) -> Read:
-    """What a reader of a published format gives, or that of the plain form where the folder holds this instead."""
+    """What the first reader gives whose format a folder holds: the published one, the plain form, or another."""
     try:
         return read(root, split)
     except FileOfSplitNotFoundError:
         if not has_plain(Path(root), form, split):
+            for name in _OTHERS[form]:
+                with contextlib.suppress(FileOfSplitNotFoundError):
+                    return resolve(name, "fiber.formats")(root, split, hold_out=share)
             raise
     return plain(root, split, hold_out=share)
