@@ -109,7 +109,10 @@ def test_an_image_that_cannot_be_read_is_shown_as_such(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--split", "nowhere"], r"no annotation file of split 'nowhere' in a format that was looked for \(capt"),
+        (
+            ["--split", "nowhere"],
+            r"no annotation file of split 'nowhere' in a format that was looked for \(arrow, capt",
+        ),
         (["--format", "nlvr3"], "the format 'nlvr3' does not say which splits a folder holds; give a split"),
         (["--count", "0"], "--count must be at least 1"),
         (["--out", "a.png"], r"a\.png: expected a name that ends in \.html"),

@@ -361,7 +361,7 @@ def test_check_lists_all_faults_of_all_files_at_once(tmp_path, capsys):
         "refused  of entries 1 are refused: expected image id as a whole number or text, found None (the first: images",
         "refused  of entries 1 are refused: image id 1 occurs more than once; keep one of each (the first: images[2])",
         "noted    of the boxes 1 are left out, their annotation having no bbox (the first: annotations[3])",
-        "refused  line 1: expected text in UTF-8, found byte 0xe9",
+        "refused  of entries 1 are refused: expected text in UTF-8, found byte 0xe9",
         "refused  not valid JSON (nested too deeply)",
         "refused  it holds no question",
     ):
@@ -393,4 +393,6 @@ def test_check_of_a_folder_without_annotations_says_so(tmp_path, capsys):
     from fiber_data.cli import main
 
     assert main(["check", str(tmp_path)]) == 1
-    assert "no annotation file of a format that is known (caption_folder, coco_captions" in capsys.readouterr().err
+    assert (
+        "no annotation file of a format that is known (arrow, caption_folder, coco_captions" in capsys.readouterr().err
+    )

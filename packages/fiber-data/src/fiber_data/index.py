@@ -44,9 +44,9 @@ def open_samples(
     """The samples of a reader, mapped from their index, which is made if there is none or it is stale.
 
     Args:
-        read: A reader ``read(root, split, **options)``, a function of a module. Ours, and those made with what
-            `fiber_data.formats` exports, note which files they look at. For another the index is stale if any file has
-            changed that lies in the root or a folder of it, but for folders of more than a thousand files.
+        read: A reader ``read(root, split, **options)``, a function of a module. The index is stale if a file has
+            changed that lies in the root or in a folder of it, but for folders of more than a thousand files; ours, and
+            readers made with what `fiber_data.formats` exports, note besides which files they look at.
         root: Folder of the data set.
         split: As the reader takes it.
         index: "auto"; "off"; or a folder in which to keep tables.
@@ -113,22 +113,21 @@ class _Asked:
     def give(self) -> Any:
         """What the reader gives, its samples one by one if it can."""
         iterate = getattr(self.read, "iterate", None)
-        self._note_reader(notes_itself=iterate is not None)
+        self._note_root()
         if iterate is None:
             return self.read_all()
         options = {key: value for key, value in self.options.items() if key != "bad_entries"}
         self.faults = Faults(Path(self.root), self.options.get("bad_entries") is None)
         return iterate(self.root, self.split, self.faults, **options)
 
-    def _note_reader(self, notes_itself: bool) -> None:
-        """Notes the reader's own file, and for one that notes nothing what it may look at."""
-        if self.read.__module__.partition(".")[0] == "fiber_data":
-            return
-        with contextlib.suppress(TypeError):
-            note_file(Path(inspect.getsourcefile(self.read) or ""))
+    def _note_root(self) -> None:
+        """Notes what a reader may look at without noting it: files of the root, and the code of a reader of people."""
+        if self.read.__module__.partition(".")[0] != "fiber_data":
+            with contextlib.suppress(TypeError):
+                note_file(Path(inspect.getsourcefile(self.read) or ""))
         root = Path(self.root)
         folders = [Path(each) for each in os.scandir(root) if each.is_dir() and each.name != FOLDER]
-        for folder in [] if notes_itself else [root, *folders]:
+        for folder in (root, *folders):
             files = [each.path for each in os.scandir(folder) if each.is_file()]
             for path in files if len(files) <= _MANY else []:
                 note_file(Path(path))

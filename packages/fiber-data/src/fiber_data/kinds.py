@@ -4,7 +4,7 @@ A kind is what JSON holds, so that a table can say its own:
 
 - "bool", "int" (64 bits), "float", "str", "bytes", "path", "null";
 - ["list", K] and ["tuple", K], of values of one kind, None for one that is not known yet;
-- ["dict", {key: K}] and ["shard", {field: K}], of a dict with these keys, of a `ShardImage`;
+- ["dict", {key: K}], of a dict with these keys; ["ShardImage", {field: K}] and the like, of an image inside of a file;
 - ["either", [K, ...]], such as ids of which some are numbers and some are text.
 
 What fits no column is written as text by `to_text`, beside it. Nothing is pickled: tables may come from elsewhere.
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fiber_data.formats.tar_shards import ShardImage
+from fiber_data.formats.shard_index import ShardImage
+from fiber_data.formats.tables import StoredImage, TableImage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,8 @@ Kind = Any  # as above
 _PATH = type(Path())
 _SCALARS: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str", bytes: "bytes", _PATH: "path"}
 _MOST_ALTERNATIVES = 8
-_FIELDS = [each.name for each in fields(ShardImage)]
+_IMAGES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ShardImage, StoredImage, TableImage)}
+_FIELDS = {name: [each.name for each in fields(kind)] for name, kind in _IMAGES.items()}
 
 
 class UnkeptError(TypeError):
@@ -58,8 +60,8 @@ def kind_of(value: Any) -> Kind:
         return [own.__name__, common_kind(value)]
     if own is dict and value and all(type(key) is str for key in value):
         return ["dict", {key: kind_of(each) for key, each in value.items()}]
-    if own is ShardImage:
-        return ["shard", {name: kind_of(getattr(value, name)) for name in _FIELDS}]
+    if own in _IMAGES.values():
+        return [own.__name__, {name: kind_of(getattr(value, name)) for name in _FIELDS[own.__name__]}]
     if isinstance(value, np.generic):
         return kind_of(value.item())
     raise UnkeptError(own.__name__)
@@ -146,7 +148,7 @@ def encode(kind: Kind, value: Any) -> Any:
         return [encode(kind[1], each) for each in value]
     elif kind[0] == "dict" and own is dict and value.keys() == kind[1].keys():
         return {key: encode(each, value[key]) for key, each in kind[1].items()}
-    elif kind[0] == "shard" and own is ShardImage:
+    elif _IMAGES.get(kind[0]) is own:
         return {key: encode(each, getattr(value, key)) for key, each in kind[1].items()}
     raise MisfitError
 
@@ -182,7 +184,7 @@ def decoder(kind: Kind) -> Callable[[Any], Any] | None:
     parts = {key: decoder(own) for key, own in kind[1].items()}
     if kind[0] == "dict" and not any(parts.values()):
         return None
-    make: Callable[..., Any] = ShardImage if kind[0] == "shard" else dict
+    make: Callable[..., Any] = _IMAGES.get(kind[0], dict)
     return lambda given: make(**{key: given[key] if way is None else way(given[key]) for key, way in parts.items()})
 
 
@@ -213,8 +215,8 @@ def _tagged(value: Any) -> Any:
     if own is _PATH or own is bytes:
         content = base64.b64encode(os.fsencode(value) if own is _PATH else value).decode()
         return {"path" if own is _PATH else "bytes": content}
-    if own is ShardImage:
-        return {"shard": [_tagged(getattr(value, name)) for name in _FIELDS]}
+    if own in _IMAGES.values():
+        return {own.__name__: [_tagged(getattr(value, name)) for name in _FIELDS[own.__name__]]}
     if isinstance(value, np.generic):
         return _tagged(value.item())
     raise UnkeptError(own.__name__)
@@ -232,4 +234,4 @@ def _untagged(value: Any) -> Any:
     parts = [_untagged(each) for each in content]
     if tag == "tuple":
         return tuple(parts)
-    return dict(parts) if tag == "dict" else ShardImage(*parts)
+    return dict(parts) if tag == "dict" else _IMAGES[tag](*parts)

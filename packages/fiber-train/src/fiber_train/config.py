@@ -348,6 +348,11 @@ def as_share(split: str) -> float | None:
     return share if 0 < share < 1 else None
 
 
+def share_of_lines(data: DataConfig) -> float | None:
+    """As `hold_out` of readers: none where the task itself takes a share of all samples."""
+    return None if as_share(data.eval_split) is None else 0.0
+
+
 def _check_values(config: TrainConfig) -> None:
     trainer, optim = config.trainer, config.optim
     for key, folder in (("out", config.out), ("data.root", config.data.root)):

@@ -1,12 +1,12 @@
-"""The plain format: a folder with ``images/`` and ``captions.jsonl``, a JSON object in each line.
+"""The plain form of captions: a folder with ``images/`` and ``captions.jsonl``, a JSON object in each line.
 
 Each line names its image (``image``, or ``file_name`` as Hugging Face's image folders call it) relative to ``images/``
 or to the folder itself. It has ``caption`` (or ``text``) with one caption, or ``captions`` with several. ``id`` and
 ``split`` are optional. Lines of the same image are joined.
 
-Hugging Face's ``metadata.jsonl`` is such a file too, in the folder or in a folder of the split. Where lines name
-splits, one without belongs to ``train``. Where none does, a share of the images is held out as ``val``, by a rule that
-depends on their ids alone.
+A table, ``captions.csv`` or ``.tsv``, has the same names as columns. Hugging Face's ``metadata.jsonl`` or ``.csv`` is
+such a file too, in the folder or in a folder of the split. Where lines name splits, one without belongs to ``train``.
+Where none does, a share of the images is held out as ``val``, by a rule that depends on their ids alone.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from fiber_data.formats.files import ImageFinder, SplitFile, check_folder, itera
 from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids
 from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.records import find_records, stream_records
 from fiber_data.formats.samples import (
     CaptionSample,
     SplitNotFoundError,
     keep_captions,
     list_some,
-    parse_line,
-    read_lines,
     read_name,
 )
-from fiber_data.formats.sources import glob, note_file
+from fiber_data.formats.sources import glob
 from fiber_data.formats.streams import Join, Spool, collect, iterated_by, records
 
 CAPTIONS_FILE = "captions.jsonl"
-_FILES = (CAPTIONS_FILE, "metadata.jsonl")
+_CAPTIONS, _METADATA = "captions", "metadata"  # the files without their ending
+_OTHER_KEYS = ("objects", "question")  # of metadata that holds no captions
 _IMAGE_KEYS = ("image", "file_name")
 _CAPTION_KEYS = ("captions", "caption", "text")
 _TRAIN, _VAL = "train", "val"
@@ -53,7 +53,8 @@ def iterate_caption_folder(
     """The samples of `read_caption_folder` one by one, see `fiber_data.formats.streams`."""
     folder = Path(root)
     path = faults.source = _find_file(folder, split) if annotation_file is None else Path(annotation_file)
-    of_folder = path.parent.name if path.name == _FILES[1] and path.parent.parent == folder else None
+    is_metadata = path.name.startswith(f"{_METADATA}.")
+    of_folder = path.parent.name if is_metadata and path.parent.parent == folder else None
     listing = FolderListing()
     roots = [folder] if of_folder is None else [path.parent, folder]
     folders = [each for base in roots for each in (whole_folder(base, None), base)]
@@ -117,16 +118,22 @@ def read_caption_folder(
 
 def find_caption_folder(root: Path) -> list[SplitFile]:
     """The files of such lines that a folder holds, each with all splits."""
-    paths = [*(root / name for name in _FILES), *glob(root, f"*/{_FILES[1]}")]
-    return [SplitFile(path, None, {"annotation_file": path}) for path in paths if path.is_file()]
+    folders = sorted(path.parent for path in glob(root, f"*/{_METADATA}.*"))
+    files = [find_records(root, _CAPTIONS), *map(_find_metadata, dict.fromkeys((root, *folders)))]
+    return [SplitFile(path, None, {"annotation_file": path}) for path in files if path is not None]
 
 
 def caption_file(root: Path, split: str | None) -> Path | None:
     """The file of a folder, if it has one, that holds lines of all splits, or of this one."""
-    tried = [root / name for name in _FILES] + ([] if split is None else [root / split / _FILES[1]])
-    for path in tried:
-        note_file(path)
-    return next((path for path in tried if path.is_file()), None)
+    found = find_records(root, _CAPTIONS) or _find_metadata(root)
+    return found if found is not None or split is None else _find_metadata(root / split)
+
+
+def _find_metadata(folder: Path) -> Path | None:
+    """Hugging Face's file, unless it is about questions or boxes."""
+    path = find_records(folder, _METADATA)
+    first = {} if path is None else next((record for _, record in stream_records(Faults(path, strict=False))), {})
+    return None if any(key in first for key in _OTHER_KEYS) and first.keys().isdisjoint(_CAPTION_KEYS) else path
 
 
 def _find_file(root: Path, split: str | None) -> Path:
@@ -149,9 +156,8 @@ class _Line:
 def _read_lines(faults: Faults) -> tuple[list[_Line] | Spool[_Line], bool]:
     """The lines, and whether one of them has a split."""
     lines, has_splits = records(faults.source), False
-    for where, text in read_lines(faults.source):
+    for where, record in stream_records(faults):
         with faults:
-            record = parse_line(text, where)
             name = _first_of(record, _IMAGE_KEYS, where)
             if not isinstance(name, str):
                 raise ValueError(f"{where}: expected the image's name as text, found {type(name).__name__}")

@@ -58,6 +58,7 @@ class DetectionSample(TypedDict):
     """LVIS: categories that are known to be absent."""
     not_exhaustive_category_ids: NotRequired[list[int]]
     """LVIS: categories of which not every object is marked."""
+    split: NotRequired[str | None]
 
 
 @dataclass(frozen=True)

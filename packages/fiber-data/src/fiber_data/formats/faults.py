@@ -89,7 +89,7 @@ class Faults:
 
     def __init__(self, source: Path, strict: bool = True) -> None:
         self.source, self.strict = source, strict
-        self._found: dict[tuple[str, str], Fault] = {}
+        self._found: dict[tuple[str, ...], Fault] = {}
         self._others: list[Faults] = []
 
     def __iter__(self) -> Iterator[Fault]:
@@ -119,7 +119,12 @@ class Faults:
         first = self._short(where)
         self._add((of, what), Fault(str(self.source), of, what, count, first, outcome=outcome, samples=samples))
 
-    def _add(self, key: tuple[str, str], fault: Fault) -> None:
+    def add(self, found: Iterable[Fault]) -> None:
+        """Takes over what another reader counted, under the files that it names."""
+        for fault in found:
+            self._add((fault.source, fault.of, fault.what), fault)
+
+    def _add(self, key: tuple[str, ...], fault: Fault) -> None:
         if (known := self._found.get(key)) is not None:
             fault = Fault(**{**vars(known), "count": known.count + fault.count})
         self._found[key] = fault

@@ -70,6 +70,7 @@ class GroundingSample(TypedDict):
     dataset_name: str
     sentence_id: NotRequired[Id]
     """Flickr30k: the number of the caption among those of the image."""
+    split: NotRequired[str | None]
 
 
 _Entry = tuple[Box, Spans, float, bool]  # box, the words that name it, area, whether it is of a crowd

@@ -17,6 +17,7 @@ from fiber_data.formats.ids import Id
 
 Data = TypeVar("Data")
 USUAL_SHARE = 0.1
+TRAIN, VAL = "train", "val"
 
 
 def held_out_ids(ids: Iterable[Id], share: float) -> set[Id]:
@@ -29,6 +30,32 @@ def held_out_ids(ids: Iterable[Id], share: float) -> set[Id]:
     order = sorted((_place(name), str(name), name) for name in set(ids))
     count = sum(place < share for place, _, _ in order)
     return {name for _, _, name in order[: min(max(count, 1), len(order) - 1)]}
+
+
+class HeldOutRule:
+    """The rule of `held_out_ids` for ids that come one by one and need not fit into memory.
+
+    After all were added, ``id in rule`` says whether it is held out.
+
+    Args:
+        share: About how many ids, between 0 and 1; none of them at 0.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._first: tuple[float, str] = (2.0, "")
+        self._last: tuple[float, str] = (-1.0, "")
+
+    def add(self, name: Id) -> None:
+        """Tells of an id; more than once does no harm."""
+        place = _place(name), str(name)
+        self._first, self._last = min(self._first, place), max(self._last, place)
+
+    def __contains__(self, name: Id) -> bool:
+        place = _place(name), str(name)
+        if self.share <= 0 or self._first == self._last:
+            return False
+        return place == self._first or (place[0] < self.share and place != self._last)
 
 
 def hold_out(samples: Data, share: float, *, held: bool) -> Data:

@@ -29,6 +29,7 @@ from fiber_data.formats.samples import (
 from fiber_data.formats.streams import collect, iterated_by
 
 _GLOBS = ["dataset_*.json", "annotations/dataset_*.json"]
+_NAME = r"(?!(dict|info)\.).*"  # these two are of Hugging Face's data sets
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
@@ -96,7 +97,7 @@ def read_karpathy(
 
 def find_karpathy(root: Path) -> list[SplitFile]:
     """The files that a folder holds, each with all splits."""
-    files = find_split_files(root, _GLOBS, r"(annotations/)?dataset_(?P<split>.*)\.json")
+    files = find_split_files(root, _GLOBS, rf"(annotations/)?dataset_(?P<split>{_NAME})\.json")
     return [SplitFile(file.path, None, file.options) for file in files]
 
 
@@ -104,7 +105,7 @@ def _find_file(root: Path, split: str | None) -> Path:
     return find_annotation_file(
         root,
         _GLOBS,
-        r"(annotations/)?dataset_.*\.json",
+        rf"(annotations/)?dataset_{_NAME}\.json",
         expected=f"no captions of split {split!r}; expected dataset_*.json, here or in annotations",
         mend="keep one, or name the one that is meant with annotation_file",
     )

@@ -1,18 +1,40 @@
-"""Finds out which of the caption formats a folder holds."""
+"""Finds out which format a folder holds, of captions, of questions, of statements, or of boxes."""
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fiber_data.formats.caption_folder import CAPTIONS_FILE, caption_file, iterate_caption_folder
 from fiber_data.formats.coco_captions import iterate_coco_captions
-from fiber_data.formats.faults import BadEntries, Faults, Samples
+from fiber_data.formats.detection import DetectionData, read_detection
+from fiber_data.formats.faults import BadEntries, Faults, Samples, faults_of
 from fiber_data.formats.files import FileOfSplitNotFoundError
+from fiber_data.formats.grounding import GroundingSample, read_grounding
 from fiber_data.formats.karpathy import iterate_karpathy
+from fiber_data.formats.nlvr2 import ReasoningSample, read_nlvr2
+from fiber_data.formats.plain_boxes import read_plain_boxes, read_plain_expressions, read_plain_phrases
+from fiber_data.formats.plain_form import has_plain, read_plain_questions, read_plain_statements
 from fiber_data.formats.samples import CaptionSample, SplitNotFoundError
 from fiber_data.formats.shard_places import has_tar_shards, is_elsewhere
 from fiber_data.formats.streams import collect, iterated_by
 from fiber_data.formats.tar_shards import iterate_tar_shards, read_tar_shards
+from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
+from fiber_data.seams import resolve
+
+Read = TypeVar("Read")
+# What a folder is tried for after the formats that have been there longer, by their names in fiber.formats.
+_CAPTIONS = ("visual_genome", "sbu", "conceptual_captions", "arrow", "huggingface")
+_OTHERS = {
+    "questions": ("arrow", "visual_genome_questions", "huggingface"),
+    "statements": ("arrow",),
+    "boxes": ("odvg", "glip_tsv"),
+    "phrases": ("odvg",),
+    "expressions": (),
+}
 
 
 def iterate_captions(
@@ -28,9 +50,16 @@ def iterate_captions(
     elif has_tar_shards(Path(root)):
         yield from iterate_tar_shards(root, split, faults, check_images=check_images, hold_out=hold_out)
     else:
+        for name in _CAPTIONS:
+            with contextlib.suppress(FileOfSplitNotFoundError):
+                yield from _one_by_one(resolve(name, "fiber.formats"))(
+                    root, split, faults, check_images=check_images, hold_out=hold_out
+                )
+                return
         raise SplitNotFoundError(
             f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), "
-            f"dataset_*.json (Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), or tar shards"
+            f"dataset_*.json (Karpathy), {CAPTIONS_FILE} or metadata.jsonl (Hugging Face), tar shards, or files of "
+            f"{', '.join(_CAPTIONS)}"
         )
 
 
@@ -49,8 +78,10 @@ def read_captions(
 
     1. COCO, `read_coco_captions`: ``annotations/captions_<split>.json``, with a year or without;
     2. Karpathy, `read_karpathy`: ``dataset_*.json`` or ``annotations/dataset_*.json``;
-    3. a caption folder, `read_caption_folder`: ``captions.jsonl`` or ``metadata.jsonl``, with ``images/`` or without;
-    4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``.
+    3. a caption folder, `read_caption_folder`: ``captions.jsonl``, ``captions.csv`` or ``metadata.jsonl``, with
+       ``images/`` or without;
+    4. tar shards, `read_tar_shards`: ``<split>/*.tar``, ``<split>-00000.tar``, or ``*.tar``;
+    5. Visual Genome, SBU, Conceptual Captions, the Arrow files of the original, a data set of Hugging Face.
 
     Args:
         root: Folder of the data set; or of tar shards a URL or names with braces.
@@ -72,3 +103,182 @@ def read_captions(
         return read_tar_shards(root, split, check_images=check_images, bad_entries=bad_entries, hold_out=hold_out)
     faults = Faults(Path(root), bad_entries is None)
     return collect(iterate_captions(root, split, faults, check_images=check_images, hold_out=hold_out), faults)
+
+
+def iterate_questions(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
+    """What `read_questions` gives, its samples one by one, see `fiber_data.formats.streams`."""
+    return _iterate_first("questions", read_vqav2, read_plain_questions, root, split, faults, hold_out)
+
+
+@iterated_by(iterate_questions)
+def read_questions(root: str | Path, split: str, *, hold_out: float | None = None) -> Samples[QuestionSample]:
+    """Reads the questions of one split from a folder: VQAv2's files, else ``questions.jsonl`` or ``questions.csv``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        hold_out: As of `read_plain_questions`.
+
+    Returns:
+        As of `read_vqav2`, or of `read_plain_questions`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    return _first_or_plain("questions", read_vqav2, read_plain_questions, root, split, hold_out)
+
+
+def iterate_statements(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
+    """What `read_statements` gives, its samples one by one, see `fiber_data.formats.streams`."""
+    return _iterate_first("statements", read_nlvr2, read_plain_statements, root, split, faults, hold_out)
+
+
+@iterated_by(iterate_statements)
+def read_statements(root: str | Path, split: str, *, hold_out: float | None = None) -> Samples[ReasoningSample]:
+    """Reads the statements of one split from a folder: NLVR2's files, else ``statements.jsonl`` or ``statements.csv``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"dev"``, ...
+        hold_out: As of `read_plain_statements`.
+
+    Returns:
+        As of `read_nlvr2`, or of `read_plain_statements`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    return _first_or_plain("statements", read_nlvr2, read_plain_statements, root, split, hold_out)
+
+
+def iterate_boxes(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
+    """What `read_boxes` gives, its samples one by one, see `fiber_data.formats.streams`."""
+    return _iterate_first("boxes", read_detection, read_plain_boxes, root, split, faults, hold_out)
+
+
+@iterated_by(iterate_boxes)
+def read_boxes(root: str | Path, split: str, *, hold_out: float | None = None) -> DetectionData:
+    """Reads the boxes of one split by name from a folder: COCO's form, else ``boxes.jsonl`` or ``boxes.csv``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        hold_out: As of `read_plain_boxes`.
+
+    Returns:
+        As of `read_detection`, or of `read_plain_boxes`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    return _first_or_plain("boxes", read_detection, read_plain_boxes, root, split, hold_out)
+
+
+def iterate_phrases(
+    root: str | Path, split: str, faults: Faults, *, name: str | None = None, hold_out: float | None = None
+) -> Any:
+    """What `read_phrases` gives, its samples one by one, see `fiber_data.formats.streams`."""
+    return _iterate_first("phrases", read_grounding, read_plain_phrases, root, split, faults, hold_out, name=name)
+
+
+@iterated_by(iterate_phrases)
+def read_phrases(
+    root: str | Path, split: str, *, name: str | None = None, hold_out: float | None = None
+) -> Samples[GroundingSample]:
+    """Reads the captions with boxes of one split from a folder: MDETR's form, else ``phrases.jsonl``.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"``, ...
+        name: As of `read_grounding`; a plain file has none.
+        hold_out: As of `read_plain_phrases`.
+
+    Returns:
+        As of `read_grounding`, or of `read_plain_phrases`.
+
+    Raises:
+        SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
+    """
+    read = partial(read_grounding, name=name)
+    return _first_or_plain("phrases", read, read_plain_phrases, root, split, hold_out)
+
+
+def iterate_expressions(
+    root: str | Path, split: str, faults: Faults, *, name: str | None = None, hold_out: float | None = None
+) -> Any:
+    """What `read_expressions` gives, its samples one by one, see `fiber_data.formats.streams`."""
+    return _iterate_first(
+        "expressions", read_grounding, read_plain_expressions, root, split, faults, hold_out, name=name
+    )
+
+
+@iterated_by(iterate_expressions)
+def read_expressions(
+    root: str | Path, split: str, *, name: str | None = None, hold_out: float | None = None
+) -> Samples[GroundingSample]:
+    """Reads the expressions with boxes of one split from a folder: MDETR's form, else ``expressions.jsonl``.
+
+    Args:
+        root: As of `read_phrases`, like the others.
+        split: As there.
+        name: As there.
+        hold_out: As there.
+    """
+    read = partial(read_grounding, name=name)
+    return _first_or_plain("expressions", read, read_plain_expressions, root, split, hold_out)
+
+
+def _first_or_plain(
+    form: str, read: Callable[..., Read], plain: Callable[..., Read], root: str | Path, split: str, share: float | None
+) -> Read:
+    """What the first reader gives whose format a folder holds: the published one, the plain form, or another."""
+    try:
+        return read(root, split)
+    except FileOfSplitNotFoundError:
+        if not has_plain(Path(root), form, split):
+            for name in _OTHERS[form]:
+                with contextlib.suppress(FileOfSplitNotFoundError):
+                    return resolve(name, "fiber.formats")(root, split, hold_out=share)
+            raise
+    return plain(root, split, hold_out=share)
+
+
+def _iterate_first(
+    form: str,
+    read: Callable[..., Any],
+    plain: Callable[..., Any],
+    root: str | Path,
+    split: str,
+    faults: Faults,
+    share: float | None,
+    **options: Any,
+) -> Any:
+    """The same, its samples one by one."""
+    try:
+        return _one_by_one(read)(root, split, faults, **options)
+    except FileOfSplitNotFoundError:
+        if not has_plain(Path(root), form, split):
+            for name in _OTHERS[form]:
+                with contextlib.suppress(FileOfSplitNotFoundError):
+                    return _one_by_one(resolve(name, "fiber.formats"))(root, split, faults, hold_out=share)
+            raise
+    return _one_by_one(plain)(root, split, faults, hold_out=share)
+
+
+def _one_by_one(read: Callable[..., Any]) -> Callable[..., Any]:
+    """A reader's generator, begun, so that what it refuses at first is raised here; of one without, its list."""
+
+    def give(root: str | Path, split: str, faults: Faults, **options: Any) -> Any:
+        if (iterate := getattr(read, "iterate", None)) is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of its faults, which are taken over
+                found = read(root, split, bad_entries=None if faults.strict else "count", **options)
+            faults.add(faults_of(found))
+            return found if isinstance(found, DetectionData) else iter(found)
+        samples = iterate(root, split, faults, **options)
+        if isinstance(samples, DetectionData):
+            return samples
+        first = list(islice(samples, 1))
+        return chain(first, samples)
+
+    return give

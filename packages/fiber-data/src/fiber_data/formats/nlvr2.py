@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import (
@@ -13,7 +13,7 @@ from fiber_data.formats.files import (
     check_folder,
     keep_on_disk,
 )
-from fiber_data.formats.ids import read_id, shown
+from fiber_data.formats.ids import Id, read_id, shown
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import clean_text, list_some, parse_line, read_lines, require
 from fiber_data.formats.sources import note_file
@@ -34,6 +34,9 @@ class ReasoningSample(TypedDict):
     statement: str
     label: bool | None
     id: str
+    image_id: NotRequired[Id]
+    """Of the pair, in other formats, whose ids do not tell it."""
+    split: NotRequired[str | None]
 
 
 def read_nlvr2(

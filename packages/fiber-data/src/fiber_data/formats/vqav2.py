@@ -44,6 +44,7 @@ class QuestionSample(TypedDict):
     """The answer that most gave."""
     question_type: NotRequired[str]
     answer_type: NotRequired[str]
+    split: NotRequired[str | None]
 
 
 def read_vqav2(

@@ -8,7 +8,7 @@ from typing import Any
 from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, Transform, glance, read_captions
 from fiber_heads import PretrainingConfig
 
-from fiber_train.config import TrainConfig, as_share
+from fiber_train.config import TrainConfig, share_of_lines
 from fiber_train.tasks.base import Settings, Task, fill_in
 
 
@@ -17,9 +17,7 @@ class CaptionTask(Task[Settings]):
 
     def read(self, split: str) -> Sequence[CaptionSample]:
         """Images with captions, in any format that `fiber_data.read_captions` knows."""
-        if as_share(self.config.data.eval_split) is None:
-            return self.open(read_captions, split)
-        return self.open(read_captions, split, hold_out=0.0)  # the task takes the share of all lines
+        return self.open(read_captions, split, hold_out=share_of_lines(self.config.data))
 
     def texts(self, samples: Sequence[CaptionSample]) -> Iterator[str]:
         """All captions."""

@@ -9,13 +9,14 @@ from itertools import chain
 from typing import Any
 
 from fiber_backbone import FiberBackbone
-from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, Transform, glance, read_vqav2
-from fiber_data.formats import Samples, faults_of
+from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, Transform, glance
+from fiber_data.formats import Samples, faults_of, read_questions
 from fiber_eval import normalize_answer, vqa_accuracy
 from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
+from fiber_train.config import share_of_lines
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.tasks.answering.settings import AnsweringSettings
 from fiber_train.tasks.base import NO_ANNOTATIONS, Task
@@ -24,7 +25,7 @@ _QUESTION_TYPE, _ANSWER_TYPE = "type of question", "type of answer"
 
 
 class Answering(Task[AnsweringSettings]):
-    """VQAv2's files, the official accuracy, and the file that its server takes."""
+    """VQAv2's files or plain ones, the official accuracy, and the file that its server takes."""
 
     settings_class = AnsweringSettings
     model_class = FiberForQuestionAnswering
@@ -33,7 +34,8 @@ class Answering(Task[AnsweringSettings]):
 
     def read(self, split: str) -> Sequence[QuestionSample]:
         """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""
-        parts = [self.open(read_vqav2, part) for part in split.split("+")]
+        share = share_of_lines(self.config.data)
+        parts = [self.open(read_questions, part, hold_out=share) for part in split.split("+")]
         if len(parts) == 1:
             return parts[0]
         return Samples(chain.from_iterable(parts), chain.from_iterable(map(faults_of, parts)))

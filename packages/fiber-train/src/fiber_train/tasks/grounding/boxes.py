@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from fiber_data import DetectionData, GroundingSample, Wording, read_detection, read_grounding
-from fiber_data.formats import Fault, faults_of, hold_out
+from fiber_data import DetectionData, GroundingSample, Wording
+from fiber_data.formats import Fault, faults_of, has_plain, hold_out, read_expressions, read_phrases
+from fiber_data.formats import read_boxes as read_detection
 
 from fiber_train.tasks.grounding.settings import BoxFiles
 
@@ -61,14 +63,31 @@ def is_box(box: Sequence[float]) -> bool:
     return all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
 
 
-def read_boxes(read: Callable[..., Any], split: str, files: BoxFiles, setting: str) -> BoxData:
+def files_of(root: str | Path, split: str, files: BoxFiles) -> BoxFiles:
+    """The files that settings name; where they name none, those of the plain form that the folder holds.
+
+    Args:
+        root: Folder of the data set.
+        split: Such as `"train"`.
+        files: What settings name.
+    """
+    if files.detection or files.captions or files.expressions:
+        return files
+    detection, captions, expressions = (
+        has_plain(Path(root), name, split) for name in ("boxes", "phrases", "expressions")
+    )
+    return BoxFiles(detection, ["phrases"] * captions, ["expressions"] * expressions)
+
+
+def read_boxes(read: Callable[..., Any], split: str, files: BoxFiles, setting: str, share: float | None) -> BoxData:
     """The files of a split.
 
     Args:
         read: Gives what a reader of a split gives, `read(reader, split, **options)`.
         split: Such as `"train"`.
-        files: Which ones.
+        files: Which ones, see `files_of`.
         setting: Name of the setting that says which, for the message.
+        share: As `hold_out` of readers.
 
     Raises:
         ValueError: No file is named.
@@ -76,13 +95,12 @@ def read_boxes(read: Callable[..., Any], split: str, files: BoxFiles, setting: s
     if not (files.detection or files.captions or files.expressions):
         raise ValueError(
             f"{setting} names no file; set {setting}.detection=true, {setting}.captions=[mixed] or "
-            f"{setting}.expressions=[refcoco], by the names of the files"
+            f"{setting}.expressions=[refcoco], by the names of the files, or give a folder with boxes.jsonl, "
+            "phrases.jsonl or expressions.jsonl"
         )
-    detection = read(read_detection, split) if files.detection else None
-    captions, expressions = (
-        {name: read(read_grounding, split, name=name) for name in names}
-        for names in (files.captions, files.expressions)
-    )
+    detection = read(read_detection, split, hold_out=share) if files.detection else None
+    captions = {name: read(read_phrases, split, name=name, hold_out=share) for name in files.captions}
+    expressions = {name: read(read_expressions, split, name=name, hold_out=share) for name in files.expressions}
     return BoxData(detection, captions, expressions)
 
 

@@ -27,11 +27,13 @@ from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
+from fiber_train.config import share_of_lines
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task, fill_in
 from fiber_train.tasks.grounding.boxes import (
     BoxData,
     as_boxes,
+    files_of,
     has_box_to_learn,
     read_boxes,
     take_share,
@@ -47,7 +49,7 @@ from fiber_train.tasks.grounding.evaluation import (
     score_expressions,
     score_phrases,
 )
-from fiber_train.tasks.grounding.settings import GroundingSettings
+from fiber_train.tasks.grounding.settings import BoxFiles, GroundingSettings
 from fiber_train.tasks.ids import only
 
 
@@ -70,17 +72,23 @@ class Grounding(Task[GroundingSettings]):
     def monitor(self) -> str:  # type: ignore[override]
         """The first measure that is taken."""
         files = self.settings.evaluate
+        if self.given is None and self.config.data.format is None:
+            files = files_of(self.config.data.root, self.config.data.eval_split, files)
         names = ["AP"] if files.detection else []
         names += [f"{name}/recall@1" for name in files.captions] + [f"{name}/P@1" for name in files.expressions]
         return names[0] if names else "AP"
 
     def read(self, split: str) -> BoxData:
         """The split's files of `task.evaluate`."""
-        return read_boxes(self.open, split, self.settings.evaluate, "task.evaluate")
+        return self._read(split, self.settings.evaluate, "task.evaluate")
 
     def read_training(self) -> BoxData:
         """The training split's files of `task.train`."""
-        return read_boxes(self.open, self.config.data.train_split, self.settings.train, "task.train")
+        return self._read(self.config.data.train_split, self.settings.train, "task.train")
+
+    def _read(self, split: str, files: BoxFiles, setting: str) -> BoxData:
+        data = self.config.data
+        return read_boxes(self.open, split, files_of(data.root, split, files), setting, share_of_lines(data))
 
     def samples(self, split: str, training: bool = False) -> BoxData:
         """Boxes of any format; in training of categories as many shots as are asked for."""

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, Transform, glance, read_nlvr2
+from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, Transform, glance
+from fiber_data.formats import read_statements
 from fiber_eval import nlvr2_accuracy
 from fiber_heads import FiberForVisualReasoning
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
-from fiber_train.config import TaskSettings
+from fiber_train.config import TaskSettings, share_of_lines
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.tasks.base import NO_ANNOTATIONS, Task
 
 
 class Reasoning(Task[TaskSettings]):
-    """NLVR2's files, the official accuracy and consistency, and the file that its script takes."""
+    """NLVR2's files or plain ones, the official accuracy and consistency, and the file that its script takes."""
 
     model_class = FiberForVisualReasoning
     monitor = "accuracy"
 
     def read(self, split: str) -> Sequence[ReasoningSample]:
         """Pairs of images with statements."""
-        return self.open(read_nlvr2, split)
+        return self.open(read_statements, split, hold_out=share_of_lines(self.config.data))
 
     def texts(self, samples: Sequence[ReasoningSample]) -> Iterator[str]:
         """All statements."""
