@@ -59,30 +59,30 @@ class Parts(Sampler[list[int]]):
     """The batches of a sampler, each in so many parts, loaded one after the other."""
 
     def __init__(self, sampler: EpochSampler, parts: int) -> None:
-        self.sampler, self.parts = sampler, parts
+        self._sampler, self.parts = sampler, parts  # private: Fabric would set the epoch of a public one
 
     def __iter__(self) -> Iterator[list[int]]:
         """The parts; a batch has a multiple of as many samples."""
-        for batch in self.sampler:
+        for batch in self._sampler:
             size = len(batch) // self.parts
             yield from (batch[start : start + size] for start in range(0, len(batch), size))
 
     def __len__(self) -> int:
-        return len(self.sampler) * self.parts
+        return len(self._sampler) * self.parts
 
 
 class Dealt(Sampler[list[int]]):
     """The batches of a sampler dealt to the processes in turn: the same batches, however many share them."""
 
     def __init__(self, sampler: EpochSampler, rank: int, world_size: int) -> None:
-        self.sampler, self.rank, self.world_size = sampler, rank, world_size
+        self._sampler, self.rank, self.world_size = sampler, rank, world_size
 
     def __iter__(self) -> Iterator[list[int]]:
         """Those of this process."""
-        yield from islice(self.sampler, self.rank, None, self.world_size)
+        yield from islice(self._sampler, self.rank, None, self.world_size)
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(self.sampler), self.world_size))
+        return len(range(self.rank, len(self._sampler), self.world_size))
 
 
 ORIGINAL_TOKENIZER = "FacebookAI/roberta-base"
