@@ -34,7 +34,7 @@ def test_a_batch_of_pairs_has_the_keys_shapes_and_types_of_the_contract(items, t
         "pixel_values": ((5, 3, 16, 16), torch.float32),
         "image_sizes": ((5, 2), torch.int64),
         **dict.fromkeys(("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels"), ((5, length), torch.int64)),
-        **dict.fromkeys(("image_ids", "indices", "text_ids", "text_image_ids"), ((5,), torch.int64)),
+        **dict.fromkeys(("image_ids", "indices", "seeds", "text_ids", "text_image_ids"), ((5,), torch.int64)),
     }
     assert batch["ids"] == [item["id"] for item in items[:5]]
     assert batch["texts"] == [item["text"] for item in items[:5]]

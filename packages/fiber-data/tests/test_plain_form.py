@@ -239,7 +239,7 @@ def test_metadata_of_hugging_face_is_what_its_keys_say(root: Path) -> None:
 def test_missing_images_of_boxes_are_left_out_though_nothing_says_their_size(root: Path) -> None:
     boxes = [{"image": name, "box": [0, 0, 9, 9], "name": "cat"} for name in ("0.png", "gone.png")]
     write(root / "boxes.jsonl", *boxes)
-    with pytest.warns(UserWarning, match="of the boxes 1 lack an image on disk"):
+    with pytest.warns(UserWarning, match="of 2 boxes 1 lack an image on disk"):
         assert [sample["id"] for sample in read_plain_boxes(root).samples] == ["0.png"]
     write(root / "boxes.jsonl", boxes[1])
     with pytest.raises(FileNotFoundError, match=r"none of its 1 boxes has its images on disk"):

@@ -24,7 +24,7 @@ def silhouette(item: SceneObject, side: int = 100) -> np.ndarray:
 @pytest.mark.parametrize("level", ["medium", "hard"])
 def test_boxes_and_looks_are_those_of_the_image(level: str) -> None:
     """An object is what its absence changes in the image."""
-    size, made = 96, LEVELS[level]
+    size, made = 192, LEVELS[level]
     hidden = 0
     for scene in sample_scenes(made, 30, seed=8, number=0):
         whole = np.asarray(draw_scene(scene, size, oversampling=made.oversampling)).astype(int)
@@ -38,9 +38,9 @@ def test_boxes_and_looks_are_those_of_the_image(level: str) -> None:
             )
             changed, drawn = np.abs(whole - without).max(-1) > 30, np.abs(single - ground).max(-1) > 30
             near = np.minimum(*(np.abs(whole - color).max(-1) for color in (RGB[item.color], second_color(item.color))))
-            assert (near[changed] < 60).mean() > 0.5
+            assert (near[changed] < 60).mean() > 0.3, "the rest is outline"
             fill = (np.abs(single - RGB[item.color]).max(-1) < 60)[drawn].mean()
-            assert item.texture == "plain" or fill < 0.72
+            assert item.texture == "plain" or fill < 0.85
             rows, columns = drawn.any(1).nonzero()[0], drawn.any(0).nonzero()[0]
             if item.shown == 1:
                 assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == pytest.approx([size * v for v in item.box()], abs=1.5)  # fmt: skip
@@ -57,14 +57,14 @@ def test_boxes_and_looks_are_those_of_the_image(level: str) -> None:
 
 
 def test_regions_of_covered_things_are_those_that_are_shown(tmp_path: Path) -> None:
-    folder = generate_scenes(tmp_path / "set", {"train": 80}, level="hard", image_size=64, progress=False)
+    folder = generate_scenes(tmp_path / "set", {"train": 80}, level="hard", image_size=128, progress=False)
     rows = json.loads((folder / "annotations" / "instances_train.json").read_text())["annotations"]
     covered = [row for row in rows if isinstance(row["segmentation"], dict)]
     assert len(covered) > 60
     for row in covered:
         counts, size = row["segmentation"]["counts"], row["segmentation"]["size"]
-        assert sum(counts) == size[0] * size[1] == 64 * 64
-        mask = np.repeat(np.arange(len(counts)) % 2, counts).reshape(64, 64).T
+        assert sum(counts) == size[0] * size[1] == 128 * 128
+        mask = np.repeat(np.arange(len(counts)) % 2, counts).reshape(128, 128).T
         columns, lines = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
         x, y, width, height = row["bbox"]
         assert (columns[0], lines[0], columns[-1] + 1, lines[-1] + 1) == pytest.approx((x, y, x + width, y + height), abs=2.5)  # fmt: skip

@@ -81,7 +81,7 @@ def test_a_batch_of_questions(questions, vocabulary, collate):
         "pixel_values": ((5, 3, 16, 16), torch.float32),
         "image_sizes": ((5, 2), torch.int64),
         **dict.fromkeys(("input_ids", "attention_mask"), ((5, length), torch.int64)),
-        **dict.fromkeys(("image_ids", "indices", "text_ids", "text_image_ids"), ((5,), torch.int64)),
+        **dict.fromkeys(("image_ids", "indices", "seeds", "text_ids", "text_image_ids"), ((5,), torch.int64)),
         "answer_targets": ((5, len(vocabulary)), torch.float32),
     }
     assert set(batch) - set(shapes(batch)) == {"ids", "texts", "answers", "broken"}

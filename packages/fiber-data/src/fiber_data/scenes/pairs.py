@@ -62,12 +62,6 @@ def _claim(random: np.random.Generator, level: Level) -> _Claim:
     def count(scene: Scene) -> int:
         return sum(item.has(**looks) for item in scene.objects)
 
-    def lacks(scene: Scene) -> bool:
-        return any(item.shape == pair["shape"] and not item.has(**pair) for item in scene.objects)
-
-    def size(scene: Scene) -> int:
-        return len(scene.objects)
-
     form = level.claims[int(random.integers(len(level.claims)))]
     number = int(random.integers(1, 6)) if form == "together" else 0
     are = f"is exactly one {name(looks)}" if number == 1 else f"are exactly {NUMBERS[number]} {many}"
@@ -81,9 +75,12 @@ def _claim(random: np.random.Generator, level: Level) -> _Claim:
         ),
         "more": (
             f"the left {image} holds more things than the right one.",
-            lambda left, right: size(left) > size(right),
+            lambda left, right: len(left.objects) > len(right.objects),
         ),
-        "equal": (f"the two {image}s hold equally many things.", lambda left, right: size(left) == size(right)),
+        "equal": (
+            f"the two {image}s hold equally many things.",
+            lambda left, right: len(left.objects) == len(right.objects),
+        ),
         "more of": (
             f"the left {image} shows more {many} than the right one.",
             lambda left, right: count(left) > count(right),
@@ -98,10 +95,15 @@ def _claim(random: np.random.Generator, level: Level) -> _Claim:
         ),
         "not": (
             f"both {image}s show {a(pair['shape'])} that is not {pair[key]}.",
-            lambda left, right: lacks(left) and lacks(right),
+            lambda left, right: _has_another(left, pair) and _has_another(right, pair),
         ),
     }
     return claims[form]
+
+
+def _has_another(scene: Scene, pair: dict[str, str]) -> bool:
+    """Whether a scene holds the shape of a pair without its color or texture."""
+    return any(item.shape == pair["shape"] and not item.has(**pair) for item in scene.objects)
 
 
 def _looks(random: np.random.Generator, level: Level) -> tuple[str, dict[str, str]]:
