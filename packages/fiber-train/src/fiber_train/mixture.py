@@ -10,8 +10,9 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from fiber_data import Mixture, MixtureDataset, share_out
+from fiber_data import Blocks, Mixture, MixtureDataset, share_out
 from fiber_data.formats import Fault, faults_of
 from torch.utils.data import Dataset
 
@@ -126,13 +127,24 @@ def make_training_set(task: Task[Any], samples: Any, processor: Any, model: Any)
     transform = task.make_transform(processor, True)
     if not isinstance(samples, SourceSamples):
         dataset = task.make_dataset(samples, transform, True, model)
-        return dataset, task.sampling_groups(dataset)
+        return dataset, _options(task, samples, dataset)
     parts = [task.make_dataset(part, transform, True, model) for part in samples.parts.values()]
     joined = MixtureDataset(parts)
     counts = count_samples(task.config.data.sources, joined.lengths)
-    options = [dict(task.sampling_groups(part)) for part in parts]
+    options = [_options(task, part, own) for part, own in zip(samples.parts.values(), parts, strict=True)]
     orders = [own.pop("order", None) or length for own, length in zip(options, joined.lengths, strict=True)]
     return joined, {**_join(options), "order": Mixture(orders, counts)}
+
+
+def _options(task: Task[Any], samples: Any, dataset: Any) -> dict[str, Any]:
+    """The options of a data set's sampler: shards behind URLs are read a few at a time."""
+    options = dict(task.sampling_groups(dataset))
+    if not getattr(samples, "is_remote", False):
+        return options
+    ends = np.cumsum(samples.blocks)
+    if len(dataset) != len(samples):  # an item for each caption of an image
+        ends = np.searchsorted(np.asarray(dataset.image_ids), ends)
+    return {"order": Blocks(np.diff(ends, prepend=0)), **options}
 
 
 def describe_epoch(task: Task[Any], sampling: Mapping[str, Any]) -> str:

@@ -57,6 +57,8 @@ class ShardSamples(Samples[Any]):
         super().__init__(samples, faults)
         self.blocks = shard_blocks(self)
         """How many samples each shard has, in order."""
+        self.is_remote = bool(self) and isinstance(_shard_of(self[0]), str)
+        """Whether the shards are behind URLs."""
 
 
 def read_tar_shards(
