@@ -25,6 +25,7 @@ COARSE = {"coco": 50, "visual_genome": 36, "sbu": 9, "conceptual_captions": 9}  
 EPOCH = ["trainer.batch_size=13", "trainer.max_steps=8"]
 FINE = {"objects365": 7, "flickr30k": 8, "mixed": 6}  # 3 batches of 7
 FRESH = ["data.tokenizer=null", "model.image_weights=null", "model.text_weights=null"]
+LOW = ["task.shorter=[32]", "task.shorter_in_evaluation=32", "task.longest=64"]  # pixels
 ONCE = ["trainer.eval_every=0", "trainer.checkpoint_every=100"]  # at the end
 
 
@@ -77,7 +78,7 @@ def test_the_coarse_stage(published: Path, tmp_path: Path) -> None:
 
 
 def test_the_fine_stage(published: Path, coarse: Path, tmp_path: Path) -> None:
-    options = [f"model.checkpoint={coarse}", *FEW, *LITTLE, "trainer.batch_size=7", "trainer.max_steps=4"]
+    options = [f"model.checkpoint={coarse}", *FEW, *LITTLE, *LOW, "trainer.batch_size=7", "trainer.max_steps=4"]
     results, ids = run_twice("fine", published, tmp_path, 2, *options, *ONCE)
     assert len(ids) == 28
     boxes = [f"objects365_v1_{number:08}.jpg" for number in range(1, 8)]
