@@ -106,7 +106,20 @@ def test_what_is_left_out_is_counted_named_and_written() -> None:
 
 def test_ranks_are_better_low_and_recalls_have_chance() -> None:
     numbers = {"image_to_text_recall@1": 0.5, "image_to_text_median_rank": 2.0, "mean_recall": 0.4}
-    measures = {measure.name: measure for measure in recall_measures(numbers, 10)}
+    measures = {measure.name: measure for measure in recall_measures(numbers, [1] * 10)}
     assert measures["image_to_text_recall@1"].baseline == pytest.approx(0.1)
     assert not measures["image_to_text_median_rank"].higher_is_better
     assert (measures["mean_recall"].baseline, measures["mean_recall"].higher_is_better) == (None, True)
+
+
+def test_chance_counts_every_caption_of_an_image() -> None:
+    """Of two images, one with both of the three captions: two of the three orders begin with one of its own."""
+    found = Evaluation(
+        recall_measures(dict.fromkeys(["image_to_text_recall@1", "text_to_image_recall@1"], 0.0), [2, 1])
+    )
+    assert [measure.baseline for measure in found.measures] == pytest.approx([(2 / 3 + 1 / 3) / 2, 1 / 2])
+    one = {f"image_to_text_recall@{k}": 0.0 for k in (5, 10)}
+    five, ten = recall_measures(one, [5] * 4)  # of twenty captions five are right
+    assert five.baseline == pytest.approx(1 - 15 * 14 * 13 * 12 * 11 / (20 * 19 * 18 * 17 * 16))
+    assert ten.baseline == pytest.approx(0.98375, abs=1e-5)
+    assert recall_measures(one, [2] * 3)[1].baseline == 1

@@ -150,7 +150,7 @@ def find_grounding(root: Path) -> list[SplitFile]:
     """The files of captions with boxes that a folder holds."""
     folders = ["", *(f"{folder}/" for folder in _FILE_FOLDERS)]
     globs = [f"{folder}{kind}_*.json" for folder in folders for kind in ("final", "finetune")]
-    return find_split_files(root, globs, rf"({'|'.join(folders)})fin(al|etune)_.+_(?P<split>[^_]+)\.json")
+    return find_split_files(root, globs, rf"({'|'.join(folders)})fin(al|etune)_.+?_(?P<split>[^_]+(_no_coco)?)\.json")
 
 
 def _find_file(root: Path, split: str, name: str | None) -> Path:

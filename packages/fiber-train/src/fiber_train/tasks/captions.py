@@ -88,12 +88,14 @@ def check_contrast(samples: Sequence[CaptionSample], config: TrainConfig, object
             )
 
 
+def count_captions(samples: Sequence[CaptionSample]) -> list[int]:
+    """The number of captions of each image."""
+    return [len(sample["captions"]) for sample in glance(samples, "captions")]
+
+
 def count(samples: Sequence[CaptionSample]) -> dict[str, int]:
     """How many images and texts an evaluation saw."""
-    return {
-        "num_images": len(samples),
-        "num_texts": sum(len(sample["captions"]) for sample in glance(samples, "captions")),
-    }
+    return {"num_images": len(samples), "num_texts": sum(count_captions(samples))}
 
 
 def with_normalization(objectives: PretrainingConfig, processor: FiberProcessor) -> PretrainingConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from math import comb
 from typing import SupportsFloat
 
 import torch
@@ -19,9 +21,15 @@ def recall_name(direction: str, k: int) -> str:
     return f"{direction}_recall@{k}"
 
 
-def recall_measures(numbers: Mapping[str, SupportsFloat], num_images: int) -> list[Measure]:
-    """What `fiber_eval.retrieval_recall` gave, recalls beside those of a random order."""
-    chance = {recall_name(direction, k): min(1.0, k / num_images) for direction in DIRECTIONS for k in KS}
+def recall_measures(numbers: Mapping[str, SupportsFloat], num_captions: Iterable[int]) -> list[Measure]:
+    """What `fiber_eval.retrieval_recall` gave, recalls beside those of a random order.
+
+    Args:
+        numbers: Recalls in 0..1 and ranks by name.
+        num_captions: Of each image that was searched.
+    """
+    counts = Counter(num_captions)
+    chance = {recall_name(direction, k): _chance(direction, k, counts) for direction in DIRECTIONS for k in KS}
     ranks = {f"{direction}_{kind}_rank" for direction in DIRECTIONS for kind in ("median", "mean")}
     return [
         Measure(name, float(value), chance.get(name), "chance" * (name in chance), higher_is_better=name not in ranks)
@@ -29,9 +37,20 @@ def recall_measures(numbers: Mapping[str, SupportsFloat], num_images: int) -> li
     ]
 
 
+def _chance(direction: str, k: int, counts: Counter[int]) -> float:
+    """Recall of a random order: an image has several captions, of which one among the first `k` is enough."""
+    num_images = counts.total()
+    if direction == "text_to_image":
+        return min(1.0, k / num_images)
+    num_texts = sum(own * images for own, images in counts.items())
+    first = min(k, num_texts)
+    missed = sum(images * (comb(num_texts - own, first) / comb(num_texts, first)) for own, images in counts.items())
+    return 1 - missed / num_images
+
+
 def recall_preview() -> list[Measure]:
     """What `recall_measures` gives, of one image and its caption."""
-    return recall_measures(retrieval_recall(torch.zeros(1, 1), [0], ks=KS), 1)
+    return recall_measures(retrieval_recall(torch.zeros(1, 1), [0], ks=KS), [1])
 
 
 def recalls(found: Evaluation, direction: str) -> list[Measure]:

@@ -14,7 +14,14 @@ from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
 from fiber_train.evaluation import Evaluation, Measure
-from fiber_train.tasks.captions import CaptionTask, check_captioned, check_contrast, count, with_normalization
+from fiber_train.tasks.captions import (
+    CaptionTask,
+    check_captioned,
+    check_contrast,
+    count,
+    count_captions,
+    with_normalization,
+)
 from fiber_train.tasks.pretraining.settings import PretrainingSettings
 from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
 
@@ -93,7 +100,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
         samples, found = self.collect(gather_by_id(seen), samples, "images")
         found.outputs, found.counts = {}, count(samples)
         if metric is not None:
-            found.measures += recall_measures(metric.compute(), len(samples))
+            found.measures += recall_measures(metric.compute(), count_captions(samples))
         found.measures += decisions
         return found
 

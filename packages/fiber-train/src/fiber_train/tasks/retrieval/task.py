@@ -18,7 +18,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fiber_train.evaluation import Evaluation
-from fiber_train.tasks.captions import CaptionTask, check_captioned, check_contrast, count, with_normalization
+from fiber_train.tasks.captions import (
+    CaptionTask,
+    check_captioned,
+    check_contrast,
+    count,
+    count_captions,
+    with_normalization,
+)
 from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
 from fiber_train.tasks.retrieval.settings import RetrievalSettings
 
@@ -67,7 +74,7 @@ class Retrieval(CaptionTask[RetrievalSettings]):
         found.predictions = self.keep({"predictions.npz": file.getvalue()})
         found.outputs = {sample["id"]: row for sample, row in zip(glance(samples, "id"), scores, strict=True)}
         found.counts |= count(samples)
-        found.measures += recall_measures(retrieval_recall(scores, owners, ks=KS), len(samples))
+        found.measures += recall_measures(retrieval_recall(scores, owners, ks=KS), count_captions(samples))
         return found
 
     def _encode(
