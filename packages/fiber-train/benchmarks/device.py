@@ -179,4 +179,5 @@ def read_options() -> argparse.Namespace:
 
 if __name__ == "__main__":
     chosen = read_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a check that runs is then ended too
     sys.exit(run_check(chosen) if chosen.check else run_checks(chosen))

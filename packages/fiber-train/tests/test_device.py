@@ -38,7 +38,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # Without bytecode each process would compile torch's sources again.
+    environment = {name: os.environ[name] for name in os.environ.keys() - {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}}
     line = [str(python), str(SCRIPT), *map(str, words)]
     return subprocess.run(line, capture_output=True, text=True, env={**environment, **variables}, timeout=300)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from device_checks.models import Sizes
-from device_checks.rows import Number, add_row, make_row
+from device_checks.rows import add_row, make_row
 
 
 @dataclass
@@ -28,11 +28,11 @@ class Bench:
     rows: Path
     check: str
 
-    def row(self, case: str, *, status: str = "ok", reason: str = "", **numbers: Number) -> None:
+    def row(self, case: str, *, status: str = "ok", reason: str = "", **numbers: Any) -> None:
         """Keeps a result."""
         add_row(self.rows, make_row(self.check, case, status, reason, **numbers))
 
-    def compare(self, case: str, difference: float, tolerance: float, **numbers: Number) -> None:
+    def compare(self, case: str, difference: float, tolerance: float, **numbers: Any) -> None:
         """A row that fails if a difference is larger than its tolerance, or is not a number."""
         holds = difference <= tolerance
         reason = "" if holds else "the difference is not within the tolerance"

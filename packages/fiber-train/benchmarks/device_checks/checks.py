@@ -96,10 +96,10 @@ def check_compile(bench: Bench) -> None:
         with torch.no_grad(), bench.autocast(enabled=name == "bf16"):
             image = model.backbone.begin_image(batch["pixel_values"])
             text = model.backbone.begin_text(batch["input_ids"], batch["attention_mask"])
-            wanted = fuse(image, text).pooled
+            wanted = fuse(image, text).image_hidden_state
             bench.synchronize()
             began = time.perf_counter()
-            found = compiled(image, text).pooled
+            found = compiled(image, text).image_hidden_state
             bench.synchronize()
             compiling = time.perf_counter() - began
             eager, fast = (bench.seconds(partial(call, image, text)) for call in (fuse, compiled))
@@ -144,7 +144,7 @@ def check_captioning(bench: Bench) -> None:
         with bench.autocast():
             seconds = bench.seconds(partial(model.generate, images, config))
         rate = len(images) / seconds
-        numbers = {"tokens/s": rate * sizes.tokens, "images/s": rate, "s": seconds}
+        numbers: dict[str, Any] = {"tokens/s": rate * sizes.tokens, "images/s": rate, "s": seconds}
         bench.row(f"{name}, {len(images)} images, {sizes.tokens} tokens, bf16", **numbers)
 
 
@@ -176,7 +176,7 @@ def two_losses(bench: Bench, wrap: Callable[[nn.Module], nn.Module]) -> list[flo
     return [float(train_step(wrapped, batch, optimizer, nullcontext())) for _ in range(2)]
 
 
-def fully_sharded(model: nn.Module) -> nn.Module:
+def fully_sharded(model: nn.Module) -> Any:
     """As a whole: the blocks' own `forward` is not what runs. A scalar such as the temperature cannot be sharded."""
     from torch.distributed.fsdp import fully_shard  # not in every build
 

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-Number = float | str | None
-
 
 class Skip(Exception):
     """The reason why something cannot be checked here."""
 
 
-def make_row(check: str, case: str = "", status: str = "ok", reason: str = "", **numbers: Number) -> dict[str, Any]:
-    """A result; `status` is ok, failed, skipped or missing (a module)."""
+def make_row(check: str, case: str = "", status: str = "ok", reason: str = "", **numbers: Any) -> dict[str, Any]:
+    """A result with what is known in numbers; `status` is ok, failed, skipped or missing (of a module)."""
     known = {name.replace("_", " "): value for name, value in numbers.items() if value is not None}
     return {"check": check, "case": case, "status": status, "reason": reason, "numbers": known}
 

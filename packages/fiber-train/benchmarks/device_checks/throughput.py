@@ -71,8 +71,14 @@ def check_throughput(bench: Bench, stage: str) -> None:
         except torch.OutOfMemoryError:
             return bench.row(case, status="skipped", reason="this and larger batches do not fit into memory")
         rate = number / seconds
-        numbers = {"images/s": rate, "s": seconds, "peak_GiB": memory.get("GiB"), "TFLOP_an_image": flops / 1e12}
-        bench.row(case, **numbers, **{"TFLOP/s": rate * flops / 1e12, "MFU": peak and rate * flops / peak})
+        numbers: dict[str, Any] = {
+            "images/s": rate,
+            "s": seconds,
+            "peak_GiB": memory.get("GiB"),
+            "TFLOP_an_image": flops / 1e12,
+        }
+        numbers |= {"TFLOP/s": rate * flops / 1e12, "MFU": peak and rate * flops / peak}
+        bench.row(case, **numbers)
         longest = time.time() - began
     return None
 
