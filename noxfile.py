@@ -141,6 +141,13 @@ def bench(session: nox.Session) -> None:
         session.run("python", path)
 
 
+@nox.session
+def device(session: nox.Session) -> None:
+    """What the accelerator that is here does with the models, in eight minutes: `nox -s device -- OPTIONS`."""
+    install_wheels(session, closure("fiber-train"))
+    session.run("python", "packages/fiber-train/benchmarks/device.py", *session.posargs)
+
+
 def closure(package: str) -> list[str]:
     """The package and every package of this repository that it needs, itself last."""
     names = [Requirement(line).name for line in PROJECTS[package]["project"]["dependencies"]]
