@@ -15,9 +15,12 @@ def all_targets() -> dict[str, Target]:
         caption_readers,
         configurations,
         images,
+        plain_readers,
         question_readers,
         settings,
+        table_readers,
         tokenizers,
+        web_readers,
         weights,
     )
 
@@ -25,6 +28,9 @@ def all_targets() -> dict[str, Target]:
         caption_readers.TARGETS,
         question_readers.TARGETS,
         box_readers.TARGETS,
+        plain_readers.TARGETS,
+        web_readers.TARGETS,
+        table_readers.TARGETS,
         benchmarks.TARGETS,
         settings.TARGETS,
         configurations.TARGETS,
