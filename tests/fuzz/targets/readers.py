@@ -33,7 +33,7 @@ class ReaderTarget(Target):
         beside: As of `Target`, like `forms`.
         forms: See there.
         share: See there.
-        is_numbered: Whether samples have the number of their row as id, which is not compared then.
+        uncompared: Keys of samples that are not compared, such as an id that is the number of a row.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class ReaderTarget(Target):
         beside: tuple[str, ...] = (),
         forms: Mapping[str, str] | None = None,
         share: float = 1.0,
-        is_numbered: bool = False,
+        uncompared: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name, files, beside=beside, forms=forms, covers=(f"fiber.formats:{format}",), share=share)
         self.format, self.split, self.sample = format, split, sample
         self.counted, self._expected, self.options = counted, expected, options or {}
-        self._left_out = {"id"} if is_numbered else set()
+        self._uncompared = uncompared
 
     def read(self, folder: Path) -> Any:
         return _reader(self.format)(folder, self.split, **self.options)
@@ -65,7 +65,10 @@ class ReaderTarget(Target):
         return result
 
     def parts(self, result: Any) -> Counter[str]:
-        return Counter(str({key: _plain(value) for key, value in sample.items()}) for sample in self.samples(result))
+        return Counter(
+            str({key: _plain(value) for key, value in sample.items() if key not in self._uncompared})
+            for sample in self.samples(result)
+        )
 
     def breaches(self, result: Any) -> list[str]:
         import fiber_data.formats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,25 +83,41 @@ def _listed(key: str, of_samples: bool = False) -> Callable[[Documents], Mapping
 
 _SHARED: dict[str, Any] = {"split": None, "sample": "CaptionSample", "counted": {"captions": "captions"}, "share": 0.5}
 _WEB: dict[str, Any] = {**_SHARED, "counted": {}, "beside": _BESIDE}
-_NUMBERED: dict[str, Any] = {**_WEB, "is_numbered": True}
+_NUMBERED: dict[str, Any] = {**_WEB, "uncompared": ("id",)}
+
+
+class ParallelTarget(ReaderTarget):
+    """Lists that run in parallel: one that is in another order changes all samples."""
+
+    def budget(self, documents: Documents, touched: int) -> int | None:
+        return None
+
+
 _IN_GENOME = ("VG_100K/1.jpg", "VG_100K/2.jpg", "VG_100K_2/5.jpg")
 _ROWS = [
     {"caption": text, "url": url, "id": 7 + row} for row, (text, url) in enumerate(zip(_CAPTIONS, _URLS, strict=True))
 ]
 TARGETS = [
-    ReaderTarget(
+    ParallelTarget(
         "sbu",
         {"sbu_captions.txt": "\n".join(_CAPTIONS), "sbu_urls.txt": "\n".join(_URLS)},
         format="sbu",
         expected=_of_lines,
         **_NUMBERED,
     ),
-    ReaderTarget(
+    ParallelTarget(
         "sbu_lists",
         {"sbu.json": _json({"image_urls": _URLS, "captions": _CAPTIONS})},
         format="sbu",
         expected=_of_lists,
         **_NUMBERED,
+    ),
+    ReaderTarget(
+        "sbu_packed",
+        {"sbu.json.gz": gzip.compress(_json(_ROWS).encode(), mtime=0)},
+        format="sbu",
+        expected=lambda documents: {},
+        **_WEB,
     ),
     ReaderTarget("sbu_objects", {"sbu.json": _json(_ROWS)}, format="sbu", expected=_of_lines, **_WEB),
     ReaderTarget(

@@ -21,12 +21,14 @@ from fiber_data.formats.faults import Faults
 from fiber_data.formats.ids import number
 from fiber_data.formats.samples import list_some, parse_line
 from fiber_data.formats.sources import note_file
+from fiber_data.formats.streams import check_depth
 
 TABLES = (".csv", ".tsv")
 RECORDS = (".jsonl", *TABLES)
 _LISTS = ("answers", "bbox", "box", "boxes", "captions", "images", "objects", "phrases", "span", "spans")
 _NUMBERS = ("height", "width", "x1", "x2", "y1", "y2")
-_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)  # of gzip
+DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a file in gzip raises."""
 _END: Any = object()
 
 
@@ -49,7 +51,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     try:
         if file.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
             file.read(len(BOM_UTF8))
-    except _DAMAGES:
+    except DAMAGES:
         file.seek(0)  # said by whoever reads on
     return file
 
@@ -122,13 +124,13 @@ def stream_json(faults: Faults, prefix: str = "item") -> Iterator[tuple[str, Any
     path, place = faults.source, 0
     name = prefix.removesuffix("item").rstrip(".") or "entry"
     with open_bytes(path) as file:
-        items = ijson.items(file, prefix, use_float=True)
+        items = ijson.items(_Shallow(file), prefix, use_float=True)
         while True:
             item = _END
             with faults:
                 try:
                     item = next(items, _END)
-                except (ijson.JSONError, *_DAMAGES) as error:
+                except (ijson.JSONError, ValueError, *DAMAGES) as error:
                     reason = str(error).strip().partition("\n")[0]
                     raise ValueError(f"{path}: not valid JSON ({reason}); is the download complete?") from error
             if item is _END:
@@ -137,10 +139,22 @@ def stream_json(faults: Faults, prefix: str = "item") -> Iterator[tuple[str, Any
             place += 1
 
 
+class _Shallow:
+    """A file of JSON, read as long as it does not go too deep."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        check_depth(content)
+        return content
+
+
 def _next_line(lines: TextIOWrapper, path: Path) -> str:
     try:
         return lines.readline()
-    except _DAMAGES as error:
+    except DAMAGES as error:
         raise ValueError(f"{path}: cut off or damaged ({error}); copy it again") from error
 
 
