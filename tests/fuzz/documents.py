@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import yaml
@@ -16,6 +19,7 @@ TWIN = "\ue001"  # a key that begins so is written without it, and so occurs twi
 _RAW_STRING = re.compile(f'"{RAW}([^"]*)"')
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _WHOLE = 99  # deeper than any document
+_DEEPEST = 20  # types inside of types of a column; Arrow writes 64
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -116,6 +120,24 @@ def _write_table(document: Any) -> str:
     return "".join(",".join(map(str, row if isinstance(row, list) else [row])) + "\n" for row in rows)
 
 
+def _parse_columns(text: str) -> list[list[Any]]:
+    return [[_parse_cell(cell) for cell in line.split("\t")] for line in _LINE_END.split(text) if line.strip()]
+
+
+def _parse_cell(cell: str) -> Any:
+    try:
+        return json.loads(cell) if cell[:1] in ("[", "{") else cell
+    except (ValueError, RecursionError):
+        return cell
+
+
+def _write_columns(document: Any) -> str:
+    rows = [row if isinstance(row, list) else [row] for row in (document if isinstance(document, list) else [document])]
+    return "".join(
+        "\t".join(_json(cell) if isinstance(cell, list | dict) else str(cell) for cell in row) + "\n" for row in rows
+    )
+
+
 def _parse_lines(text: str) -> list[str]:
     return _LINE_END.split(text)
 
@@ -145,7 +167,76 @@ def _unpack_tensors(content: bytes) -> bytes:
     return content[8:end] + b"\n" + content[end:].hex().encode()
 
 
+def _pack_rows(text: bytes, is_stream: bool | None) -> bytes:
+    """A table of lines of JSON: in parquet (None), or Arrow's stream or file; keys with "image" and no id are bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table, sink = _table(text), io.BytesIO()
+    if is_stream is None:
+        pq.write_table(table, sink, row_group_size=3)
+    else:
+        with (pa.ipc.new_stream if is_stream else pa.ipc.new_file)(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=3)
+    return sink.getvalue()
+
+
+def _table(text: bytes) -> Any:
+    import pyarrow as pa
+
+    rows = []
+    for line in text.decode("utf-8", "replace").splitlines():
+        with suppress(ValueError, RecursionError):
+            rows.append(row if isinstance(row := json.loads(line), dict) else {"value": row})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table(
+        [_column([row.get(name) for row in rows], "image" in name and "id" not in name) for name in names], names
+    )
+
+
+def _column(values: list[Any], is_bytes: bool) -> Any:
+    """The values as they are or, of several types, as text."""
+    import pyarrow as pa
+
+    try:
+        if is_bytes:
+            return pa.array([value if value is None else value.encode("latin-1") for value in values], pa.binary())
+        if str((found := pa.array(values)).type).count("<") < _DEEPEST:
+            return found
+    except (pa.ArrowException, AttributeError, ValueError, TypeError, OverflowError):
+        return _texts(values)
+    return _texts(values)
+
+
+def _texts(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    texts = [value if value is None or isinstance(value, str) else _json(value) for value in values]
+    return pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string())
+
+
+def _unpack_rows(content: bytes, is_stream: bool | None) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if is_stream is None:
+            table = pq.read_table(io.BytesIO(content))
+        else:
+            table = (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(content).read_all()
+        table.validate(full=True)
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(str(error)) from error
+    return "".join(
+        json.dumps(row, default=lambda value: value.decode("latin-1") if isinstance(value, bytes) else str(value))
+        + "\n"
+        for row in rows
+    ).encode()
+
+
 FORMS = {
+    ".tsv": Form(_parse_columns, _write_columns),
     ".json": Form(json.loads, _json),
     ".jsonl": Form(_parse_json_lines, _write_json_lines),
     ".yaml": Form(_parse_yaml, _json, depth=_WHOLE),
@@ -153,5 +244,14 @@ FORMS = {
     ".txt": Form(_parse_lines, _write_lines),
     ".xml": Form(_parse_lines, _write_lines),
     ".safetensors": Form(_parse_tensors, _write_tensors, pack=_pack_tensors, unpack=_unpack_tensors),
+    **{
+        name: Form(
+            _parse_json_lines,
+            _write_json_lines,
+            pack=partial(_pack_rows, is_stream=is_stream),
+            unpack=partial(_unpack_rows, is_stream=is_stream),
+        )
+        for name, is_stream in ((".arrow", False), (".arrows", True), (".parquet", None))
+    },
 }
 """By suffix; files of other forms are mutated as bytes only."""

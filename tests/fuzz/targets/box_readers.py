@@ -77,7 +77,7 @@ def _phrases() -> dict[str, Any]:
     return {"info": [], "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
 
 
-class _DetectionTarget(ReaderTarget):
+class CategoriesTarget(ReaderTarget):
     """A reader whose samples come with categories."""
 
     def samples(self, result: Any) -> Iterable[Mapping[str, Any]]:
@@ -103,11 +103,11 @@ _BOXED: dict[str, Any] = {
 }
 _IN_VAL = tuple(str(Path("val2017", name)) for name in _IMAGES)
 TARGETS = [
-    _DetectionTarget(
+    CategoriesTarget(
         "coco_boxes", {"annotations/instances_val2017.json": json.dumps(boxes())}, beside=_IN_VAL, **_BOXED
     ),
-    _DetectionTarget("lvis_boxes", {"lvis_v1_val.json": json.dumps(lvis_boxes())}, beside=_IN_VAL, **_BOXED),
-    _DetectionTarget(
+    CategoriesTarget("lvis_boxes", {"lvis_v1_val.json": json.dumps(lvis_boxes())}, beside=_IN_VAL, **_BOXED),
+    CategoriesTarget(
         "roboflow_boxes",
         {"val/_annotations.coco.json": json.dumps(_roboflow_boxes())},
         beside=tuple(f"val/{name}" for name in _IMAGES),

@@ -34,7 +34,7 @@ from fiber_data.table import TableSamples, TableWriteError, write_table
 from fiber_data.table_folder import FOLDER, claim, locked, partial_folder, put_in_place, user_cache
 
 AUTO, OFF = "auto", "off"
-_FORMAT = 1  # raised with every change of what a table holds or of what readers give
+_FORMAT = 2  # raised with every change of what a table holds or of what readers give
 _MANY = 1000  # files from which on a folder is one of images
 
 
@@ -154,7 +154,7 @@ def _current(folder: Path) -> TableSamples | None:
     try:
         found = TableSamples(folder)
         is_ours = (found.about["format"], found.about["version"]) == (_FORMAT, version("fiber-data"))
-        return found if is_ours and Sources(**found.about["sources"]).is_current() else None
+        return found if is_ours and found.is_untouched and Sources(**found.about["sources"]).is_current() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -6,7 +6,7 @@ A table is a folder:
   as text, what fits none of them;
 - ``TOKEN-N.int64``: numbers that data sets ask of all samples at once, as plain arrays: of lists of texts how many
   texts there are up to each sample, and pairs such as sizes;
-- ``table.json``: what else is known.
+- ``table.json``: what else is known, also checksums of these files, see `fiber_data.checksums`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from fiber_data.checksums import SealedFile, read_sealed_json, seal, sealed_json
 from fiber_data.formats.faults import Fault
 from fiber_data.kinds import (
     Kind,
@@ -54,12 +55,12 @@ class MappedArray:
     """An array in a file, mapped when it is first asked; to pickle it passes the path. What is written stays here.
 
     Args:
-        path: The file.
+        file: The file; it has one part.
         shape: Of the array; its numbers are int64.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self.shape = path, shape
+    def __init__(self, file: SealedFile, shape: tuple[int, ...]) -> None:
+        self.file, self.shape = file, shape
         self._array: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -67,14 +68,17 @@ class MappedArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self._array is None:
-            self._array = np.memmap(self.path, np.int64, "c", shape=self.shape)  # torch warns of what it cannot write
+            self.file.check(0)
+            self._array = np.memmap(
+                self.file.path, np.int64, "c", shape=self.shape
+            )  # torch warns of what it cannot write
         return np.array(self._array, dtype) if copy else np.asarray(self._array, dtype)
 
     def __getitem__(self, index: Any) -> Any:
         return np.asarray(self)[index]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MappedArray, (self.path, self.shape)
+        return MappedArray, (self.file, self.shape)
 
 
 class TableSamples(Sequence[Any]):
@@ -90,14 +94,14 @@ class TableSamples(Sequence[Any]):
 
     Raises:
         OSError: There is no table, or that of another writing.
-        ValueError: It is damaged.
+        DamagedTableError: It is damaged; what else is damaged is told by whoever reads there.
     """
 
     def __init__(self, folder: Path, token: str | None = None) -> None:
         import pyarrow as pa
 
         self.folder = folder
-        known = json.loads((folder / TABLE_FILE).read_text(encoding="utf-8"))
+        known = read_sealed_json(folder / TABLE_FILE)
         if token not in (None, known["token"]):
             raise FileNotFoundError(f"{folder}: the table was written again while it was in use; start again")
         self.token, self._length, self.about = known["token"], known["length"], known["about"]
@@ -106,14 +110,27 @@ class TableSamples(Sequence[Any]):
         self._arrays: dict[str, list[Any]] = known["arrays"]
         self.kinds: dict[str, Kind] = known["kinds"]
         self._columns = {key: (place, decoder(kind)) for place, (key, kind) in enumerate(self.kinds.items())}
+        self._sealed = {name: SealedFile(folder / name, **each) for name, each in known["files"].items()}
+        self._samples = self._sealed[f"samples-{self.token}.arrow"]
+        self._samples.check(len(self._samples.ends) - 1)  # where the batches are
         options = pa.ipc.IpcReadOptions(use_threads=False)  # no threads in processes that fork
-        self._file = pa.ipc.open_file(pa.memory_map(str(folder / f"samples-{self.token}.arrow")), options=options)
-        if self._file.num_record_batches != -(-self._length // ROWS):
-            raise ValueError(f"{folder}: damaged")
-        self._batch = lru_cache(_BATCHES)(self._file.get_batch)
+        self._file = pa.ipc.open_file(pa.memory_map(str(self._samples.path)), options=options)
+        self._batch = lru_cache(_BATCHES)(self._read_batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TableSamples, (self.folder, self.token)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has written to its files."""
+        return all(file.is_untouched for file in self._sealed.values())
+
+    def _read_batch(self, number: int) -> pa.RecordBatch:
+        is_new = self._samples.check(number)
+        batch = self._file.get_batch(number)
+        if is_new:
+            batch.validate(full=True)  # a table of other hands could name places elsewhere in memory
+        return batch
 
     def __len__(self) -> int:
         return self._length
@@ -144,7 +161,7 @@ class TableSamples(Sequence[Any]):
     def glance(self, *keys: str, everything: bool = False) -> Iterator[dict[str, Any]]:
         """Some keys of all samples, or (`everything`) these and those that have no column; batch by batch."""
         for number in range(self._file.num_record_batches):
-            batch = self._file.get_batch(number)
+            batch = self._read_batch(number)
             rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
             for key in keys:
                 if key in self._columns:
@@ -166,7 +183,7 @@ class TableSamples(Sequence[Any]):
         if self.kinds.get(key) not in ("str", "path"):
             return None
         place, _ = self._columns[key]
-        batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
+        batches = [self._read_batch(number) for number in range(self._file.num_record_batches)]
         column = pa.chunked_array([batch.column(place) for batch in batches])
         if column.null_count:
             return None
@@ -183,7 +200,7 @@ class TableSamples(Sequence[Any]):
         if key not in self._arrays:
             return None
         name, *shape = self._arrays[key]
-        return MappedArray(self.folder / name, tuple(shape))
+        return MappedArray(self._sealed[name], tuple(shape))
 
 
 def write_table(
@@ -222,17 +239,22 @@ def write_table(
             length += len(batch)
             batch = list(islice(rest, ROWS))
     about, faults = describe()
+    arrays = numbers.shapes(length)
+    with _refusals(folder):
+        files = {name: seal(folder / name) for name, *_ in arrays.values()}
+        files[sink.path.name] = seal(sink.path, sink.ends)
     known = {
         "token": token,
         "length": length,
         "kinds": kinds,
-        "arrays": numbers.shapes(length),
+        "arrays": arrays,
+        "files": files,
         "unique_ids": ids.are_unique(),
         "faults": [vars(fault) for fault in faults],
         "about": about,
     }
     with _refusals(folder), (folder / TABLE_FILE).open("w", encoding="utf-8") as file:
-        json.dump(known, file)
+        file.write(sealed_json(known))
         _to_disk(file)
     return length
 
@@ -278,7 +300,8 @@ class _Sink:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         import pyarrow as pa
 
-        self._folder = path.parent
+        self.path, self._folder = path, path.parent
+        self.ends: list[int] = []  # of the batches
         with _refusals(self._folder):
             self._file = path.open("wb")
             self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
@@ -286,6 +309,7 @@ class _Sink:
     def write(self, batch: pa.RecordBatch) -> None:
         with _refusals(self._folder):
             self._writer.write_batch(batch)
+            self.ends.append(self._file.tell())
 
     def __enter__(self) -> _Sink:
         return self

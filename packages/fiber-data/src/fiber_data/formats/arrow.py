@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
-from fiber_data.formats.files import FileOfSplitNotFoundError, SplitFile, check_folder
+from fiber_data.formats.files import FileOfSplitNotFoundError, ImageFinder, SplitFile, check_folder
 from fiber_data.formats.ids import Id, number, read_id, shown
+from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import NUM_ANSWERS, annotated, read_truth
 from fiber_data.formats.samples import clean_text, keep_captions, require
-from fiber_data.formats.streaming import collected, of_split
-from fiber_data.formats.tables import column_names, stream_table
+from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.tables import column_names, finder_beside, image_of_cell, stream_table
 
 _SPLITS = "trainable_val|rest_val|restval|train|val|test-dev|test1|test2|test|dev"
 _NAME = re.compile(rf"(?P<name>.+?)(_(?P<split>{_SPLITS}))?(_\d+)?\.arrow")
 _IMAGE_COLUMNS = ("image", "image_0")
+_IMAGES = (*_IMAGE_COLUMNS, "image_1")
 
 
 class ArrowOptions(TypedDict, total=False):
@@ -44,13 +46,14 @@ def iterate_arrow(
 ) -> Iterator[dict[str, Any]]:
     """The samples of `read_arrow`, one by one; images stay in their files."""
     files = _find_files(Path(root), split, options.get("name"))
-    check = options.get("check_images", True)
+    check, listing = options.get("check_images", True), FolderListing()
 
     def make(counted: Faults) -> Iterator[dict[str, Any]]:
         seen: set[Id] = set()
         for path in files:
             counted.source = path
-            for sample in _read_file(path, counted, seen):
+            finder = finder_beside(path, Path(root), listing)
+            for sample in _read_file(path, counted, seen, finder):
                 if check and (_lacks_image(sample) or not sample.get("captions", True)):
                     counted.note("the samples", "lack an image or a caption", outcome="these are left out")
                 else:
@@ -58,7 +61,8 @@ def iterate_arrow(
 
     faults.source = files[0]
     is_named = _split_of(files[0]) is not None
-    yield from of_split(make, None if is_named else split, options.get("hold_out"), "samples", faults)
+    samples = of_split(make, None if is_named else split, options.get("hold_out"), "samples", faults)
+    yield from on_disk(samples, "samples", faults, listing, check_images=check)
 
 
 def read_arrow(
@@ -130,7 +134,7 @@ def _find_files(root: Path, split: str | None, name: str | None) -> list[Path]:
     return files
 
 
-def _read_file(path: Path, faults: Faults, seen: set[Id]) -> Iterator[dict[str, Any]]:
+def _read_file(path: Path, faults: Faults, seen: set[Id], finder: ImageFinder) -> Iterator[dict[str, Any]]:
     rows, split = stream_table(path), _split_of(path)
     while True:
         entry, samples = None, []
@@ -140,6 +144,7 @@ def _read_file(path: Path, faults: Faults, seen: set[Id]) -> Iterator[dict[str, 
             return
         where, row = entry
         with faults:
+            row |= {key: image_of_cell(row[key], finder, where) for key in _IMAGES if key in row}
             samples = _read_row(row, where, path, faults)
         for sample in samples:
             kept = False

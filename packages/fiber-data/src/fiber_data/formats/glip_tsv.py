@@ -19,13 +19,17 @@ from fiber_data.formats.boxes import read_size
 from fiber_data.formats.detection import DetectionData, DetectionSample
 from fiber_data.formats.faults import BadEntries, Faults
 from fiber_data.formats.files import FileOfSplitNotFoundError, SplitFile, check_folder
-from fiber_data.formats.ids import Id, read_id, shown, whole
+from fiber_data.formats.ids import Id, read_id, shown, shown_path, whole
+from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import read_boxes_of, read_size_of
-from fiber_data.formats.samples import read_json, read_text, require
+from fiber_data.formats.records import stream_lines
+from fiber_data.formats.samples import read_json, read_name, read_text, require
 from fiber_data.formats.streaming import collected, of_split
 from fiber_data.formats.tables import StoredImage
 
 _LINE = re.compile(r"""(\w+)\s*:\s*["']?([^"'#]+?)["']?\s*(#.*)?""")
+_DIGITS = 19  # of a number that 64 bits do not always hold
+_TAIL = 64  # bytes in which the line ends of a last row lie, blank lines too
 _HEAD = 2**16  # bytes in which all columns but the image lie
 _CHUNK = 2**24
 
@@ -54,9 +58,10 @@ def iterate_glip_tsv(
     numbers = {name: number for number, name in read_glip_categories(path).items()}
 
     def make(counted: Faults) -> Iterator[dict[str, Any]]:
-        lines = {int(line) for line in read_text(files["linelist"]).split()} if "linelist" in files else None
+        lines = {line for _, line in _whole_numbers(files["linelist"])} if "linelist" in files else None
         seen: set[Id] = set()
-        for number, (image, (key, content), size) in enumerate(_rows(files)):
+        number = -1
+        for number, (image, (key, content), size) in enumerate(_rows(files, counted)):
             sample = None
             if lines is not None and number not in lines:
                 continue
@@ -66,6 +71,8 @@ def iterate_glip_tsv(
                 sample = found
             if sample is not None:
                 yield sample
+        if beyond := sum(line > number for line in lines or ()):
+            counted.note(f"the rows that {files['linelist'].name} names", "are none of the tables", count=beyond)
 
     is_named = _split_of(path) is not None
     samples = of_split(make, None if is_named else split, options.get("hold_out"), "images", faults)
@@ -112,9 +119,9 @@ def read_glip_categories(path: Path) -> dict[int, str]:
     files = _files_of(path)
     if (file := files.get("labelmap") or files.get("jsondict")) is None:
         quiet, names = Faults(files["label"], strict=False), set[str]()
-        for _, content in _texts(files["label"]):
+        for _, content in _texts(quiet):
             with quiet:
-                names |= {str(entry["class"]) for entry in _objects(content, "") if "class" in entry}
+                names |= {_class(entry, "") for entry in _objects(content, "")}
         return dict(enumerate(sorted(names), start=1))
     if file.suffix != ".json":
         names_of = [line.strip() for line in read_text(file).splitlines() if line.strip()]
@@ -148,9 +155,10 @@ def _files_of(path: Path) -> dict[str, Path]:
     for key in ("img", "label"):
         if key not in files:
             raise KeyError(f"{path}: no key {key!r}, which names a table")
+    listing = FolderListing()
     for file in files.values():
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file, which {path.name} names")
+        if file not in listing:
+            raise FileNotFoundError(f"{shown_path(file)}: no such file, which {path.name} names")
     return files
 
 
@@ -167,30 +175,35 @@ def _find_file(root: Path, split: str | None) -> Path:
     raise FileOfSplitNotFoundError(f"{root}: no *.yaml of tables of split {split!r}; there is {names}")
 
 
-def _rows(files: dict[str, Path]) -> Iterator[tuple[StoredImage, tuple[str, str], str | None]]:
+def _rows(files: dict[str, Path], faults: Faults) -> Iterator[tuple[StoredImage, tuple[str, str], str | None]]:
     """The rows of the tables, which run in parallel."""
-    sizes = _sizes(files.get("hw"))
-    for image, label in zip_longest(_images(files["img"]), _texts(files["label"])):
+    sizes = _texts(Faults(files["hw"])) if "hw" in files else None
+    for image, label in zip_longest(_images(files["img"]), _texts(faults)):
         if image is None or label is None:
             short, other = (files["label"], files["img"]) if label is None else (files["img"], files["label"])
             raise ValueError(f"{short}: expected as many rows as {other} has, found fewer; copy both again")
-        yield image, label, next(sizes, None)
+        key, size = (image.key, None) if sizes is None else next(sizes, ("", ""))
+        if key != image.key:
+            raise ValueError(
+                f"{files['hw']}: expected the key {shown(image.key)} of {image.file.name}, found {shown(key)}"
+            )
+        yield image, label, size
 
 
-def _texts(path: Path) -> Iterator[tuple[str, str]]:
+def _texts(faults: Faults) -> Iterator[tuple[str, str]]:
     """The key and the other columns of each row."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as rows:
-        for row in rows:
-            key, _, content = row.rstrip("\r\n").partition("\t")
-            yield key, content
+    for _, row in stream_lines(faults, blank=True):
+        key, _, content = row.rstrip("\r\n").partition("\t")
+        yield key, content
 
 
-def _sizes(path: Path | None) -> Iterator[str | None]:
-    if path is None:
-        while True:
-            yield None
-    for _, content in _texts(path):
-        yield content
+def _whole_numbers(path: Path) -> Iterator[tuple[str, int]]:
+    """The numbers of a file with one a line, each with its location."""
+    for where, line in stream_lines(Faults(path)):
+        text = line.strip()
+        if not (text.isdecimal() and len(text) < _DIGITS):
+            raise ValueError(f"{where}: expected a whole number from 0 on, found {shown(text)}")
+        yield where, int(text)
 
 
 def _images(path: Path) -> Iterator[StoredImage]:
@@ -207,10 +220,17 @@ def _images(path: Path) -> Iterator[StoredImage]:
 def _starts(path: Path) -> Iterator[int]:
     """Where the rows of a table begin."""
     index = path.with_suffix(".lineidx")
-    if index.is_file():
-        yield from (int(line) for line in read_text(index).split())
-        return
     start, size = 0, path.stat().st_size
+    if index.is_file():
+        before = -1
+        for where, begin in _whole_numbers(index):
+            if not before < begin < size:
+                raise ValueError(
+                    f"{where}: expected where a row of {path.name} begins, found {begin}; delete {index.name}"
+                )
+            yield begin
+            before = begin
+        return
     with path.open("rb") as file:
         yield from [0] if size else []
         while chunk := file.read(_CHUNK):
@@ -223,10 +243,10 @@ def _image(path: Path, file: BinaryIO, start: int, end: int) -> StoredImage:
     head = file.read(min(_HEAD, end - start))
     first = head.rfind(b"\t") + 1
     key = head.partition(b"\t")[0].decode(errors="replace")
-    file.seek(max(start, end - 2))
-    tail = file.read(2)
+    file.seek(max(start, end - _TAIL))
+    tail = file.read(end - max(start, end - _TAIL))
     ending = len(tail) - len(tail.rstrip(b"\r\n"))
-    return StoredImage(path, key, start + first, end - ending - start - first, is_text=True)
+    return StoredImage(path, key, start + first, max(0, end - ending - start - first), is_text=True)
 
 
 def _objects(content: str, where: str) -> list[dict[str, Any]]:
@@ -245,12 +265,13 @@ def _read_row(
 ) -> dict[str, Any]:
     where = f"{faults.source}: line {number + 1}"
     if image.key != key:
-        raise ValueError(f"{where}: expected the key {image.key!r} of {image.file.name}, found {key!r}; they run apart")
+        found = f"found {shown(key)}; they run apart"
+        raise ValueError(f"{where}: expected the key {shown(image.key)} of {image.file.name}, {found}")
     height_width = _size(size, image, where)
     boxes, labels = [], []
     for place, entry in enumerate(_objects(content, where)):
         own = f"{where}.objects[{place}]"
-        name = str(require(entry, "class", own))
+        name = _class(entry, own)
         if name not in numbers:
             raise ValueError(f"{own}: expected a class of the label map, found {shown(name)}")
         rect = {"boxes": [{"box": require(entry, "rect", own)}]}
@@ -264,6 +285,11 @@ def _read_row(
     }
 
 
+def _class(entry: dict[str, Any], where: str) -> str:
+    name = require(entry, "class", where)
+    return str(name) if whole(name) is not None else read_name(name, "a class", where)
+
+
 def _size(text: str | None, image: StoredImage, where: str) -> tuple[int, int]:
     """Height and width: of their table, in JSON or as two numbers, else of the image itself."""
     if text is None:
@@ -271,11 +297,8 @@ def _size(text: str | None, image: StoredImage, where: str) -> tuple[int, int]:
     try:
         found = json.loads(text)
         found = found[0] if isinstance(found, list) else found
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         parts = text.split()
-        found = (
-            {"height": int(parts[0]), "width": int(parts[1])}
-            if len(parts) == 2 and text.replace(" ", "").isdigit()
-            else text
-        )
+        is_pair = len(parts) == 2 and all(part.isdecimal() and len(part) < _DIGITS for part in parts)
+        found = dict(zip(("height", "width"), map(int, parts), strict=True)) if is_pair else text
     return read_size(found, where)

@@ -7,7 +7,6 @@ Rows have an image and captions (``captions``, ``caption``, ``text``), or a ``qu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
-from fiber_data.formats.files import FileOfSplitNotFoundError, SplitFile, check_folder
+from fiber_data.formats.files import FileOfSplitNotFoundError, ImageFinder, SplitFile, check_folder
 from fiber_data.formats.ids import Id, read_id
+from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import first_of, read_question
-from fiber_data.formats.samples import keep_captions
-from fiber_data.formats.streaming import collected, of_split
-from fiber_data.formats.tables import stream_table
+from fiber_data.formats.samples import keep_captions, read_json
+from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.tables import finder_beside, image_of_cell, stream_table
 
 if TYPE_CHECKING:
     from fiber_data.mapped import MappedSamples
@@ -48,7 +48,7 @@ def iterate_huggingface(
     root: str | Path, split: str | None, faults: Faults, **options: Unpack[HuggingFaceOptions]
 ) -> Iterator[dict[str, Any]]:
     """The samples of `read_huggingface`, one by one; images stay in their files."""
-    folder, check = Path(root), options.get("check_images", True)
+    folder, check, listing = Path(root), options.get("check_images", True), FolderListing()
     check_folder(folder)
     files, is_named = _find_files(folder, split)
 
@@ -56,14 +56,16 @@ def iterate_huggingface(
         seen: set[Id] = set()
         for path in files:
             counted.source = path
-            for sample in _read_file(path, counted, seen, options):
+            finder = finder_beside(path, folder, listing)
+            for sample in _read_file(path, counted, seen, finder, options):
                 if check and (sample["image"] is None or not sample.get("captions", True)):
                     counted.note("the rows", "lack an image or a caption", outcome="these are left out")
                 else:
                     yield sample
 
     faults.source = files[0]
-    yield from of_split(make, None if is_named else split, options.get("hold_out"), "rows", faults)
+    samples = of_split(make, None if is_named else split, options.get("hold_out"), "rows", faults)
+    yield from on_disk(samples, "rows", faults, listing, check_images=check)
 
 
 def read_huggingface(
@@ -131,7 +133,9 @@ def _texts(value: Any) -> list[str]:
     return [" ".join(str(text).split()) for text in (value if isinstance(value, list) else [value])]
 
 
-def _read_file(path: Path, faults: Faults, seen: set[Id], options: HuggingFaceOptions) -> Iterator[dict[str, Any]]:
+def _read_file(
+    path: Path, faults: Faults, seen: set[Id], finder: ImageFinder, options: HuggingFaceOptions
+) -> Iterator[dict[str, Any]]:
     rows = stream_table(path)
     while True:
         entry, sample = None, None
@@ -143,6 +147,7 @@ def _read_file(path: Path, faults: Faults, seen: set[Id], options: HuggingFaceOp
         with faults:
             name = f"{path.stem}-{where.rpartition('row[')[2].rstrip(']')}"
             found = _sample(row, where, name, faults, options)
+            found["image"] = image_of_cell(found["image"], finder, where)
             seen.add(read_id(found["id"], "id", where, seen))
             sample = found
         if sample is not None:
@@ -182,7 +187,7 @@ def _by_split(root: Path) -> dict[str | None, list[Path]]:
 def _saved(folder: Path) -> list[Path]:
     """The Arrow files of a folder of `save_to_disk`, in their order."""
     try:
-        names = [entry["filename"] for entry in json.loads((folder / "state.json").read_text("utf-8"))["_data_files"]]
+        names = [entry["filename"] for entry in read_json(folder / "state.json")["_data_files"]]
     except (ValueError, KeyError, TypeError):
         return sorted(folder.glob("data-*.arrow"))
     return [folder / Path(str(name)).name for name in names]

@@ -20,7 +20,7 @@ from fiber_data.formats.ids import Id, read_id, shown, whole
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import read_boxes_of, read_size_of, read_spans
 from fiber_data.formats.records import stream_records
-from fiber_data.formats.samples import read_json, read_name, require, whole_characters
+from fiber_data.formats.samples import clean_text, read_json, read_name, require, whole_characters
 from fiber_data.formats.streaming import collected, of_split, on_disk
 
 _FOLDERS = ("", "annotations")
@@ -181,7 +181,8 @@ def _read_line(
             sample["labels"] += [label] * _add_boxes(sample, entry, size, own, faults)
         return sample
     content = require(record, "grounding", where)
-    caption = whole_characters(str(require(content, "caption", where)))
+    clean_text(given_caption := require(content, "caption", where), "a caption", where)
+    caption = whole_characters(given_caption)
     sample |= {"id": f"{name}-{where.rpartition(' ')[2]}", "original_id": name, "caption": caption}
     sample |= {"spans": [], "dataset_name": ""}
     for place, entry in enumerate(_listed(content, "regions", where)):

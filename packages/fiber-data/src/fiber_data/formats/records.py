@@ -11,6 +11,7 @@ import gzip
 import json
 import zlib
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing import IO, Any, cast
 
 from fiber_data.formats.faults import Faults
 from fiber_data.formats.ids import number
-from fiber_data.formats.samples import parse_line
+from fiber_data.formats.samples import list_some, parse_line
 from fiber_data.formats.sources import note_file
+from fiber_data.formats.streams import check_depth
 
 TABLES = (".csv", ".tsv")
 RECORDS = (".jsonl", *TABLES)
 _LISTS = ("answers", "bbox", "box", "boxes", "captions", "images", "objects", "phrases", "span", "spans")
 _NUMBERS = ("height", "width", "x1", "x2", "y1", "y2")
-_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)  # of gzip
+DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a file in gzip raises."""
 _END: Any = object()
 
 
@@ -48,7 +51,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     try:
         if file.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
             file.read(len(BOM_UTF8))
-    except _DAMAGES:
+    except DAMAGES:
         file.seek(0)  # said by whoever reads on
     return file
 
@@ -121,13 +124,13 @@ def stream_json(faults: Faults, prefix: str = "item") -> Iterator[tuple[str, Any
     path, place = faults.source, 0
     name = prefix.removesuffix("item").rstrip(".") or "entry"
     with open_bytes(path) as file:
-        items = ijson.items(file, prefix, use_float=True)
+        items = ijson.items(_Shallow(file), prefix, use_float=True)
         while True:
             item = _END
             with faults:
                 try:
                     item = next(items, _END)
-                except (ijson.JSONError, *_DAMAGES) as error:
+                except (ijson.JSONError, ValueError, *DAMAGES) as error:
                     reason = str(error).strip().partition("\n")[0]
                     raise ValueError(f"{path}: not valid JSON ({reason}); is the download complete?") from error
             if item is _END:
@@ -136,10 +139,22 @@ def stream_json(faults: Faults, prefix: str = "item") -> Iterator[tuple[str, Any
             place += 1
 
 
+class _Shallow:
+    """A file of JSON, read as long as it does not go too deep."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        check_depth(content)
+        return content
+
+
 def _next_line(lines: TextIOWrapper, path: Path) -> str:
     try:
         return lines.readline()
-    except _DAMAGES as error:
+    except DAMAGES as error:
         raise ValueError(f"{path}: cut off or damaged ({error}); copy it again") from error
 
 
@@ -158,28 +173,43 @@ def _stream_rows(faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     if header is None:
         return
     delimiter = max("\t,;", key=header[1].count)
-    names = [name.strip() for name in next(csv.reader([header[1]], delimiter=delimiter))]
-    where = header[0]
+    where, names = header[0], None
+    with faults:
+        names = _names(_next_row(csv.reader([header[1]], delimiter=delimiter, strict=True), where), where)
+    if names is None:
+        return
 
     def texts() -> Iterator[str]:
         nonlocal where
         for where, line in lines:  # noqa: B007  # the location of the row that the reader is at
             yield line
 
-    rows = csv.reader(texts(), delimiter=delimiter)
+    rows = csv.reader(texts(), delimiter=delimiter, strict=True)
     while True:
-        cells, row = _END, None
+        cells: list[str] | None = []
+        row = None
         with faults:
-            try:
-                cells = next(rows, _END)
-            except csv.Error as error:
-                raise ValueError(f"{where}: not a row of a table ({error})") from error
-            if cells is not _END:
+            if (cells := _next_row(rows, where)) is not None:
                 row = _row(names, cells, where)
+        if cells is None:
+            return
         if row is not None:
             yield where, row
-        elif cells is _END:
-            return
+
+
+def _next_row(rows: Iterator[list[str]], where: str) -> list[str] | None:
+    try:
+        return next(rows, None)
+    except csv.Error as error:
+        remedy = "close the quotes around a text, and double those inside of it"
+        raise ValueError(f"{where}: not a row of a table ({error}); {remedy}") from error
+
+
+def _names(cells: list[str] | None, where: str) -> list[str]:
+    names = [name.strip() for name in cells or []]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise ValueError(f"{where}: expected each name of a column once, found {list_some(twice)} more than once")
+    return names
 
 
 def _row(names: list[str], cells: list[str], where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ The endings of images may be others.
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,13 @@ class RowImages:
         )
 
 
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:  # such as of a bracket, which only an IPv6 address may have
+        return re.split(r"[?#]", url, maxsplit=1)[0]
+
+
 class _Hashes:
     """What a name takes from an address, computed where the name has it."""
 
@@ -127,6 +135,6 @@ class _Hashes:
 
     def __format__(self, _: str) -> str:
         if not self._kind:
-            return Path(unquote(urlsplit(self._url).path)).name or "_"
+            return Path(unquote(_path_of(self._url))).name or "_"
         content = self._url.encode(errors="replace")
         return str(zlib.crc32(content)) if self._kind == "crc32" else hashlib.new(self._kind, content).hexdigest()

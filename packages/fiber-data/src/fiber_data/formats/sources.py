@@ -33,8 +33,8 @@ class Sources:
     def is_current(self) -> bool:
         """Whether all of it is still as it was."""
         return (
-            all(_stamp(Path(path)) == stamp for path, stamp in self.files.items())
-            and all(_stamp(Path(path), is_folder=True) == stamp for path, stamp in self.folders.items())
+            all(stamp_of(Path(path)) == stamp for path, stamp in self.files.items())
+            and all(stamp_of(Path(path), is_folder=True) == stamp for path, stamp in self.folders.items())
             and all(
                 _matches(Path(root), pattern) == names
                 for root, of_root in self.patterns.items()
@@ -64,13 +64,13 @@ def watching() -> Iterator[Sources]:
 def note_file(path: Path) -> None:
     """Notes a file that is about to be read, or that would be if it were there."""
     if (sources := _watched.get()) is not None:
-        sources.files.setdefault(str(path), _stamp(path))
+        sources.files.setdefault(str(path), stamp_of(path))
 
 
 def note_folder(path: Path) -> None:
     """Notes a folder whose names are about to be listed."""
     if (sources := _watched.get()) is not None:
-        sources.folders.setdefault(str(path), _stamp(path, is_folder=True))
+        sources.folders.setdefault(str(path), stamp_of(path, is_folder=True))
 
 
 def glob(root: Path, pattern: str) -> list[Path]:
@@ -84,7 +84,8 @@ def _matches(root: Path, pattern: str) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.glob(pattern))
 
 
-def _stamp(path: Path, is_folder: bool = False) -> Stamp:
+def stamp_of(path: Path, is_folder: bool = False) -> Stamp:
+    """The size and time of change of a file, or the time of a folder; None for what is not there."""
     try:
         found = path.stat()
     except OSError:

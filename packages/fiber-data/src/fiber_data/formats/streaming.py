@@ -35,9 +35,14 @@ def of_split(
 
     Raises:
         SplitNotFoundError: No sample is of the split.
+        ValueError: There is none at all, and nothing says why.
     """
     if split is None:
-        yield from make(faults)
+        count = 0
+        for count, sample in enumerate(make(faults), start=1):  # noqa: B007  # how many there were
+            yield sample
+        if not count and not any(True for _ in faults):
+            raise ValueError(f"{faults.source}: it holds no {what}; is it the right file?")
         return
     share, named = USUAL_SHARE if hold_out is None else hold_out, set[str]()
     rule = HeldOutRule(share)

@@ -28,6 +28,7 @@ Sample = TypeVar("Sample")
 Record = TypeVar("Record")
 Key = TypeVar("Key", bound=Hashable)
 Read = TypeVar("Read", bound=Callable[..., Any])
+_DEEPEST = 1000  # as deep as Python's own parser goes
 LARGE = 2**28
 """Bytes from which on a file is read piece by piece; smaller ones are parsed at once, which tells errors best."""
 
@@ -105,7 +106,7 @@ class JsonStream:
                 file.seek(0)
             try:
                 yield from parse(_Counted(file, bar))
-            except (ijson.JSONError, UnicodeDecodeError) as error:
+            except (ijson.JSONError, ValueError) as error:
                 what = str(error).strip().partition("\n")[0]
                 raise ValueError(f"{self.path}: not valid JSON ({what}); is the download complete?") from error
 
@@ -120,7 +121,18 @@ class _Counted:
         content: bytes = self.file.read(size)
         if self.bar is not None:
             self.bar.update(len(content))
+        check_depth(content)
         return content
+
+
+def check_depth(content: bytes) -> None:
+    """Refuses a part of a JSON file that goes too deep, for which ijson's memory grows with the square of the depth.
+
+    Raises:
+        ValueError: It opens many more lists and objects than it closes.
+    """
+    if sum(map(content.count, (b"[", b"{"))) - sum(map(content.count, (b"]", b"}"))) > _DEEPEST:
+        raise ValueError("nested too deeply")
 
 
 class Spool(Generic[Record]):

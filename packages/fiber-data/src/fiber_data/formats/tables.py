@@ -15,6 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fiber_data.formats.files import ImageFinder, portable_names
+from fiber_data.formats.listing import FolderListing
+from fiber_data.formats.samples import read_name
+from fiber_data.urls import is_url
+
 _ROWS = 1000  # made to Python's values at once
 
 
@@ -88,8 +93,10 @@ class TableImage:
         import pyarrow as pa
 
         try:
-            content = _column(self.file, self.column, self.group)[self.row].as_py()
-        except (pa.ArrowException, IndexError) as error:
+            about = self.file.stat()
+            column = _column(self.file, self.column, self.group, (about.st_mtime_ns, about.st_size))
+            content = column[self.row].as_py()
+        except (pa.ArrowException, IndexError, KeyError, StopIteration) as error:
             raise OSError(f"{self.name}: cannot be read ({error})") from error
         if content is None:
             raise OSError(f"{self.name}: the cell is empty")
@@ -119,9 +126,30 @@ def stream_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for row in group:
                 yield f"{path}: row[{number}]", row
                 number += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: row[{number}]: cannot be read ({reason}); copy the file again") from error
+
+
+def image_of_cell(value: Any, finder: ImageFinder, where: str) -> Any:
+    """The image of a cell: as it is stored, or the file that a text names.
+
+    Args:
+        value: As `stream_table` gives it, also None.
+        finder: Where files are sought.
+        where: File and row, for messages.
+
+    Raises:
+        ValueError: It is no image.
+    """
+    if value is None or isinstance(value, StoredImage | TableImage | bytes) or is_url(value):
+        return value
+    return finder.find(portable_names(read_name(value, "an image, as bytes or as the name of a file,", where)))
+
+
+def finder_beside(path: Path, root: Path, listing: FolderListing) -> ImageFinder:
+    """Where the files lie that a table names: beside it, or in the folder of the data set, mostly below ``images``."""
+    return ImageFinder([each for base in (path.parent, root) for each in (base, base / "images")], listing)
 
 
 def column_names(path: Path) -> list[str]:
@@ -131,7 +159,7 @@ def column_names(path: Path) -> list[str]:
 
     try:
         return pq.read_schema(path).names if path.suffix == ".parquet" else next(_batches(path))[0].names
-    except (pa.ArrowException, OSError, StopIteration):
+    except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError):
         return []
 
 
@@ -174,6 +202,7 @@ def _image_columns(schema: Any) -> dict[str, bool]:
 def _arrow(path: Path) -> Iterator[Iterator[dict[str, Any]]]:
     for group, (schema, batch, base, size) in enumerate(_batches(path), start=-1):
         if batch is not None:
+            batch.validate(full=True)  # what a damaged file says of places would be read elsewhere in memory
             yield _rows(path, group, schema, batch, base, size)
 
 
@@ -225,7 +254,9 @@ def _parquet(path: Path) -> Iterator[Iterator[dict[str, Any]]]:
         images = _image_columns(file.schema_arrow)
         plain = [name for name in file.schema_arrow.names if name not in images]
         for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=plain).to_pylist()
+            table = file.read_row_group(group, columns=plain)
+            table.validate(full=True)
+            rows = table.to_pylist()
             rows = rows or [{} for _ in range(file.metadata.row_group(group).num_rows)]
             for place, row in enumerate(rows):
                 for name, paired in images.items():
@@ -234,8 +265,8 @@ def _parquet(path: Path) -> Iterator[Iterator[dict[str, Any]]]:
 
 
 @lru_cache(maxsize=2)
-def _column(path: Path, column: str, group: int) -> Any:
-    """A column of one group of rows, as many of which as are kept are read in order anyway."""
+def _column(path: Path, column: str, group: int, stamp: tuple[int, int]) -> Any:
+    """A column of one group of rows of the file as it is now; some are kept, for rows are mostly read in order."""
     import pyarrow.parquet as pq
 
     name, _, part = column.partition(".")
@@ -244,4 +275,5 @@ def _column(path: Path, column: str, group: int) -> Any:
             values = file.read_row_group(group, columns=[column]).column(0).combine_chunks()
     else:
         values = next(batch for number, (_, batch, *_) in enumerate(_batches(path), start=-1) if number == group)[name]
+    values.validate(full=True)
     return values.field(part) if part else values

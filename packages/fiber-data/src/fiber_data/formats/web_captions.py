@@ -19,7 +19,7 @@ from fiber_data.formats.held_out import TRAIN, VAL
 from fiber_data.formats.ids import read_id, shown
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import first_of
-from fiber_data.formats.records import kind_of, open_bytes, stream_json, stream_lines, stream_records
+from fiber_data.formats.records import DAMAGES, kind_of, open_bytes, stream_json, stream_lines, stream_records
 from fiber_data.formats.row_images import PROBED, Row, RowImages
 from fiber_data.formats.samples import CaptionSample, keep_captions
 from fiber_data.formats.streaming import collected, of_split, on_disk
@@ -178,14 +178,20 @@ def _rows(faults: Faults) -> Iterator[Row]:
     if path.name.endswith(_TEXTS[0]):
         return _rows_of_texts(faults, path.with_name(path.name.removesuffix(_TEXTS[0]) + _TEXTS[1]))
     if kind_of(path) == ".json":
-        with open_bytes(path) as file:
-            is_object = file.read(4096).lstrip()[:1] == b"{"
-        return _rows_of_lists(faults) if is_object else _rows_of(enumerate(stream_json(faults)), faults)
+        return _rows_of_lists(faults) if _is_object(path) else _rows_of(enumerate(stream_json(faults)), faults)
     if kind_of(path) == ".jsonl" or _has_header(path):
         return _rows_of(enumerate(stream_records(faults)), faults)
     return _rows_of(
         ((number, (where, line)) for number, (where, line) in enumerate(stream_lines(faults, blank=True))), faults
     )
+
+
+def _is_object(path: Path) -> bool:
+    try:
+        with open_bytes(path) as file:
+            return file.read(4096).lstrip()[:1] == b"{"
+    except DAMAGES:
+        return False  # said by whoever reads on
 
 
 def _has_header(path: Path) -> bool:
