@@ -31,9 +31,9 @@ def test_what_somebody_wrote_to_is_made_anew(pattern: str, tmp_path: Path) -> No
     (tmp_path / "images").mkdir()
     for row in rows:
         (tmp_path / "images" / str(row["image"])).touch()
-    given = list(open_samples(read_captions, tmp_path, None))
+    given = list(open_samples(read_captions, tmp_path, "train", hold_out=0.0))
     (damaged,) = (tmp_path / ".fiber_index").glob(f"*/{pattern}")
     damaged.write_bytes(broken := damaged.read_bytes()[:-9] + bytes(9))
-    assert list(open_samples(read_captions, tmp_path, None)) == given and len(given) == 2
+    assert list(open_samples(read_captions, tmp_path, "train", hold_out=0.0)) == given and len(given) == 2
     (path,) = (tmp_path / ".fiber_index").glob(f"*/{pattern}")
     assert path.read_bytes() != broken
