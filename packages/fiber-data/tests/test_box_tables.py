@@ -174,3 +174,40 @@ def test_faults_of_tables(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"train.tsv: no such file, which objects365_train.yaml names"):
         read_glip_tsv(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "train.lineidx",
+            "0\n5\n3\n",
+            r"train.lineidx: line 3: expected where a row of train.tsv begins, found 3; delete",
+        ),
+        ("train.lineidx", "0\n1.5\n9\n", r"train.lineidx: line 2: expected a whole number from 0 on, found '1.5'"),
+        ("train.hw.tsv", "k0\t60 80\nk2\t60 80\n", r"train.hw.tsv: expected the key 'k1' of train.tsv, found 'k2'"),
+        ("train.hw.tsv", "k0\t" + "[" * 10**5, r"train.label.tsv: line 1: expected an object with 'height'"),
+        ("train.label.tsv", "k0\t[]\nk1\t\xff\n", r"train.label.tsv: line 2: expected text in UTF-8, found byte 0xff"),
+        ("objects365_train.yaml", f"img: {'a' * 300}\nlabel: a\n", r"no such file, which objects365_train.yaml names"),
+    ],
+)
+def test_tables_that_run_apart_or_are_damaged_are_named(name: str, content: str, message: str, tmp_path: Path) -> None:
+    glip(tmp_path)
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_glip_tsv(tmp_path, "train")
+
+
+def test_a_list_of_rows_that_are_not_there_is_said(tmp_path: Path) -> None:
+    glip(tmp_path)
+    with (tmp_path / "objects365_train.yaml").open("a") as file:
+        file.write("linelist: lines.txt\n")
+    (tmp_path / "lines.txt").write_text("1\n7\n")
+    with pytest.warns(UserWarning, match=r"of the rows that lines.txt names 1 are none of the tables"):
+        assert [sample["id"] for sample in read_glip_tsv(tmp_path, "train").samples] == ["k1"]
+
+
+def test_a_caption_of_odvg_is_text(root: Path) -> None:
+    lines(root / "train.jsonl", odvg(0, grounding={"caption": None, "regions": []}))
+    with pytest.raises(ValueError, match=r"train.jsonl: line 1: expected a caption as text, found None"):
+        read_odvg(root, "train")

@@ -244,3 +244,28 @@ def test_missing_images_of_boxes_are_left_out_though_nothing_says_their_size(roo
     write(root / "boxes.jsonl", boxes[1])
     with pytest.raises(FileNotFoundError, match=r"none of its 1 boxes has its images on disk"):
         read_plain_boxes(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'image,question\n0.png,"why?\n1.png,how?\n',
+            r"questions.csv: line 3: not a row of a table .*; close the quotes",
+        ),
+        ('image,question\n0.png,"why" not?\n', r"questions.csv: line 2: not a row of a table .*; close the quotes"),
+        ("image,question,question\n0.png,a,b\n", r"line 1: expected each name of a column once, found 'question'"),
+        ("image,question" + "x" * 200_000 + "\n0.png,a\n", r"questions.csv: line 1: not a row of a table"),
+        ("", r"questions.csv: it holds no questions; is it the right file\?"),
+    ],
+)
+def test_tables_that_are_none_lose_no_row_silently(root: Path, text: str, message: str) -> None:
+    (root / "questions.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_plain_questions(root)
+
+
+def test_rows_after_a_broken_one_are_read(root: Path) -> None:
+    (root / "questions.csv").write_text('image,question\n0.png,"why" not?\n1.png,how?\n', encoding="utf-8")
+    found = read_plain_questions(root, bad_entries="count")
+    assert [sample["question"] for sample in found] == ["how?"] and found.faults[0].count == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -200,3 +202,37 @@ def test_an_object_in_memory_gives_samples_as_they_are_asked_for(dataset: Any) -
     samples = samples_of(dataset)
     assert len(samples) == 12 and samples[3]["captions"] == ["photo 3"] and value_of(samples[3]["image"]) == 3
     assert samples.columns["captions"][11] == ["photo 11"] and samples[3]["id"] == 103
+
+
+def test_damaged_places_of_a_table_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "coco_train.arrow"
+    write(path, {"image": [photo(1)] * 3, "caption": [["one"], ["two"], ["three"]]})
+    content = path.read_bytes()
+    ends = np.array([0, 3, 6, 11], np.int32).tobytes()  # of the texts
+    assert content.count(ends) == 1
+    path.write_bytes(content.replace(ends, np.array([0, 3, 2**30, 2**31 - 1], np.int32).tobytes()))
+    with pytest.raises(ValueError, match=r"coco_train.arrow: row\[0\]: cannot be read .*; copy the file again"):
+        read_arrow(tmp_path, "train")
+
+
+def test_images_that_a_table_only_names_are_sought_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(photo(7))
+    write(tmp_path / "coco_train.arrow", {"image": ["0.png", "gone.png"], "caption": ["a", "b"], "image_id": [1, 2]})
+    (found,) = read_arrow(tmp_path, "train")
+    assert value_of(found["image"]) == 7
+    pq.write_table(pa.table({"image": ["0.png", "gone.png"], "text": ["a", "b"]}), tmp_path / "train.parquet")
+    (found,) = read_huggingface(tmp_path, "train")
+    assert value_of(found["image"]) == 7
+    pq.write_table(pa.table({"image": [[1, 2]], "text": ["a"]}), tmp_path / "train.parquet")
+    with pytest.raises(
+        ValueError, match=r"train.parquet: row\[0\]: expected an image, as bytes or as the name of a file"
+    ):
+        read_huggingface(tmp_path, "train")
+
+
+def test_a_table_that_is_replaced_gives_its_own_images(tmp_path: Path) -> None:
+    for number in (1, 2):
+        pq.write_table(pa.table({"image": [photo(number)], "text": ["a" * number]}), tmp_path / "train.parquet")
+        os.utime(tmp_path / "train.parquet", ns=(number, number))
+        assert value_of(read_huggingface(tmp_path, "train")[0]["image"]) == number

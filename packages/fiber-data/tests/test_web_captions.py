@@ -178,3 +178,17 @@ def test_no_image_and_no_file(tmp_path: Path) -> None:
     table(tmp_path, "cc12m.tsv", "url")
     with pytest.raises(FileNotFoundError, match=r"none of its 30 rows has its images on disk; one was sought at"):
         read_conceptual_captions(tmp_path)
+
+
+def test_an_address_that_is_none_has_a_name_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "cc3m.tsv").write_text("a cat\thttp://[x/0.jpg?size=l\na dog\thttp://x/1.jpg\n", encoding="utf-8")
+    for number in range(2):
+        photo(tmp_path / "images" / f"{number}.jpg")
+    assert [sample["image"].name for sample in read_conceptual_captions(tmp_path)] == ["0.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5 + "]" * 10**5, '{"a":' * 10**5 + "1" + "}" * 10**5, '"text"', "[]"])
+def test_json_that_is_too_deep_or_holds_no_rows_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "sbu.json").write_text(content if content[0] != "{" else f"[{content}]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"sbu.json: (not valid JSON \(nested too deeply\)|it holds no rows)"):
+        read_sbu(tmp_path)

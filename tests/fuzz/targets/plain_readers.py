@@ -121,7 +121,7 @@ def _of_captions(documents: Documents) -> Mapping[str, int]:
     return {"samples": len(texts), "boxes": _boxes_of(rows)}
 
 
-_SHARED: dict[str, Any] = {"split": None, "beside": _BESIDE, "share": 0.5}
+_SHARED: dict[str, Any] = {"split": None, "beside": _BESIDE, "share": 0.3}
 _ASKING: dict[str, Any] = {"sample": "QuestionSample", "counted": {}, "expected": _each, **_SHARED}
 _BOXED: dict[str, Any] = {"sample": "DetectionSample", "counted": {"boxes": "boxes"}, "expected": _of_images, **_SHARED}
 _WORDS: dict[str, Any] = {

@@ -144,7 +144,7 @@ def _of_glip(documents: Documents) -> Mapping[str, int]:
     return {"samples": len(rows), "boxes": sum(map(len, rows))} if "lines.txt" not in documents else {}
 
 
-_SHARED: dict[str, Any] = {"split": None, "share": 0.5}
+_SHARED: dict[str, Any] = {"split": None, "share": 0.3}
 _CAPTIONED: dict[str, Any] = {"sample": "CaptionSample", "counted": {"captions": "captions"}, **_SHARED}
 _BOXED: dict[str, Any] = {"sample": "DetectionSample", "counted": {"boxes": "boxes"}, **_SHARED}
 _IN_IMAGES = tuple(f"images/{name}" for name in _IMAGES)

@@ -81,7 +81,7 @@ def _listed(key: str, of_samples: bool = False) -> Callable[[Documents], Mapping
     return count
 
 
-_SHARED: dict[str, Any] = {"split": None, "sample": "CaptionSample", "counted": {"captions": "captions"}, "share": 0.5}
+_SHARED: dict[str, Any] = {"split": None, "sample": "CaptionSample", "counted": {"captions": "captions"}, "share": 0.3}
 _WEB: dict[str, Any] = {**_SHARED, "counted": {}, "beside": _BESIDE}
 _NUMBERED: dict[str, Any] = {**_WEB, "uncompared": ("id",)}
 

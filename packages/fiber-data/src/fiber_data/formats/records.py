@@ -12,7 +12,7 @@ import json
 import zlib
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, cast
@@ -175,7 +175,7 @@ def _stream_rows(faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
     delimiter = max("\t,;", key=header[1].count)
     where, names = header[0], None
     with faults:
-        names = _names(_next_row(csv.reader([header[1]], delimiter=delimiter, strict=True), where), where)
+        names = _names(_next_row(csv.reader([header[1]], delimiter=delimiter, strict=True), lambda: header[0]), where)
     if names is None:
         return
 
@@ -189,7 +189,7 @@ def _stream_rows(faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
         cells: list[str] | None = []
         row = None
         with faults:
-            if (cells := _next_row(rows, where)) is not None:
+            if (cells := _next_row(rows, lambda: where)) is not None:
                 row = _row(names, cells, where)
         if cells is None:
             return
@@ -197,12 +197,12 @@ def _stream_rows(faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-def _next_row(rows: Iterator[list[str]], where: str) -> list[str] | None:
+def _next_row(rows: Iterator[list[str]], where: Callable[[], str]) -> list[str] | None:
     try:
         return next(rows, None)
     except csv.Error as error:
         remedy = "close the quotes around a text, and double those inside of it"
-        raise ValueError(f"{where}: not a row of a table ({error}); {remedy}") from error
+        raise ValueError(f"{where()}: not a row of a table ({error}); {remedy}") from error
 
 
 def _names(cells: list[str] | None, where: str) -> list[str]:
