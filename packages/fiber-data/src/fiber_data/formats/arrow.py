@@ -19,7 +19,7 @@ from fiber_data.formats.ids import Id, number, read_id, shown
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import NUM_ANSWERS, annotated, read_truth
 from fiber_data.formats.samples import clean_text, keep_captions, require
-from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.splits import collected, of_split, on_disk
 from fiber_data.formats.tables import column_names, finder_beside, image_of_cell, stream_table
 
 _SPLITS = "trainable_val|rest_val|restval|train|val|test-dev|test1|test2|test|dev"

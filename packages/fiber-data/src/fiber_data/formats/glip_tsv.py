@@ -24,7 +24,7 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import read_boxes_of, read_size_of
 from fiber_data.formats.records import stream_lines
 from fiber_data.formats.samples import read_json, read_name, read_text, require
-from fiber_data.formats.streaming import collected, of_split
+from fiber_data.formats.splits import collected, of_split
 from fiber_data.formats.tables import StoredImage
 
 _LINE = re.compile(r"""(\w+)\s*:\s*["']?([^"'#]+?)["']?\s*(#.*)?""")

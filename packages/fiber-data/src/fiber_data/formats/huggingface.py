@@ -19,7 +19,7 @@ from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import first_of, read_question
 from fiber_data.formats.samples import keep_captions, read_json
-from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.splits import collected, of_split, on_disk
 from fiber_data.formats.tables import finder_beside, image_of_cell, stream_table
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import read_boxes_of, read_size_of, read_spans
 from fiber_data.formats.records import stream_records
 from fiber_data.formats.samples import clean_text, read_json, read_name, require, whole_characters
-from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.splits import collected, of_split, on_disk
 
 _FOLDERS = ("", "annotations")
 _KINDS = ("detection", "grounding")

@@ -19,7 +19,7 @@ from fiber_data.formats.plain_form import PlainFile, PlainOptions, RecordIds, fi
 from fiber_data.formats.plain_records import IMAGE_KEYS, first_of, image_of, read_boxes_of, read_spans
 from fiber_data.formats.records import stream_records
 from fiber_data.formats.samples import clean_text, whole_characters
-from fiber_data.formats.streaming import collected
+from fiber_data.formats.splits import collected
 
 _CATEGORY_KEYS = ("name", "category", "label")
 

@@ -38,7 +38,7 @@ from fiber_data.formats.nlvr2 import ReasoningSample
 from fiber_data.formats.plain_records import IMAGE_KEYS, first_of, image_of, read_question, read_size_of, read_truth
 from fiber_data.formats.records import find_records, stream_records
 from fiber_data.formats.samples import clean_text, read_name, require
-from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.splits import collected, of_split, on_disk
 from fiber_data.formats.vqav2 import QuestionSample
 from fiber_data.urls import is_url
 

@@ -19,7 +19,7 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import annotated
 from fiber_data.formats.records import stream_json
 from fiber_data.formats.samples import CaptionSample, clean_text, keep_captions, require
-from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.splits import collected, of_split, on_disk
 from fiber_data.formats.vqav2 import QuestionSample
 
 _REGIONS, _QUESTIONS, _IMAGES = "region_descriptions.json", "question_answers.json", "image_data.json"

@@ -22,7 +22,7 @@ from fiber_data.formats.plain_records import first_of
 from fiber_data.formats.records import DAMAGES, kind_of, open_bytes, stream_json, stream_lines, stream_records
 from fiber_data.formats.row_images import PROBED, Row, RowImages
 from fiber_data.formats.samples import CaptionSample, keep_captions
-from fiber_data.formats.streaming import collected, of_split, on_disk
+from fiber_data.formats.splits import collected, of_split, on_disk
 from fiber_data.urls import is_url
 
 _CAPTION_KEYS = ("caption", "captions", "title", "text", "TEXT")
