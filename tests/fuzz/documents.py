@@ -201,7 +201,8 @@ def _column(values: list[Any], is_bytes: bool) -> Any:
     try:
         if is_bytes:
             return pa.array([value if value is None else value.encode("latin-1") for value in values], pa.binary())
-        if str((found := pa.array(values)).type).count("<") < _DEEPEST:
+        kind = str((found := pa.array(values)).type)
+        if kind.count("<") < _DEEPEST and "struct<>" not in kind:  # which parquet does not write
             return found
     except (pa.ArrowException, AttributeError, ValueError, TypeError, OverflowError):
         return _texts(values)
