@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,20 +22,23 @@ STOPPED = 3
 
 
 def start(module: str, *words: object) -> subprocess.Popen:
-    """A command in a process of its own."""
+    """A command in a process of its own, which hears of Ctrl-C even where these tests, in the background, do not."""
     line = [sys.executable, "-m", f"{module}.cli", *map(str, words)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Files cannot grow further, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # of modules that are imported here it would be cut off, and stay so
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = bytecode
 
 
 def told(process: subprocess.Popen) -> tuple[int, str]:
