@@ -4,8 +4,9 @@
 
 Entries are generated, 1.4 captions to an image, and name a few files that are there. Each measurement is a process of
 its own: seconds until the data set is open, until the first batch, for the switch to another epoch (until the indices
-of its first batch are known), and for that batch; memory that it shares with no other process (Private_Clean and
-Private_Dirty of smaps_rollup) beyond that after its imports and a batch of another, small data set.
+of its first batch are known), and for that batch; memory that it can share with no other process (Private_Dirty of
+smaps_rollup: clean pages are those of the table, which every process maps) beyond that after its imports and a batch of
+another, small data set.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def entries(root: str | Path, split: str) -> Iterator[dict[str, Any]]:
 
 
 def private_megabytes() -> float:
-    """Memory that is this process's alone."""
+    """Memory that is this process's alone, whoever maps the same files."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 
 
 def measure(root: Path, index: str) -> dict[str, float]:
