@@ -20,6 +20,7 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import NUM_ANSWERS, annotated, read_truth
 from fiber_data.formats.samples import clean_text, keep_captions, require
 from fiber_data.formats.splits import collected, of_split, on_disk
+from fiber_data.formats.streams import iterated_by
 from fiber_data.formats.tables import column_names, finder_beside, image_of_cell, stream_table
 
 _SPLITS = "trainable_val|rest_val|restval|train|val|test-dev|test1|test2|test|dev"
@@ -65,6 +66,7 @@ def iterate_arrow(
     yield from on_disk(samples, "samples", faults, listing, check_images=check)
 
 
+@iterated_by(iterate_arrow)
 def read_arrow(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[ArrowOptions]
 ) -> Samples[Any]:

@@ -20,6 +20,7 @@ from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.plain_records import first_of, read_question
 from fiber_data.formats.samples import keep_captions, read_json
 from fiber_data.formats.splits import collected, of_split, on_disk
+from fiber_data.formats.streams import iterated_by
 from fiber_data.formats.tables import finder_beside, image_of_cell, stream_table
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def iterate_huggingface(
     yield from on_disk(samples, "rows", faults, listing, check_images=check)
 
 
+@iterated_by(iterate_huggingface)
 def read_huggingface(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[HuggingFaceOptions]
 ) -> Samples[Any]:

@@ -3,10 +3,9 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fiber_data.formats.caption_folder import CAPTIONS_FILE, caption_file, iterate_caption_folder
 from fiber_data.formats.coco_captions import iterate_coco_captions
@@ -25,7 +24,6 @@ from fiber_data.formats.tar_shards import iterate_tar_shards, read_tar_shards
 from fiber_data.formats.vqav2 import QuestionSample, read_vqav2
 from fiber_data.seams import resolve
 
-Read = TypeVar("Read")
 # What a folder is tried for after the formats that have been there longer, by their names in fiber.formats.
 _CAPTIONS = ("visual_genome", "sbu", "conceptual_captions", "arrow", "huggingface")
 _OTHERS = {
@@ -52,9 +50,8 @@ def iterate_captions(
     else:
         for name in _CAPTIONS:
             with contextlib.suppress(FileOfSplitNotFoundError):
-                yield from _one_by_one(resolve(name, "fiber.formats"))(
-                    root, split, faults, check_images=check_images, hold_out=hold_out
-                )
+                read = resolve(name, "fiber.formats")
+                yield from _one_by_one(read, root, split, faults, check_images=check_images, hold_out=hold_out)
                 return
         raise SplitNotFoundError(
             f"{root}: no captions of split {split!r}; expected annotations/captions_{split}*.json (COCO), "
@@ -107,7 +104,7 @@ def read_captions(
 
 def iterate_questions(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
     """What `read_questions` gives, its samples one by one, see `fiber_data.formats.streams`."""
-    return _iterate_first("questions", read_vqav2, read_plain_questions, root, split, faults, hold_out)
+    return _first_or_plain("questions", read_vqav2, read_plain_questions, root, split, hold_out, faults)
 
 
 @iterated_by(iterate_questions)
@@ -130,7 +127,7 @@ def read_questions(root: str | Path, split: str, *, hold_out: float | None = Non
 
 def iterate_statements(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
     """What `read_statements` gives, its samples one by one, see `fiber_data.formats.streams`."""
-    return _iterate_first("statements", read_nlvr2, read_plain_statements, root, split, faults, hold_out)
+    return _first_or_plain("statements", read_nlvr2, read_plain_statements, root, split, hold_out, faults)
 
 
 @iterated_by(iterate_statements)
@@ -153,7 +150,7 @@ def read_statements(root: str | Path, split: str, *, hold_out: float | None = No
 
 def iterate_boxes(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
     """What `read_boxes` gives, its samples one by one, see `fiber_data.formats.streams`."""
-    return _iterate_first("boxes", read_detection, read_plain_boxes, root, split, faults, hold_out)
+    return _first_or_plain("boxes", read_detection, read_plain_boxes, root, split, hold_out, faults)
 
 
 @iterated_by(iterate_boxes)
@@ -178,7 +175,7 @@ def iterate_phrases(
     root: str | Path, split: str, faults: Faults, *, name: str | None = None, hold_out: float | None = None
 ) -> Any:
     """What `read_phrases` gives, its samples one by one, see `fiber_data.formats.streams`."""
-    return _iterate_first("phrases", read_grounding, read_plain_phrases, root, split, faults, hold_out, name=name)
+    return _first_or_plain("phrases", read_grounding, read_plain_phrases, root, split, hold_out, faults, name=name)
 
 
 @iterated_by(iterate_phrases)
@@ -199,16 +196,15 @@ def read_phrases(
     Raises:
         SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
     """
-    read = partial(read_grounding, name=name)
-    return _first_or_plain("phrases", read, read_plain_phrases, root, split, hold_out)
+    return _first_or_plain("phrases", read_grounding, read_plain_phrases, root, split, hold_out, name=name)
 
 
 def iterate_expressions(
     root: str | Path, split: str, faults: Faults, *, name: str | None = None, hold_out: float | None = None
 ) -> Any:
     """What `read_expressions` gives, its samples one by one, see `fiber_data.formats.streams`."""
-    return _iterate_first(
-        "expressions", read_grounding, read_plain_expressions, root, split, faults, hold_out, name=name
+    return _first_or_plain(
+        "expressions", read_grounding, read_plain_expressions, root, split, hold_out, faults, name=name
     )
 
 
@@ -224,61 +220,46 @@ def read_expressions(
         name: As there.
         hold_out: As there.
     """
-    read = partial(read_grounding, name=name)
-    return _first_or_plain("expressions", read, read_plain_expressions, root, split, hold_out)
+    return _first_or_plain("expressions", read_grounding, read_plain_expressions, root, split, hold_out, name=name)
 
 
 def _first_or_plain(
-    form: str, read: Callable[..., Read], plain: Callable[..., Read], root: str | Path, split: str, share: float | None
-) -> Read:
-    """What the first reader gives whose format a folder holds: the published one, the plain form, or another."""
-    try:
-        return read(root, split)
-    except FileOfSplitNotFoundError:
-        if not has_plain(Path(root), form, split):
-            for name in _OTHERS[form]:
-                with contextlib.suppress(FileOfSplitNotFoundError):
-                    return resolve(name, "fiber.formats")(root, split, hold_out=share)
-            raise
-    return plain(root, split, hold_out=share)
-
-
-def _iterate_first(
     form: str,
-    read: Callable[..., Any],
+    first: Callable[..., Any],
     plain: Callable[..., Any],
     root: str | Path,
     split: str,
-    faults: Faults,
     share: float | None,
+    faults: Faults | None = None,
     **options: Any,
 ) -> Any:
-    """The same, its samples one by one."""
+    """What the first reader gives whose format a folder holds: the published one, the plain form, or another.
+
+    With `faults` its samples come one by one. `options` are those of the published one.
+    """
+
+    def give(read: Callable[..., Any], **own: Any) -> Any:
+        """What one reader gives."""
+        return read(root, split, **own) if faults is None else _one_by_one(read, root, split, faults, **own)
+
     try:
-        return _one_by_one(read)(root, split, faults, **options)
+        return give(first, **options)
     except FileOfSplitNotFoundError:
         if not has_plain(Path(root), form, split):
             for name in _OTHERS[form]:
                 with contextlib.suppress(FileOfSplitNotFoundError):
-                    return _one_by_one(resolve(name, "fiber.formats"))(root, split, faults, hold_out=share)
+                    return give(resolve(name, "fiber.formats"), hold_out=share)
             raise
-    return _one_by_one(plain)(root, split, faults, hold_out=share)
+    return give(plain, hold_out=share)
 
 
-def _one_by_one(read: Callable[..., Any]) -> Callable[..., Any]:
+def _one_by_one(read: Callable[..., Any], root: str | Path, split: str, faults: Faults, **options: Any) -> Any:
     """A reader's generator, begun, so that what it refuses at first is raised here; of one without, its list."""
-
-    def give(root: str | Path, split: str, faults: Faults, **options: Any) -> Any:
-        if (iterate := getattr(read, "iterate", None)) is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of its faults, which are taken over
-                found = read(root, split, bad_entries=None if faults.strict else "count", **options)
-            faults.add(faults_of(found))
-            return found if isinstance(found, DetectionData) else iter(found)
-        samples = iterate(root, split, faults, **options)
-        if isinstance(samples, DetectionData):
-            return samples
-        first = list(islice(samples, 1))
-        return chain(first, samples)
-
-    return give
+    if (iterate := getattr(read, "iterate", None)) is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its faults, which are taken over
+            found = read(root, split, bad_entries=None if faults.strict else "count", **options)
+        faults.add(faults_of(found))
+        return found if isinstance(found, DetectionData) else iter(found)
+    samples = iterate(root, split, faults, **options)
+    return samples if isinstance(samples, DetectionData) else chain(list(islice(samples, 1)), samples)

@@ -20,6 +20,7 @@ from fiber_data.formats.plain_records import IMAGE_KEYS, first_of, image_of, rea
 from fiber_data.formats.records import stream_records
 from fiber_data.formats.samples import clean_text, whole_characters
 from fiber_data.formats.splits import collected
+from fiber_data.formats.streams import iterated_by
 
 _CATEGORY_KEYS = ("name", "category", "label")
 
@@ -169,6 +170,7 @@ def iterate_plain_phrases(
     yield from cast(Iterator[GroundingSample], iterate_plain("phrases", make, root, split, faults, options))
 
 
+@iterated_by(iterate_plain_phrases)
 def read_plain_phrases(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[PlainOptions]
 ) -> Samples[GroundingSample]:
@@ -193,6 +195,7 @@ def iterate_plain_expressions(
     yield from cast(Iterator[GroundingSample], iterate_plain("expressions", make, root, split, faults, options))
 
 
+@iterated_by(iterate_plain_expressions)
 def read_plain_expressions(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[PlainOptions]
 ) -> Samples[GroundingSample]:

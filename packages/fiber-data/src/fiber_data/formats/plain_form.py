@@ -39,6 +39,7 @@ from fiber_data.formats.plain_records import IMAGE_KEYS, first_of, image_of, rea
 from fiber_data.formats.records import find_records, stream_records
 from fiber_data.formats.samples import clean_text, read_name, require
 from fiber_data.formats.splits import collected, of_split, on_disk
+from fiber_data.formats.streams import iterated_by
 from fiber_data.formats.vqav2 import QuestionSample
 from fiber_data.urls import is_url
 
@@ -227,6 +228,7 @@ def iterate_plain_questions(
     yield from cast(Iterator[QuestionSample], found)
 
 
+@iterated_by(iterate_plain_questions)
 def read_plain_questions(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[PlainOptions]
 ) -> Samples[QuestionSample]:
@@ -264,6 +266,7 @@ def iterate_plain_statements(
     yield from cast(Iterator[ReasoningSample], found)
 
 
+@iterated_by(iterate_plain_statements)
 def read_plain_statements(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[PlainOptions]
 ) -> Samples[ReasoningSample]:

@@ -20,6 +20,7 @@ from fiber_data.formats.plain_records import annotated
 from fiber_data.formats.records import stream_json
 from fiber_data.formats.samples import CaptionSample, clean_text, keep_captions, require
 from fiber_data.formats.splits import collected, of_split, on_disk
+from fiber_data.formats.streams import iterated_by
 from fiber_data.formats.vqav2 import QuestionSample
 
 _REGIONS, _QUESTIONS, _IMAGES = "region_descriptions.json", "question_answers.json", "image_data.json"
@@ -54,6 +55,7 @@ def iterate_visual_genome(
     yield from cast(Iterator[CaptionSample], found)
 
 
+@iterated_by(iterate_visual_genome)
 def read_visual_genome(
     root: str | Path,
     split: str | None = None,
@@ -96,6 +98,7 @@ def iterate_visual_genome_questions(
     yield from cast(Iterator[QuestionSample], found)
 
 
+@iterated_by(iterate_visual_genome_questions)
 def read_visual_genome_questions(
     root: str | Path,
     split: str | None = None,

@@ -23,6 +23,7 @@ from fiber_data.formats.records import DAMAGES, kind_of, open_bytes, stream_json
 from fiber_data.formats.row_images import PROBED, Row, RowImages
 from fiber_data.formats.samples import CaptionSample, keep_captions
 from fiber_data.formats.splits import collected, of_split, on_disk
+from fiber_data.formats.streams import iterated_by
 from fiber_data.urls import is_url
 
 _CAPTION_KEYS = ("caption", "captions", "title", "text", "TEXT")
@@ -61,6 +62,7 @@ def iterate_sbu(
     yield from _iterate(_SBU, "SBU_captioned_photo_dataset_captions.txt and ..._urls.txt", root, split, faults, options)
 
 
+@iterated_by(iterate_sbu)
 def read_sbu(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[WebCaptionOptions]
 ) -> Samples[CaptionSample]:
@@ -101,6 +103,7 @@ def iterate_conceptual_captions(
     yield from _iterate(_CONCEPTUAL, "Train_GCC-training.tsv, cc12m.tsv or such", root, split, faults, options)
 
 
+@iterated_by(iterate_conceptual_captions)
 def read_conceptual_captions(
     root: str | Path, split: str | None = None, *, bad_entries: BadEntries = None, **options: Unpack[WebCaptionOptions]
 ) -> Samples[CaptionSample]:
