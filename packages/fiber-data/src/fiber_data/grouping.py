@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _BUCKETS = 2**22  # in which samples of groups are counted
-_CHUNK = 2**20  # samples whose groups are looked at together
+_CHUNK = 2**20  # samples whose groups are taken together
 _SURE = 40.0  # -log of the chance that one group is too often in one window
 
 
 class Lookup(Protocol):
-    """Integers that are looked up by an array of positions, such as a column of a table on disk."""
+    """Integers that an array of positions gives, such as a column of a table on disk."""
 
     def __len__(self) -> int: ...
 
@@ -25,7 +25,7 @@ Groups = Sequence[int] | Tensor | NDArray[np.integer] | Lookup
 
 
 def as_lookup(groups: Groups) -> Lookup:
-    """Groups as what an array of positions can be looked up in; what can do that already stays where it is."""
+    """Groups as what an array of positions can index; what can do that already stays where it is."""
     if isinstance(groups, Tensor):
         return groups.detach().cpu().numpy()
     return np.asarray(groups) if isinstance(groups, Sequence) else groups

@@ -4,7 +4,7 @@ Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (CVPR
 lvis-dataset/lvis-api; fixed AP after Dave et al., "Evaluating Large-Vocabulary Object Detectors: The Devil is in the
 Details" (2021), official code achalddave/large-vocab-devil. The PyPI package `lvis` is not needed.
 
-LVIS says for each image which categories were looked for: those annotated, and those known to be absent
+LVIS says for each image which categories were searched for: those annotated, and those known to be absent
 (`neg_category_ids`). Detections of others are dropped, as are regions without area, annotated or detected, before
 anything is matched. Where a category was not annotated exhaustively (`not_exhaustive_category_ids`), unmatched
 detections are neither right nor wrong. To COCO's evaluators those are detections of no size, since what is outside
@@ -75,7 +75,7 @@ def lvis_ap(
         >>> truth = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "id": 1}
         >>> found = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 50, 50], "score": 0.9}
         >>> annotations = {"images": [image], "categories": categories, "annotations": [truth]}
-        >>> result = lvis_ap([found, found | {"category_id": 3}], annotations)  # nobody looked for category 3
+        >>> result = lvis_ap([found, found | {"category_id": 3}], annotations)  # nobody searched for category 3
         >>> round(result["APf"].item(), 6), result["APc"].item()
         (1.0, -1.0)
     """
@@ -299,9 +299,9 @@ def _as_coco(found: Regions, truth: GroundTruth) -> tuple[Regions, GroundTruth]:
         return pairs(*np.array(rows, dtype=np.int64).reshape(-1, 2).T)
 
     annotated = truth.regions[truth.regions.areas > 0]
-    looked_for = [pairs(annotated.image_ids, annotated.category_ids), listed("neg_category_ids")]
+    searched = [pairs(annotated.image_ids, annotated.category_ids), listed("neg_category_ids")]
     found = found[found.areas > 0]
     where = pairs(found.image_ids, found.category_ids)
     areas = np.where(np.isin(where, listed("not_exhaustive_category_ids")), NO_SIZE, found.areas)
-    found = replace(found, areas=areas)[np.isin(where, np.concatenate(looked_for))]
+    found = replace(found, areas=areas)[np.isin(where, np.concatenate(searched))]
     return found, replace(truth, regions=annotated)

@@ -1,4 +1,4 @@
-"""What a reader looked at, by which samples that are kept of it are known to be stale: files, folders, patterns.
+"""What a reader read or sought, by which samples that are kept of it are known to be stale: files, folders, patterns.
 
 Functions that open annotation files or list folders note it here; `watching` collects what is noted. A reader that
 opens a file by itself calls `note_file` before.
@@ -18,7 +18,7 @@ Stamp = list[int] | None  # size in bytes and time of change in nanoseconds; Non
 
 @dataclass
 class Sources:
-    """What was looked at, as it was then.
+    """What was read or sought, as it was then.
 
     Attributes:
         files: Size and time of change of each annotation file.

@@ -107,16 +107,16 @@ def find_meteor(jar: Path | str | None = None) -> Path:
     asked = jar or os.environ.get(JAR_VARIABLE)
     if asked:
         found = Path(asked) / JAR_NAME if Path(asked).is_dir() else Path(asked)
-        looked = "the argument jar" if jar else f"the environment variable {JAR_VARIABLE}"
+        sought = "the argument jar" if jar else f"the environment variable {JAR_VARIABLE}"
     else:
         package = importlib.util.find_spec("pycocoevalcap")
         folders = list(package.submodule_search_locations or []) if package else []
         found = Path(folders[0] if folders else "pycocoevalcap", "meteor", JAR_NAME)
-        looked = f"the environment variable {JAR_VARIABLE} (not set), then the installed package pycocoevalcap"
+        sought = f"the environment variable {JAR_VARIABLE} (not set), then the installed package pycocoevalcap"
     for path in (found, found.parent / PARAPHRASES):
         if not path.is_file():
             raise FileNotFoundError(
-                f"METEOR needs {path.name}, but {path} is no file; looked in {looked}. It comes with "
+                f"METEOR needs {path.name}, but {path} is no file; looked in {sought}. It comes with "
                 f"`pip install pycocoevalcap`; or set {JAR_VARIABLE} to {JAR_NAME}, with its folder data beside it"
             )
     return found.resolve()

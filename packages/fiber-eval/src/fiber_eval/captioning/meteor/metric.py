@@ -44,7 +44,7 @@ def meteor_score(
         The corpus value from summed statistics (not the mean of the images), and [N], that of each image; 0..1.
 
     Raises:
-        FileNotFoundError: The jar, its data or Java is missing; the text says where they were looked for.
+        FileNotFoundError: The jar, its data or Java is missing; the text says where they were sought.
         ValueError: Candidates and references do not fit, or an image has no reference.
         RuntimeError: The Java program failed; the text holds its last words.
 

@@ -37,20 +37,20 @@ def find_spice(home: Path | str | None = None) -> Path:
         Its absolute path.
 
     Raises:
-        FileNotFoundError: A jar is not there; the text lists which, where they were looked for, and their origin.
+        FileNotFoundError: A jar is not there; the text lists which, where they were sought, and their origin.
     """
     asked = home or os.environ.get(HOME_VARIABLE)
     if asked:
         folder = Path(asked)
-        looked = "the argument home" if home else f"the environment variable {HOME_VARIABLE}"
+        sought = "the argument home" if home else f"the environment variable {HOME_VARIABLE}"
     else:
         package = importlib.util.find_spec("pycocoevalcap")
         folders = list(package.submodule_search_locations or []) if package else []
         folder = Path(folders[0] if folders else "pycocoevalcap", "spice")
-        looked = f"the environment variable {HOME_VARIABLE} (not set), then the installed package pycocoevalcap"
+        sought = f"the environment variable {HOME_VARIABLE} (not set), then the installed package pycocoevalcap"
     if missing := [name for name in JARS if not (folder / name).is_file()]:
         raise FileNotFoundError(
-            f"official SPICE needs {', '.join(missing)}, but {folder} has no such file; looked in {looked}. Copy the "
+            f"official SPICE needs {', '.join(missing)}, but {folder} has no such file; looked in {sought}. Copy the "
             f"folder spice of the PyPI package pycocoevalcap, put {CORENLP}.jar and {CORENLP}-models.jar out of "
             f"Stanford's stanford-corenlp-full-2015-12-09.zip into its lib, and set {HOME_VARIABLE} to it; or use "
             "NativeSpice, whose numbers are others"
@@ -77,8 +77,8 @@ def find_java(java: Path | str | None = None) -> str:
     found = found or (None if asked else shutil.which("java"))
     mend = f"install a Java from 8 to 14 and set {JAVA_VARIABLE} to its java, or use NativeSpice"
     if found is None:
-        looked = f"{asked} is none" if asked else f"there is none in {JAVA_VARIABLE}, JAVA_HOME or on the PATH"
-        raise FileNotFoundError(f"official SPICE needs Java, but {looked}; {mend}")
+        sought = f"{asked} is none" if asked else f"there is none in {JAVA_VARIABLE}, JAVA_HOME or on the PATH"
+        raise FileNotFoundError(f"official SPICE needs Java, but {sought}; {mend}")
     said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
     match = re.search(r'version "(?:1\.)?(\d+)', said)
     if match is None or int(match[1]) not in JAVA_VERSIONS:
