@@ -30,9 +30,11 @@ from fiber_train.data_check import read_samples
 from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
+from fiber_train.launch import as_launched, environment
 from fiber_train.loop import Loop
 from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
 from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
+from fiber_train.peers import ending_together
 from fiber_train.run_folder import claimed, on_first
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
@@ -82,7 +84,8 @@ def train(
         try:
             made = make_task(config, task, samples)
             fabric = build_fabric(made, callbacks, loggers, stop)
-            return _train(made, fabric, stop)
+            with ending_together(fabric, stop):
+                return _train(made, fabric, stop)
         except Stopped:
             stop.leave()
             found = find_checkpoints(config.out)
@@ -96,8 +99,11 @@ def build_fabric(
     loggers: Sequence[Logger] = (),
     stop: StopRequest | None = None,
 ) -> Fabric:
-    """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs."""
-    trainer = task.config.trainer
+    """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs.
+
+    Where a launcher started the process, the task's configuration gets its devices and hosts.
+    """
+    trainer = task.config.trainer = as_launched(task.config.trainer)
     strategy = trainer.strategy
     if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and task.needs_unused_parameters():
         strategy = "ddp_find_unused_parameters_true"
@@ -108,6 +114,7 @@ def build_fabric(
             num_nodes=trainer.num_nodes,
             strategy=strategy,
             precision=trainer.precision,  # type: ignore[arg-type]
+            plugins=environment(),  # type: ignore[arg-type]
             callbacks=list(callbacks),
             loggers=list(loggers),
         )

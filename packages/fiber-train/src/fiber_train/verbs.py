@@ -65,7 +65,9 @@ def _evaluate(options: Namespace) -> int:
     from fiber_train.checkpoint import find_model, load_model
     from fiber_train.evaluation import write_json
     from fiber_train.outputs import claim_file, claim_folder, is_evaluation
+    from fiber_train.peers import ending_together
     from fiber_train.run import build_fabric
+    from fiber_train.stopping import stopping
     from fiber_train.tasks.find import task_of_model
 
     if options.out:
@@ -77,11 +79,14 @@ def _evaluate(options: Namespace) -> int:
     given = [f"data.root={options.data}"]
     given += [] if options.split is None else [f"data.eval_split={options.split}"]
     task = task_of_model(folder, model, [*given, *options.overrides], options.trust)
-    fabric = build_fabric(task)
-    keep = partial(_keep_predictions, options.predictions) if options.predictions and fabric.is_global_zero else None
-    samples = task.samples(task.config.data.eval_split)
-    model = fabric.strategy.precision.convert_module(model.to(fabric.device))
-    found = task.measure(model, samples, processor, fabric, strict=options.strict, keep=keep)
+    with stopping() as stop:
+        fabric = build_fabric(task, stop=stop)
+        first = fabric.is_global_zero
+        keep = partial(_keep_predictions, options.predictions) if options.predictions and first else None
+        with ending_together(fabric, stop):
+            samples = task.samples(task.config.data.eval_split)
+            model = fabric.strategy.precision.convert_module(model.to(fabric.device))
+            found = task.measure(model, samples, processor, fabric, strict=options.strict, keep=keep)
     if options.out and fabric.is_global_zero:
         write_json(options.out, found.to_json())
     _print_once(task.summary(found))
