@@ -196,7 +196,12 @@ def test_options_are_checked_before_a_model_is_loaded(tmp_path: Path, monkeypatc
     detect = ["detect", "a.jpg", "--categories", "x", *common]
     for words, message in (
         ([*detect, "--out", "a.jpg"], "a.jpg exists already and is not replaced"),
-        ([*detect, "--out", "b.xyz"], "b.xyz must end in one of .png"),
+        ([*detect, "--draw", "a.jpg"], "a.jpg is a file; several are to be written, give a folder"),
+        (["embed", "a.jpg", "--out", "b.txt", *common], "b.txt must end in .npy"),
+        (["classify", "a.jpg", *common], "name the classes, or give one folder with a subfolder for each"),
+        (["classify", "a.jpg", "--classes", "x", "--template", "a photo", *common], "'a photo' has no {}"),
+        (["caption", "b*.jpg", *common], "b*.jpg: no file is called so"),
+        (["judge", "a.jpg", "a cat", *common], "about two images, but there are 1"),
         ([*detect, "--threshold", "nan"], "--threshold must be at least 0 and at most 1, is nan"),
         (["answer", "a.jpg", "what?", "--top", "0", *common], "--top must be at least 1, is 0"),
         (["caption", "a.jpg", "--top", "0", *common], "--top must be at least 1, is 0"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from fiber_train.tasks.grounding.evaluation import describe
 from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
 from PIL import Image
+from pycocotools.coco import COCO
 
 from .conftest import FEW
 from .test_run import asked_to_stop, assert_same, losses
@@ -261,19 +264,19 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
     }
     capsys.readouterr()  # a run that goes on says so
     for command, words in commands.items():
-        out = tmp_path / f"{command}.png"
-        assert main([command, str(photo), *words, "--checkpoint", run, "--out", str(out)]) == 0
+        folder = tmp_path / command
+        assert main([command, str(photo), *words, "--checkpoint", run, "--draw", str(folder)]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[-1] == f"{len(lines) - 1} boxes in {out}"
+        assert lines[0].split() == ["score", "label", "x1", "y1", "x2", "y2"]
         if command == "refer":
             assert len(lines) == 2
         height, width = load_image(photo).shape[1:]
-        for line in lines[:-1]:
+        for line in lines[1:]:
             x1, y1, x2, y2 = map(float, line.split()[-4:])
             assert 0 <= x1 <= x2 <= width
             assert 0 <= y1 <= y2 <= height
-        assert Image.open(out).size == (width, height)
-    captioner = str(finetune("coco"))
+        assert Image.open(folder / f"{photo.stem}.boxes.png").size == (width, height)
+    captioner, out = str(finetune("coco")), tmp_path / "found.txt"
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     for words, message in (
         (["detect", str(photo), "--categories", " , "], "categories must be names, at least one and none empty"),
@@ -281,19 +284,18 @@ def test_boxes_from_the_shell_on_a_real_photo(finetune, real_photos: Path, tmp_p
         (["ground", str(photo), "running"], "'running' names no phrase to look for; give spans, or use refer"),
         (["refer", str(photo), " "], "sentence 0 is empty"),
     ):
-        out.unlink(missing_ok=True)
         assert main([*words, "--checkpoint", captioner, "--out", str(out)]) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
 
 
 @pytest.mark.parametrize("text", ["circle, square", "circle . square .", "circle; square", "circle\nsquare"])
-def test_categories_from_the_shell_are_split(text: str, finetune, scenes: Path, tmp_path: Path, capsys) -> None:
+def test_categories_from_the_shell_are_split(text: str, finetune, scenes: Path, capsys) -> None:
     run, image = str(finetune("coco")), str(next((scenes / "images" / "val").glob("*.png")))
-    words = ["--categories", text, "--threshold", "0", "--checkpoint", run, "--out", str(tmp_path / "found.png")]
+    words = ["--categories", text, "--threshold", "0", "--checkpoint", run]
     capsys.readouterr()
     assert main(["detect", image, *words]) == 0
-    found = {line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]}
+    found = {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]}
     assert found == {"circle", "square"}
 
 
@@ -329,6 +331,39 @@ def test_a_coarse_model_finds_no_boxes(coarse: Path, scenes: Path, capsys) -> No
     image = str(next((scenes / "images" / "val").glob("*.png")))
     assert main(["detect", image, "--categories", "circle", "--checkpoint", str(coarse)]) == 1
     assert "holds a FiberForPretraining, but a FiberForGrounding is needed" in capsys.readouterr().err
+
+
+def test_boxes_of_a_folder_are_read_by_others(finetune, scenes: Path, tmp_path: Path) -> None:
+    """The same boxes in every form; COCO's by pycocotools; what cannot be read costs itself."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in sorted((scenes / "images" / "val").glob("*.png"))[:3]:
+        shutil.copy(path, photos)
+    (photos / "broken.png").write_bytes(b"no image")
+    words = ["detect", str(photos), "--categories", "circle, square", "--threshold", "0.01"]
+    found = {}
+    for form in ("json", "jsonl", "csv", "coco"):
+        found[form] = tmp_path / f"found.{form}"
+        options = ["--checkpoint", str(finetune("coco")), "--batch-size", "2", "--format", form]
+        assert main([*words, *options, "--out", str(found[form])]) == 0
+    records = read(found["json"])
+    assert len(records) == 3
+    assert [json.loads(line) for line in found["jsonl"].read_text().splitlines()] == records
+    expected = [(record["image"], box["score"], *box["box"]) for record in records for box in record["boxes"]]
+    assert expected
+    with found["csv"].open() as file:
+        rows = [
+            (row["image"], *(float(row[name]) for name in ("score", "x1", "y1", "x2", "y2")))
+            for row in csv.DictReader(file)
+        ]
+    assert rows == expected
+    coco = COCO(found["coco"])
+    names = {image["id"]: image["file_name"] for image in coco.loadImgs(coco.getImgIds())}
+    boxes = [(names[each["image_id"]], each["score"], *each["bbox"]) for each in coco.loadAnns(coco.getAnnIds())]
+    assert boxes == [
+        (name, score, x1, y1, pytest.approx(x2 - x1), pytest.approx(y2 - y1))
+        for name, score, x1, y1, x2, y2 in expected
+    ]
 
 
 def test_detections_are_drawn_where_they_are(scenes: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -157,10 +158,22 @@ def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
     assert main(["answer", image, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert float(lines[0].split()[0]) >= float(lines[1].split()[0])
-    assert main(["caption", image, image, "--checkpoint", str(finetune("caption_mle"))]) == 0
-    one, other = capsys.readouterr().out.splitlines()[-2:]
-    assert one == other
-    assert one.startswith(image)
+    words = ["answer", image, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--format", "csv"]
+    capsys.readouterr()  # a run that goes on says so
+    assert main(words) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [float(row["probability"]) for row in rows[:2]] == pytest.approx(
+        [float(line.split()[0]) for line in lines], abs=1e-3
+    )
+    other = str(next((scenes / "images" / "train").glob("*.png")))
+    captioner, judge = str(finetune("caption_mle")), str(finetune("nlvr2"))
+    capsys.readouterr()
+    assert main(["caption", image, other, image, "--checkpoint", captioner]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [printed[0], printed[3]] == [image, other], "each image once"
+    assert main(["judge", image, other, "There is a circle.", "--checkpoint", judge]) == 0
+    chance, said = capsys.readouterr().out.split()
+    assert said == ("true" if float(chance) >= 0.5 else "false")
 
 
 def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fiber_backbone import fiber_tiny
@@ -17,9 +19,11 @@ from fiber_train.checkpoint import load_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.evaluation import Evaluation, read_evaluation
+from fiber_train.inputs import find_images, find_inputs
 from fiber_train.report import write_report
 from fiber_train.run import train
-from fiber_train.tasks.retrieval.folder import find_images, retrieve
+from fiber_train.tasks.retrieval.folder import retrieve
+from fiber_train.tasks.retrieval.image_index import ImageIndex
 
 from .conftest import SMALL
 
@@ -64,6 +68,80 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
     assert main(["retrieve", "--checkpoint", str(run), "--images", str(folder), "--query", query, "--top", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines] == [str(match.path) for match in found[:3]]
+
+
+def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    photos, index, query = tmp_path / "photos", tmp_path / "index", "a large red circle"
+    shutil.copytree(scenes / "images" / "val", photos)
+    checkpoint = ["--checkpoint", str(run)]
+
+    def ask(*words: str) -> list[list[str]]:
+        capsys.readouterr()
+        assert main(["retrieve", *checkpoint, "--query", query, "--top", "4", *words]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert main(["index", str(photos), *checkpoint, "--out", str(index)]) == 0
+    assert ask("--index", str(index)) == ask("--images", str(photos))
+    best = Path(ask("--index", str(index))[0][-1])
+    best.unlink()
+    monkeypatch.setattr(torch.nn.Module, "__call__", refuse)  # all that is left was encoded before
+    assert main(["index", str(photos), *checkpoint, "--out", str(index)]) == 0
+    monkeypatch.undo()
+    assert ask("--index", str(index)) == ask("--images", str(photos))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{query}\n\na blue square\n"))
+    assert main(["retrieve", *checkpoint, "--index", str(index), "--format", "jsonl"]) == 0
+    assert [json.loads(line)["query"] for line in capsys.readouterr().out.splitlines()] == [query, "a blue square"]
+    kept = ImageIndex.load(index)
+    kept.model = "other"
+    with pytest.raises(ValueError, match="the index is of another model"):
+        kept.search(load_model(run)[0], query)
+    (index / "features.npy").write_bytes(b"cut")
+    assert main(["retrieve", *checkpoint, "--index", str(index), "--query", query]) == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise AssertionError("something was computed")
+
+
+def test_features_and_classes_from_the_shell(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    photos = tmp_path / "photos"
+    for number, path in enumerate(sorted((scenes / "images" / "val").glob("*.png"))[:5]):
+        (photos / ("circle", "square")[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, photos / ("circle", "square")[number % 2])
+    names = [str(path) for path in find_images(photos)]
+    model, _ = load_model(run)
+    images, texts = model.encode_images(names), model.encode_texts(["a circle", "a square"])
+    checkpoint = ["--checkpoint", str(run)]
+    assert main(["embed", str(photos), *checkpoint, "--batch-size", "2", "--out", str(tmp_path / "x.npy")]) == 0
+    assert (tmp_path / "x.txt").read_text().splitlines() == names
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "x.npy")), images, atol=1e-5, rtol=1e-5)
+    (tmp_path / "texts").write_text("a circle\na square\n")
+    written = ["--texts", str(tmp_path / "texts"), "--out", str(tmp_path / "y.npy")]
+    assert main(["embed", *checkpoint, *written]) == 0
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "y.npy")), texts, atol=1e-5, rtol=1e-5)
+    capsys.readouterr()
+    assert main(["classify", str(photos), *checkpoint, "--template", "a {}", "--format", "json", "--top", "2"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    chances = (images @ texts.T / model.contrastive_head.temperature).softmax(dim=1)
+    for record, row in zip(found, chances.tolist(), strict=True):
+        given = {each["class"]: each["probability"] for each in record["classes"]}
+        assert [given["circle"], given["square"]] == pytest.approx(row, abs=1e-4)
+    right = [Path(each["image"]).parent.name == each["classes"][0]["class"] for each in found]
+    assert f"accuracy {sum(right) / 5:.3f} of 5 images in 2 classes (chance 0.500)" in printed.err
+
+
+def test_inputs_are_files_folders_patterns_and_lines(tmp_path: Path, monkeypatch) -> None:
+    for name in ("b.png", "a [1].png", "c.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    lines = io.StringIO("c.jpg\n\nhttps://example.org/d.png?size=1\n*.png\n")
+    assert find_inputs(["b.png", "-"], lines) == ["b.png", "c.jpg", "https://example.org/d.png?size=1", "a [1].png"]
+    assert find_inputs(["a [1].png"]) == ["a [1].png"], "a file that is called like a pattern"
+    assert find_inputs([str(tmp_path)]) == [str(tmp_path / name) for name in ("a [1].png", "b.png", "c.jpg")]
+    with pytest.raises(FileNotFoundError, match=r"d\.png: no such image"):
+        find_inputs(["d.png"])
 
 
 def test_a_folder_of_images_holds_what_pillow_opens_and_no_folders(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from fiber_train.checkpoint import load_model
     from fiber_train.config import TaskSettings, TrainConfig, load_config
     from fiber_train.evaluation import Evaluation, LeftOut, Measure
+    from fiber_train.inputs import find_images
     from fiber_train.options import add_checkpoint, load_checkpoint
     from fiber_train.recipe_files import find_recipes
     from fiber_train.report import write_report
     from fiber_train.run import train
     from fiber_train.tasks.base import Task, fill_in, make_task
-    from fiber_train.tasks.retrieval.folder import Match, find_images, retrieve
+    from fiber_train.tasks.retrieval.folder import Match, retrieve
 
 _HOMES = {
     "callbacks": ("Callback",),
@@ -28,7 +29,8 @@ _HOMES = {
     "report": ("write_report",),
     "run": ("train",),
     "tasks.base": ("Task", "fill_in", "make_task"),
-    "tasks.retrieval.folder": ("Match", "find_images", "retrieve"),
+    "inputs": ("find_images",),
+    "tasks.retrieval.folder": ("Match", "retrieve"),
 }
 _HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 

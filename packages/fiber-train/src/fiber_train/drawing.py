@@ -44,12 +44,16 @@ def draw_detections(image: ImageSource, detections: Mapping[str, Any]) -> Image.
     scores = detections["scores"].tolist()
     names = [f"{name} {score:.2f}" for name, score in zip(detections["text_labels"], scores, strict=True)]
     short = min(pixels.shape[1:])
+    width = max(1, short // 200)
+    boxes = outermost_pixels(torch.as_tensor(detections["boxes"]).cpu())  # as Pillow draws: the last one included
+    around = boxes + torch.tensor([-1, -1, 1, 1])  # a light edge shows a box on a ground of its own color
+    drawn = draw_bounding_boxes(pixels, around, colors="white", width=width + 2)
     drawn = draw_bounding_boxes(
-        pixels,
-        outermost_pixels(torch.as_tensor(detections["boxes"]).cpu()),  # as Pillow draws: the last one included
+        drawn,
+        boxes,
         labels=names,
         colors=colors,
-        width=max(1, short // 200),
+        width=width,
         font=findfont("DejaVu Sans"),
         font_size=max(10, short // 32),
         label_colors=["white"] * len(labels),

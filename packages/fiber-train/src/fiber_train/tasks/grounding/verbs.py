@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fiber_train.options import add_checkpoint, check_option, load_checkpoint
-from fiber_train.outputs import claim_file
-from fiber_train.writing import explained, free_name
+from fiber_train.asking import add_images, ask
+from fiber_train.listing import FORMATS, Found
+from fiber_train.options import check_option
+from fiber_train.outputs import claim_folder
 
-_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from fiber_train.inputs import InputImage
+
+Ask = Callable[[Any, list[Any]], list[Any]]
 
 
 def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Find objects by name, and draw boxes."""
-    _add_image(parser)
+    """Find objects by name, and draw boxes on request."""
+    _add_options(parser)
     parser.add_argument(
         "--categories",
         required=True,
@@ -25,62 +28,97 @@ def detect(parser: ArgumentParser) -> Callable[[Namespace], int]:
     )
     _add_threshold(parser)
 
-    def find(model: Any, options: Namespace) -> dict[str, Any]:
-        return model.detect(options.image, options.categories, threshold=options.threshold)[0]
+    def run(options: Namespace) -> int:
+        return _find(options, lambda model, images: model.detect(images, options.categories, **_above(options)))
 
-    return lambda options: _show(find, options)
+    return run
 
 
 def ground(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Find what the phrases of a sentence speak of, and draw boxes."""
-    _add_image(parser)
+    """Find what the phrases of a sentence speak of, and draw boxes on request."""
+    _add_options(parser)
     parser.add_argument("sentence", help="such as 'a man throws a ball to a dog'")
     _add_threshold(parser)
 
-    def find(model: Any, options: Namespace) -> dict[str, Any]:
-        return model.ground(options.image, options.sentence, threshold=options.threshold)[0]
+    def run(options: Namespace) -> int:
+        def find(model: Any, images: list[Any]) -> list[Any]:
+            return model.ground(images, [options.sentence] * len(images), **_above(options))
 
-    return lambda options: _show(find, options)
+        return _find(options, find)
+
+    return run
 
 
 def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Find the one thing that an expression describes, and draw boxes."""
-    _add_image(parser)
+    """Find the one thing that an expression describes, and draw its box on request."""
+    _add_options(parser)
     parser.add_argument("expression", help="such as 'the man on the left'")
 
-    def find(model: Any, options: Namespace) -> dict[str, Any]:
-        return model.refer(options.image, options.expression)[0]
+    def run(options: Namespace) -> int:
+        return _find(options, lambda model, images: model.refer(images, [options.expression] * len(images)))
 
-    return lambda options: _show(find, options)
+    return run
 
 
-def _add_image(parser: ArgumentParser) -> None:
-    add_checkpoint(parser)
-    parser.add_argument("image", type=Path, help="the image")
-    parser.add_argument("--out", type=Path, help="image to write; a new PHOTO.boxes.png here by default")
+def _add_options(parser: ArgumentParser) -> None:
+    add_images(parser, (*FORMATS, "coco"), batch_size=4)
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="folder to draw the images into, with their boxes")
 
 
 def _add_threshold(parser: ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, default=0.3, help="least score (%(default)s)")
 
 
-def _show(find: Callable[[Any, Namespace], dict[str, Any]], options: Namespace) -> int:
-    """Prints and draws the boxes."""
-    target = options.out or free_name(Path(f"{options.image.stem}.boxes.png"))
-    if target.suffix.lower() not in _FORMATS:
-        raise ValueError(f"--out: {target} must end in one of {', '.join(_FORMATS)}")
-    check_option("--threshold", getattr(options, "threshold", 0), least=0, most=1)
-    claim_file(target, "--out")
+def _above(options: Namespace) -> dict[str, float]:
+    return {"threshold": options.threshold}
+
+
+def _find(options: Namespace, find: Ask) -> int:
+    """Writes the boxes, and draws them."""
     from fiber_heads import FiberForGrounding
 
-    from fiber_train.drawing import draw_detections
+    check_option("--threshold", getattr(options, "threshold", 0), least=0, most=1)
+    if options.draw:
+        claim_folder(options.draw, "--draw")
 
-    model, _ = load_checkpoint(options, FiberForGrounding)
-    found = find(model, options)
-    rows = zip(found["scores"].tolist(), found["text_labels"], found["boxes"].tolist(), strict=True)
-    for score, name, box in rows:
-        sys.stdout.write(f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}\n")
-    with explained(target):
-        draw_detections(options.image, found).save(target)
-    sys.stdout.write(f"{len(found['scores'])} boxes in {target}\n")
-    return 0
+    def found(model: Any, batch: list[InputImage]) -> list[Found]:
+        results = find(model, [image.pixels for image in batch])
+        if options.draw:
+            _draw(options.draw, batch, results)
+        return [_as_found(*each) for each in zip(batch, results, strict=True)]
+
+    return ask(options, FiberForGrounding, found)
+
+
+def _as_found(image: InputImage, result: Any) -> Found:
+    boxes = [
+        {"label": name, "score": round(score, 5), "box": [round(side, 2) for side in box]}
+        for score, name, box in result.rows()
+    ]
+    height, width = image.pixels.shape[1:]
+    sides = ("x1", "y1", "x2", "y2")
+    return Found(
+        {"image": image.name, "width": width, "height": height, "boxes": boxes},
+        [
+            {
+                "image": image.name,
+                "label": each["label"],
+                "score": each["score"],
+                **dict(zip(sides, each["box"], strict=True)),
+            }
+            for each in boxes
+        ],
+        str(result) if boxes else "nothing found",
+        ((height, width), [(each["label"], each["score"], each["box"]) for each in boxes]),
+    )
+
+
+def _draw(folder: Path, batch: list[InputImage], results: list[Any]) -> None:
+    from fiber_train.drawing import draw_detections
+    from fiber_train.writing import explained, free_name
+
+    for image, result in zip(batch, results, strict=True):
+        name = Path(image.name.partition("?")[0]).stem  # of an address too
+        target = free_name(folder / f"{name}.boxes.png")
+        with explained(target):
+            draw_detections(image.pixels, result).save(target)

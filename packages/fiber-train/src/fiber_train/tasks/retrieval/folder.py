@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from fiber_backbone import ImageState
-from fiber_data import BrokenImageError, FiberProcessor, image_suffixes
+from fiber_data import BrokenImageError, FiberProcessor
 from fiber_heads.search import SearchModel, search_scores
 from torch import Tensor
 from tqdm import tqdm
@@ -26,22 +26,6 @@ class Match:
 
     path: Path
     score: float
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """The files below a folder that are called like images (`fiber_data.image_suffixes`), sorted.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no image in it.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder of images")
-    suffixes = image_suffixes()
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
-    if not found:
-        raise FileNotFoundError(f"{root} holds no image ({', '.join(suffixes)})")
-    return found
 
 
 @torch.inference_mode()

@@ -1,35 +1,234 @@
-"""`fiber retrieve`."""
+"""`fiber retrieve`, `fiber index`, `fiber embed`, `fiber classify`."""
 
 from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from fiber_train.asking import IMAGES_HELP, add_images, ask
+from fiber_train.listing import Found, add_listing, listing
 from fiber_train.options import add_checkpoint, check_option, load_checkpoint
+from fiber_train.outputs import claim_file
+
+if TYPE_CHECKING:
+    from fiber_train.inputs import InputImage
+    from fiber_train.tasks.retrieval.folder import Match
 
 
 def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Rank the images of a folder by a text."""
+    """Rank images by a text."""
     add_checkpoint(parser)
-    parser.add_argument("--images", type=Path, required=True, help="folder of images, searched with its subfolders")
-    parser.add_argument("--query", required=True, help="what to look for")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--images", nargs="+", metavar="image", help=IMAGES_HELP)
+    where.add_argument("--index", type=Path, help="folder that fiber index has written")
+    parser.add_argument(
+        "--query", help="what to look for; without it, each line of standard input is a query (with --index)"
+    )
     parser.add_argument("--top", type=int, default=5, help="how many to print (%(default)s)")
-    parser.add_argument("--rerank", type=int, default=0, help="re-rank so many of the best, with the matcher")
+    parser.add_argument(
+        "--rerank", type=int, default=0, help="re-rank so many of the best, with the matcher (with --images)"
+    )
+    add_listing(parser)
     return _retrieve
 
 
 def _retrieve(options: Namespace) -> int:
     from fiber_heads.search import SearchModel
 
-    from fiber_train.tasks.retrieval.folder import find_images
+    from fiber_train.inputs import find_inputs
     from fiber_train.tasks.retrieval.folder import retrieve as search
+    from fiber_train.tasks.retrieval.image_index import ImageIndex
 
     check_option("--top", options.top, least=1)
     check_option("--rerank", options.rerank, least=0)
-    images = find_images(options.images)
-    model, processor = load_checkpoint(options, SearchModel)
-    for rank, match in enumerate(search(model, processor, images, options.query, options.top, options.rerank), 1):
-        sys.stdout.write(f"{rank:>3}  {match.score:7.3f}  {match.path}\n")
+    if options.out:
+        claim_file(options.out, "--out")
+    if options.index is None:
+        if options.query is None:
+            raise ValueError("--query: say what to look for; several queries are for an index (fiber index)")
+        names = [Path(name) for name in find_inputs(options.images)]
+        model, processor = load_checkpoint(options, SearchModel)
+        matches = search(model, processor, names, options.query, options.top, options.rerank)
+        with listing(options, several=False) as written:
+            written.add(_ranked(options.query, matches))
+        return 0
+    if options.rerank:
+        raise ValueError("--rerank needs --images: an index holds features, not what the matcher reads")
+    index = ImageIndex.load(options.index)
+    model, _ = load_checkpoint(options, SearchModel)
+    queries: Iterable[str] = [options.query]
+    if options.query is None:
+        queries = (line.strip() for line in sys.stdin if line.strip())
+    with listing(options, several=False) as written:
+        for query in queries:
+            written.add(_ranked(query, index.search(model, query, options.top)))
     return 0
+
+
+def _ranked(query: str, matches: Sequence[Match]) -> Found:
+    rows = [
+        {"rank": rank, "score": round(each.score, 5), "image": str(each.path)} for rank, each in enumerate(matches, 1)
+    ]
+    text = "\n".join(f"{row['rank']:>3}  {row['score']:7.3f}  {row['image']}" for row in rows)
+    return Found({"query": query, "images": rows}, [{"query": query} | row for row in rows], text)
+
+
+def index(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Encode images once, to be searched in milliseconds."""
+    add_checkpoint(parser)
+    parser.add_argument("images", nargs="+", metavar="image", help=IMAGES_HELP)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; of one that is there, only what changed is encoded"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (%(default)s)")
+    return _index
+
+
+def _index(options: Namespace) -> int:
+    from fiber_heads.search import SearchModel
+
+    from fiber_train.inputs import find_inputs
+    from fiber_train.tasks.retrieval.image_index import INDEX_FILE, ImageIndex, make_index
+
+    check_option("--batch-size", options.batch_size, least=1)
+    old = ImageIndex.load(options.out) if (options.out / INDEX_FILE).is_file() else None
+    names = find_inputs(options.images)
+    model, _ = load_checkpoint(options, SearchModel)
+    made = make_index(model, names, old, options.batch_size)
+    made.save(options.out)
+    sys.stdout.write(
+        f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --query '...' searches them\n"
+    )
+    return 0
+
+
+def embed(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Write the features of images or texts as a NumPy file."""
+    add_checkpoint(parser)
+    parser.add_argument("images", nargs="*", metavar="image", help=IMAGES_HELP)
+    parser.add_argument("--texts", type=Path, help="file of texts, one to a line, in place of images")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="such as features.npy: (N, D) float32; features.txt names the rows"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images or texts at a time (%(default)s)")
+    return _embed
+
+
+def _embed(options: Namespace) -> int:
+    import numpy as np
+    import torch
+    from fiber_heads.search import SearchModel
+
+    from fiber_train.inputs import find_inputs, read_batches
+    from fiber_train.writing import explained
+
+    check_option("--batch-size", options.batch_size, least=1)
+    if bool(options.images) == bool(options.texts):
+        raise ValueError("give images, or --texts FILE")
+    if options.out.suffix != ".npy":
+        raise ValueError(f"--out: {options.out} must end in .npy")
+    listed = options.out.with_suffix(".txt")
+    claim_file(options.out, "--out")
+    claim_file(listed, "--out")
+    names: list[str] = []
+    if options.texts:
+        names = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not names:
+            raise ValueError(f"{options.texts} holds no text; write one to a line")
+        model, _ = load_checkpoint(options, SearchModel)
+        features = [model.encode_texts(names, batch_size=options.batch_size)]
+    else:
+        inputs = find_inputs(options.images)
+        model, _ = load_checkpoint(options, SearchModel)
+        features = []
+        for batch in read_batches(inputs, options.batch_size):
+            features.append(model.encode_images([image.pixels for image in batch], batch_size=options.batch_size))
+            names += [image.name for image in batch]
+    table = torch.cat(features).float().cpu().numpy()
+    with explained(options.out):
+        np.save(options.out, table)
+        listed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    sys.stdout.write(
+        f"{table.shape[0]} features of {table.shape[1]} numbers in {options.out}, their names in {listed}\n"
+    )
+    return 0
+
+
+def classify(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Say which of several classes an image is of, by their names alone."""
+    add_images(parser, batch_size=32)
+    parser.add_argument(
+        "--classes",
+        help="'cat, dog'; a file with a line for each; by default the names of the subfolders of the folder that is "
+        "given, for which accuracy is told",
+    )
+    parser.add_argument(
+        "--template",
+        action="append",
+        help="sentence with {} for the class ('a photo of a {}'); of several, features are averaged",
+    )
+    parser.add_argument("--top", type=int, default=1, help="classes of each image (%(default)s)")
+    return _classify
+
+
+def _classify(options: Namespace) -> int:
+    from fiber_heads.search import SearchModel
+
+    check_option("--top", options.top, least=1)
+    classes, folder = _classes(options)
+    templates = options.template or ["a photo of a {}"]
+    if wrong := [each for each in templates if "{}" not in each]:
+        raise ValueError(f"--template: {wrong[0]!r} has no {{}} for the name of a class")
+    texts: Any = None
+    right = counted = 0
+
+    def find(model: Any, batch: list[InputImage]) -> list[Found]:
+        nonlocal texts, right, counted
+        from torch.nn.functional import normalize
+
+        if texts is None:
+            rows = model.encode_texts([each.replace("{}", name) for name in classes for each in templates])
+            texts = normalize(rows.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=1)
+        cosines = model.encode_images([image.pixels for image in batch], batch_size=len(batch)) @ texts.T
+        chances = (cosines / model.contrastive_head.temperature).softmax(dim=1)
+        found = []
+        for image, row in zip(batch, chances, strict=True):
+            best = row.topk(min(options.top, len(classes)))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            named = [{"class": classes[place], "probability": round(chance, 5)} for place, chance in pairs]
+            if folder is not None:
+                counted += 1
+                right += Path(image.name).relative_to(folder).parts[0] == named[0]["class"]
+            text = "\n".join(f"{each['probability']:6.3f}  {each['class']}" for each in named)
+            found.append(
+                Found({"image": image.name, "classes": named}, [{"image": image.name} | each for each in named], text)
+            )
+        return found
+
+    def tell() -> None:
+        if folder is not None:
+            sys.stderr.write(
+                f"accuracy {right / counted:.3f} of {counted} images in {len(classes)} classes "
+                f"(chance {1 / len(classes):.3f})\n"
+            )
+
+    return ask(options, SearchModel, find, tell)
+
+
+def _classes(options: Namespace) -> tuple[list[str], Path | None]:
+    """Names, and the folder whose subfolders are called so."""
+    if options.classes is None:
+        folder = Path(options.images[0])
+        names = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+        if len(options.images) != 1 or not names:
+            raise ValueError("--classes: name the classes, or give one folder with a subfolder for each")
+        return names, folder
+    path = Path(options.classes)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else options.classes.split(",")
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError("--classes: there is no name")
+    return names, None
