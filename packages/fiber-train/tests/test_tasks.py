@@ -15,6 +15,7 @@ from fiber_train.checkpoint import load_model, load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.evaluation import Evaluation, read_evaluation
+from fiber_train.report import write_report
 from fiber_train.run import train
 from fiber_train.tasks.captioning.task import CiderReward
 from fiber_train.tracking import read_metrics
@@ -174,6 +175,15 @@ def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
     assert main(["judge", image, other, "There is a circle.", "--checkpoint", judge]) == 0
     chance, said = capsys.readouterr().out.split()
     assert said == ("true" if float(chance) >= 0.5 else "false")
+
+
+@pytest.mark.parametrize("recipe", ["vqa", "nlvr2", "caption_mle", "retrieval_itm"])
+def test_a_report_of_any_task(recipe: str, finetune, scenes: Path, tmp_path: Path) -> None:
+    html = write_report(finetune(recipe), tmp_path / "report.html", num_examples=3).read_text()
+    cards = html.split('<div class="card">')[1:]
+    assert len(cards) == 3
+    assert all("data:image/" in card and "<li" in card for card in cards)
+    assert ("calibration: " in html) == (recipe != "caption_mle")
 
 
 def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:

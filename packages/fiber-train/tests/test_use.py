@@ -15,6 +15,7 @@ import torch
 from fiber_backbone import fiber_tiny
 from fiber_data import FiberProcessor, image_suffixes, read_captions, train_tokenizer
 from fiber_heads import CaptioningConfig, FiberForCaptioning
+from fiber_train.charts import calibration_error
 from fiber_train.checkpoint import load_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
@@ -165,29 +166,51 @@ def test_a_folder_with_a_broken_image_is_searched(run: Path, scenes: Path, tmp_p
     assert capsys.readouterr().out.strip().endswith("good.PNG")
 
 
-def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path: Path) -> None:
-    page = write_report(run, read_captions(scenes, "val"), tmp_path / "deep" / "report.html", num_examples=6)
-    html = page.read_text()
-    results = read_evaluation(run)
-    assert html.count("data:image/png;base64,") == 6
-    assert html.count("<svg") == 2
+def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    page = tmp_path / "deep" / "report.html"
+    assert main(["report", str(run), "--out", str(page), "--examples", "6", "--also", "train"]) == 0
+    html, results = page.read_text(), read_evaluation(run)
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html), "nothing is fetched from elsewhere"
-    for name in ("itm_accuracy", "mlm_accuracy"):
+    for name in ("itm_accuracy", "mlm_accuracy", "image_to_text_recall@1"):
         assert f"{results[name]:.3f}" in html
         assert f"{results.find(name).baseline:.3f}" in html
-    marks = re.findall(r'<li class="(right|wrong)">(.) (.*?) \(-?\d\.\d\d\)</li>', html)
-    assert len(marks) == 18
-    assert all(mark == {"right": "✓", "wrong": "✗"}[kind] for kind, mark, _ in marks)
+    cards = html.split('<div class="card">')[1:]
+    assert len(cards) == 6
+    own = [{text.lower() for text in sample["captions"]} for sample in read_captions(scenes, "val")]
+    for card in cards:
+        (people,) = re.findall("People: (.*?)</p>", card)
+        (captions,) = (each for each in own if people.split("; ")[0] in each)
+        said = re.findall(r'<li class="(right|wrong)"><span>(.) (.*?)</span><span>-?\d\.\d\d</span></li>', card)
+        assert len(said) == 3
+        assert all(
+            (kind, mark) == (("right", "✓") if text in captions else ("wrong", "✗")) for kind, mark, text in said
+        )
     assert "max_steps: 6" in html
+    assert f"--checkpoint {run}" in html
+    assert main(["report", str(run), "--out", str(page)]) == 0, "a page of ours is replaced"
+    page.write_text("mine")
+    assert main(["report", str(run), "--out", str(page)]) == 1
+    assert "exists already and is not replaced" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(tmp_path / "b.html"), "--data", str(tmp_path / "gone")]) == 1
+    assert "gone" in capsys.readouterr().err
 
 
 def test_captions_cannot_smuggle_markup_into_the_report(run: Path, scenes: Path, tmp_path: Path) -> None:
-    samples = read_captions(scenes, "val")
-    for sample in samples:
-        sample["captions"] = ["<script>alert(1)</script>"]
-    html = write_report(run, samples, tmp_path / "report.html", num_examples=1).read_text()
+    data = shutil.copytree(scenes, tmp_path / "data")
+    for path in data.rglob("captions_*.json"):
+        content = json.loads(path.read_text())
+        for each in content["annotations"]:
+            each["caption"] = "<script>alert(1)</script>"
+        path.write_text(json.dumps(content))
+    html = write_report(run, tmp_path / "report.html", data=data, num_examples=1).read_text()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
+
+
+def test_calibration_is_zero_where_the_model_knows_how_sure_it_is() -> None:
+    sure = [(0.75, place % 4 != 0) for place in range(80)] + [(1.0, True)] * 20
+    assert calibration_error(sure) == pytest.approx(0)
+    assert calibration_error([(0.9, False)] * 10) == pytest.approx(0.9)
 
 
 def test_real_photos_train_and_are_retrieved(real_photos: Path, tmp_path: Path, capsys) -> None:

@@ -13,13 +13,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from fiber_data import read_captions, read_grounding, train_tokenizer
+from fiber_data import read_captions, train_tokenizer
 from fiber_data.scenes import generate_scenes
 
 from fiber_train.config import TrainConfig, has_setting, load_config
 from fiber_train.evaluation import read_evaluation
 from fiber_train.ownership import check_ours, locked, mark
-from fiber_train.report import FineRuns, write_report
+from fiber_train.report import write_report
 from fiber_train.run import train
 from fiber_train.stopping import STATUS, stop_with_parent, stopping
 from fiber_train.tasks.base import make_task
@@ -67,12 +67,7 @@ def quickstart(
                 return None
         if process.exitcode and train(configs[SCRATCH]) is None:  # it failed, which is seen now
             return None
-    held_out = configs[COARSE].data.eval_split
-    captions = make_task(configs[COARSE]).read(held_out)
-    fine = FineRuns(
-        {title: Path(configs[title].out) for title in (FINE, SCRATCH)}, read_grounding(root / "scenes", held_out)
-    )
-    write_report(configs[COARSE].out, captions, root / "report.html", fine)
+    write_report({title: Path(config.out) for title, config in configs.items()}, root / "report.html")
     return {title: make_task(config).summary(read_evaluation(config.out)) for title, config in configs.items()}
 
 

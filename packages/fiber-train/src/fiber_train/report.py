@@ -1,202 +1,222 @@
-"""One self-contained HTML page of a run: what it learned, beside chance, and where it errs."""
+"""One self-contained HTML page of runs: what they learned, beside chance, where they err, and what to do next."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
-from fiber_data import CaptionSample, GroundingSample, ImageSource, load_image
-from fiber_heads import FiberForPretraining
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from torchvision.transforms.v2.functional import to_pil_image
+from omegaconf import OmegaConf
 
-from fiber_train.checkpoint import load_model
-from fiber_train.evaluation import Evaluation, read_evaluation
-from fiber_train.report_boxes import ground_examples
-from fiber_train.tasks.recall import DIRECTIONS, KS, recalls
+from fiber_train.charts import calibration, calibration_error, curves
+from fiber_train.checkpoint import find_model, load_model
+from fiber_train.evaluation import Evaluation, Measure, read_evaluation
+from fiber_train.examples import Shown
+from fiber_train.recipe_files import read_recipe
+from fiber_train.run_folder import CONFIG_FILE
+from fiber_train.tasks.base import Task
+from fiber_train.tasks.find import task_of_model
 from fiber_train.tracking import read_metrics
+from fiber_train.writing import write_file
 
-_LOSSES = {"itc": "contrast", "itm": "matching", "mlm": "masked tokens"}
-_BOX_LOSSES = {"token": "words of a place", "box": "its box", "centerness": "how central it is"}
-_COLORS = ("#2458c5", "#e07a2d", "#2f8f5b")
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: sharp, small, and in the reader's font
-    "svg.hashsalt": "fiber",  # the same run gives the same page
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-_SHOWN_SIDE = 144  # pixels of an image in the page
+TITLE = "<title>FIBER: what was learned</title>"
+_MOST_ROWS = 40  # of a table of measures
+_PACKAGES = ("fiber-train", "fiber-heads", "fiber-backbone", "torch")
+_SUMMARY = "summary.txt"
 
 
 @dataclass(frozen=True)
-class Retrieved:
-    """A caption that the model found for an image."""
-
-    text: str
-    score: float
-    right: bool
-
-
-@dataclass(frozen=True)
-class Example:
-    """A held-out image and what was found for it."""
-
-    image: str
-    captions: list[str]
-    found: list[Retrieved]
-
-
-@dataclass(frozen=True)
-class FineRuns:
-    """Finished runs of the fine stage, to be set beside each other.
+class Row:
+    """A measure in a table.
 
     Attributes:
-        runs: Their folders by title; of the first one images are shown.
-        samples: Held-out captions with boxes.
+        name: For people.
+        cells: Of each run (or split) the value, its share of the whole (None without a whole), and the baseline.
     """
 
-    runs: Mapping[str, Path]
-    samples: list[GroundingSample]
+    name: str
+    cells: list[_Cell | None]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    share: float | None
+    baseline: str
+    baseline_share: float | None
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Runs of one task beside each other."""
+
+    title: str
+    lead: str
+    columns: list[str]
+    rows: list[Row]
+    left_out: list[str]
+    charts: list[str]
+    shown: Shown
+    calibrations: list[tuple[str, float, int]]
+    commands: list[str]
+    facts: dict[str, list[str]]
+    settings: dict[str, str]
 
 
 def write_report(
-    run: str | Path, samples: list[CaptionSample], out: str | Path, fine: FineRuns | None = None, num_examples: int = 12
+    runs: Mapping[str, Path] | Path | str,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    also: Sequence[str] = (),
+    num_examples: int = 12,
+    trusted: Sequence[str] = (),
 ) -> Path:
-    """Writes the page of a finished run of the coarse stage, and of runs of the fine stage after it.
+    """Writes the page of finished runs; those of one task are set beside each other.
 
     Args:
-        run: The run's folder, with `metrics.csv`, `evaluation.json`, `config.yaml` and `model/`.
-        samples: The held-out images that it was evaluated on.
+        runs: Their folders by title, or a single one. Of each task the first run's model is shown at work.
         out: The HTML file to write.
-        fine: Runs of the fine stage.
-        num_examples: Images shown of each stage, spread evenly over the samples.
+        data: Folder of the data set, in place of the one that the first run of each task was measured on.
+        also: Splits on which the first run of each task is measured too, such as `"unseen"`.
+        num_examples: Samples that are shown of each task, spread evenly over the held-out ones.
+        trusted: Import paths that the runs' files may name.
 
     Returns:
         `out`.
 
     Raises:
-        FileNotFoundError: A run is not finished.
+        FileNotFoundError: A run is not finished, or its data is not where it was.
     """
-    folder, target = Path(run), Path(out)
-    found = read_evaluation(folder)
-    ranked = bool(recalls(found, DIRECTIONS[0]))
+    named = {Path(runs).name: Path(runs)} if isinstance(runs, str | Path) else dict(runs)
+    groups: dict[str, dict[str, Path]] = {}
+    for title, run in named.items():
+        read_evaluation(run)  # or says that it is not finished
+        name = str(OmegaConf.select(read_recipe(run / CONFIG_FILE), "task.name"))
+        groups.setdefault(name, {})[title] = run
+    sections = [_section(group, data, also, num_examples, trusted) for group in groups.values()]
     template = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
-    html = page.render(
-        counts=found.counts,
-        left_out=found.left_out,
-        decisions=[measure for measure in found.measures if measure.title],
-        losses=_loss_curves({"": folder}, _LOSSES),
-        boxes=None if fine is None else _boxes(fine, num_examples),
-        recall=_recall_bars(found) if ranked else "",
-        examples=_examples(folder, samples, num_examples) if ranked else [],
-        config=(folder / "config.yaml").read_text(encoding="utf-8"),
-    )
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(target)
+    write_file(target, page.render(sections=sections, versions=f"{versions}, Python {platform.python_version()}"))
     return target
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]  # without the XML prologue, which HTML does not have
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that `write_report` wrote, which may be replaced."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return TITLE in file.read(2000)
+    except (OSError, ValueError):
+        return False
 
 
-def _loss_curves(runs: Mapping[str, Path], losses: Mapping[str, str]) -> str:
-    """A plot for each loss, a line for each run."""
-    rows = {title: read_metrics(run) for title, run in runs.items()}
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(9, 2.6), layout="constrained")
-        for axes, (key, name) in zip(figure.subplots(1, len(losses)), losses.items(), strict=True):
-            for (title, of_run), color in zip(rows.items(), _COLORS, strict=False):
-                points = [(step, value) for step, row, value in of_run if row == f"train/{key}_loss"]
-                if points:
-                    axes.plot(*zip(*points, strict=True), color=color, linewidth=1.5, label=title)
-            axes.set(title=name, xlabel="step", ylim=(0, None))
-        if len(runs) > 1:
-            axes.legend(frameon=False)
-        return _svg(figure)
+def _section(
+    runs: Mapping[str, Path], data: str | Path | None, also: Sequence[str], number: int, trusted: Sequence[str]
+) -> _Section:
+    title, first = next(iter(runs.items()))
+    folder = find_model(first)
+    task = _task(first, folder, data, trusted)
+    model, _ = load_model(folder, trusted=trusted)
+    samples = task.samples(task.config.data.eval_split)
+    with torch.inference_mode():
+        shown = task.show(model, samples, number)
+    found = {name: read_evaluation(run) for name, run in runs.items()}
+    found |= {split: _measure(task, model, split) for split in also}
+    logs = {name: read_metrics(run) for name, run in runs.items()}
+    sure = [(name, each) for name, each in shown.confidences.items() if each]
+    return _Section(
+        title=title if len(runs) == 1 else " and ".join(runs),
+        lead=task.summary(found[title]).partition("\n")[0],
+        columns=list(found),
+        rows=_rows(list(found.values())),
+        left_out=list(map(str, found[title].left_out)),
+        charts=[
+            *_charts(logs, task.keeps_best_by),
+            *(calibration(f"calibration: {name}", each) for name, each in sure),
+        ],
+        shown=shown,
+        calibrations=[(name, calibration_error(each), len(each)) for name, each in sure],
+        commands=[each.format(run=first, data=task.config.data.root) for each in task.commands],
+        facts={name: _facts(run, logs[name]) for name, run in runs.items()},
+        settings={name: (run / CONFIG_FILE).read_text(encoding="utf-8") for name, run in runs.items()},
+    )
 
 
-def _boxes(fine: FineRuns, num_examples: int) -> dict[str, Any]:
-    """What the template shows of the fine stage."""
-    examples = ground_examples(next(iter(fine.runs.values())), fine.samples, num_examples)
-    return {
-        "titles": list(fine.runs),
-        "table": _table([read_evaluation(run) for run in fine.runs.values()]),
-        "left_out": read_evaluation(next(iter(fine.runs.values()))).left_out,
-        "losses": _loss_curves(fine.runs, _BOX_LOSSES),
-        "examples": [(example, _data_uri(example.image)) for example in examples],
-    }
+def _task(run: Path, folder: Path, data: str | Path | None, trusted: Sequence[str]) -> Task[Any]:
+    """The task of a run's model, on the run's data."""
+    own = read_recipe(run / CONFIG_FILE)
+    root = Path(data or str(OmegaConf.select(own, "data.root")))
+    if data is None and not root.exists():
+        raise FileNotFoundError(f"{root}, the data of {run}, is not there; name the folder (--data)")
+    split = OmegaConf.select(own, "data.eval_split")
+    return task_of_model(
+        folder, load_model(folder, trusted=trusted)[0], [f"data.root={root}", f"data.eval_split={split}"]
+    )
 
 
-def _table(evaluations: list[Evaluation]) -> list[tuple[str, list[float | None]]]:
-    """Rows for the measures that have titles, and for their baselines, with a value of each evaluation or None."""
-    rows: dict[str, list[float | None]] = {}
-    for place, found in enumerate(evaluations):
-        for measure in found:
-            shown = {measure.title: measure.value, f"{measure.title}: {measure.baseline_name}": measure.baseline}
-            for row, value in shown.items():
-                if measure.title and value is not None:
-                    rows.setdefault(row, [None] * len(evaluations))[place] = value
-    return list(rows.items())
+def _measure(task: Task[Any], model: Any, split: str) -> Evaluation:
+    """An evaluation of one more split."""
+    from fiber_train.run import build_fabric
+
+    fabric = build_fabric(task)
+    return task.measure(model.to(fabric.device), task.samples(split), model.processor, fabric)
 
 
-def _recall_bars(found: Evaluation) -> str:
-    titles = ("image to caption", "caption to image")
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(9, 2.8), layout="constrained")
-        for axes, direction, title in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS, titles, strict=True):
-            measures, ticks = recalls(found, direction), [f"R@{k}" for k in KS]
-            bars = axes.bar(ticks, [each.value for each in measures], color="#2458c5", width=0.55, label="model")
-            axes.bar_label(bars, fmt="%.2f", padding=2)
-            axes.bar(ticks, [each.baseline for each in measures], color="#e07a2d", width=0.55, label="chance")
-            axes.set(title=title, ylim=(0, 1.1))
-        axes.legend(frameon=False, loc="upper left")
-        return _svg(figure)
+def _rows(evaluations: Sequence[Evaluation]) -> list[Row]:
+    """The measures that have a baseline or a title; of none that, all."""
+    everything = {each.name: each for found in evaluations for each in found}
+    chosen = {name: each for name, each in everything.items() if each.baseline is not None or each.title}
+    rows = []
+    for name, each in list((chosen or everything).items())[:_MOST_ROWS]:
+        cells = [_cell(found.find(name)) if name in found else None for found in evaluations]
+        shown = each.title or each.name.replace("_", " ").replace("@", " @ ")
+        rows.append(Row(f"{each.group}: {shown}" if each.group and each.group not in shown else shown, cells))
+    return rows
 
 
-@torch.inference_mode()
-def _examples(run: Path, samples: list[CaptionSample], number: int) -> list[Example]:
-    """Images with the three captions, of all held-out ones, that the contrast ranks first."""
-    model, processor = load_model(run, kind=FiberForPretraining)
-    device = next(model.parameters()).device
-    texts = [(caption, row) for row, sample in enumerate(samples) for caption in sample["captions"]]
-    features = []
-    for start in range(0, len(texts), 250):
-        batch = processor(text=[text for text, _ in texts[start : start + 250]])
-        features.append(model.encode_texts(*(value.to(device) for value in batch.values())))
-    encoded = torch.cat(features)
-    examples = []
-    for row in range(0, len(samples), max(1, len(samples) // number))[:number]:
-        sample = samples[row]
-        pixels = processor(images=sample["image"])["pixel_values"].to(device)
-        scores = (encoded @ model.encode_images(pixels).T).squeeze(1)
-        best = scores.topk(min(3, len(scores)))
-        found = [
-            Retrieved(texts[index][0], score, texts[index][1] == row)
-            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        examples.append(Example(_data_uri(sample["image"]), sample["captions"][:2], found))
-    return examples
+def _cell(measure: Measure) -> _Cell:
+    text, baseline = str(measure).rpartition(" (")[0] or str(measure), ""
+    if measure.baseline is not None:
+        baseline = f"{measure.baseline_name or 'baseline'} {measure.baseline:.3f}{measure.unit}"
+    return _Cell(
+        text.split()[-1] if measure.baseline is None else f"{measure.value:.3f}{measure.unit}",
+        _share(measure.value, measure),
+        baseline,
+        None if measure.baseline is None else _share(measure.baseline, measure),
+    )
 
 
-def _data_uri(image: ImageSource) -> str:
-    thumbnail = to_pil_image(load_image(image))
-    thumbnail.thumbnail((2 * _SHOWN_SIDE, 2 * _SHOWN_SIDE))
-    buffer = io.BytesIO()
-    thumbnail.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _share(value: float, measure: Measure) -> float | None:
+    """Of the whole, in percent: for fractions and percentages of which more is better."""
+    percent = value if measure.unit == "%" else 100 * value
+    return percent if measure.higher_is_better and not measure.unit.strip("%") and 0 <= percent <= 100 else None
+
+
+def _charts(logs: Mapping[str, Sequence[tuple[int, str, float]]], monitor: str | None) -> list[str]:
+    """Curves of the losses and of the measure that the best is kept by."""
+    names = dict.fromkeys(name for rows in logs.values() for _, name, _ in rows if name.startswith("train/"))
+    losses = [name for name in names if name.endswith("_loss") and name.count("/") == 1] or ["train/loss"]
+    wanted = {name: name.removeprefix("train/").replace("_", " ") for name in losses}
+    wanted |= {f"eval/{monitor}": f"held out: {monitor}"} if monitor else {}
+    charts = []
+    for name, title in wanted.items():
+        lines = {run: [(step, value) for step, row, value in rows if row == name] for run, rows in logs.items()}
+        if any(len(points) > 1 for points in lines.values()):
+            charts.append(curves(title, lines))
+    return charts
+
+
+def _facts(run: Path, rows: Sequence[tuple[int, str, float]]) -> list[str]:
+    """What the run said of itself at its start, how far it went and how long that took."""
+    path = run / _SUMMARY
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    steps = max((step for step, _, _ in rows), default=0)
+    return [*lines, f"{steps:,} steps"]

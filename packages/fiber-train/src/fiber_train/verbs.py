@@ -109,6 +109,33 @@ def _keep_predictions(target: Path, files: Mapping[str, str | bytes]) -> None:
         say(f"predictions in {path}")
 
 
+def report(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Write a page of finished runs: what they learned, where they err, what to do next."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="folders of runs; of one task side by side")
+    parser.add_argument("--out", type=Path, help="HTML file to write (report.html in the first run's folder)")
+    parser.add_argument("--data", type=Path, help="folder of the data set, if it is not where it was")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="SPLIT", help="split to measure on too, such as unseen"
+    )
+    parser.add_argument("--examples", type=int, default=12, help="samples to show of each task (%(default)s)")
+    add_trust(parser)
+    return _report
+
+
+def _report(options: Namespace) -> int:
+    from fiber_train.options import check_option
+    from fiber_train.outputs import claim_file
+    from fiber_train.report import is_report, write_report
+
+    check_option("--examples", options.examples, least=0)
+    out = options.out or options.runs[0] / "report.html"
+    claim_file(out, "--out", is_report)
+    runs = {str(run): run for run in options.runs}
+    write_report(runs, out, data=options.data, also=options.also, num_examples=options.examples, trusted=options.trust)
+    sys.stdout.write(f"open {out}\n")
+    return 0
+
+
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Generate images, train both stages on them, report what was learned."""
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")

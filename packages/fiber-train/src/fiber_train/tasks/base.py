@@ -37,6 +37,7 @@ from transformers import PreTrainedTokenizerBase
 from fiber_train.config import TaskSettings, TrainConfig, as_share
 from fiber_train.data import Collate, OnDevice, build_evaluation_loader, image_overrides
 from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
+from fiber_train.examples import Shown
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
 
@@ -59,6 +60,7 @@ class Task(ABC, Generic[Settings]):
         evaluation_batch_size: Items evaluated together in each process.
         training_settings: Those of `task.` that a finished model no longer obeys, groups among them, so that `fiber
             evaluate` refuses them.
+        commands: What to type next for a finished run, with {run} for its folder and {data} for the data set's.
         settings: `config.task`.
         given: Samples from Python, in place of the data set's files.
 
@@ -71,6 +73,7 @@ class Task(ABC, Generic[Settings]):
     monitor: str
     evaluation_batch_size: int = 50
     training_settings: ClassVar[Sequence[str]] = ("model",)
+    commands: ClassVar[Sequence[str]] = ()
     given: Samples | None = None
 
     def __init__(self, config: TrainConfig) -> None:
@@ -344,6 +347,16 @@ class Task(ABC, Generic[Settings]):
             self._strict, self._keep = False, None
         module.train(was_training)
         return found
+
+    def show(self, model: Any, samples: Any, number: int) -> Shown:
+        """What a report shows of a model at work: so many held-out samples, and how sure it is of what; or nothing.
+
+        Args:
+            model: Of `model_class` with its processor, in eval mode.
+            samples: Of `read`.
+            number: How many samples.
+        """
+        return Shown()
 
     def only(self, samples: Any, outputs: Mapping[Any, Any]) -> Any:
         """The samples that predictions are of, for the user's metrics."""

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from fiber_backbone import FiberBackbone
-from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, Transform, glance
+from fiber_data import AnswerVocabulary, FiberProcessor, QuestionDataset, QuestionSample, Transform, glance, load_image
 from fiber_data.formats import Samples, faults_of, read_questions
 from fiber_eval import normalize_answer, vqa_accuracy
 from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
@@ -18,9 +18,11 @@ from lightning_fabric import Fabric
 
 from fiber_train.config import share_of_lines
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
+from fiber_train.examples import Example, Said, Shown, show_image, spread
 from fiber_train.tasks.answering.settings import AnsweringSettings
 from fiber_train.tasks.base import NO_ANNOTATIONS, Task
 
+_MEASURED = 300  # questions, for calibration
 _QUESTION_TYPE, _ANSWER_TYPE = "type of question", "type of answer"
 
 
@@ -31,6 +33,7 @@ class Answering(Task[AnsweringSettings]):
     model_class = FiberForQuestionAnswering
     monitor = "overall"
     training_settings = ("answers", "min_count")
+    commands = ('fiber answer photo.jpg "what is this?" --checkpoint {run}',)
 
     def read(self, split: str) -> Sequence[QuestionSample]:
         """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""
@@ -115,6 +118,23 @@ class Answering(Task[AnsweringSettings]):
             best = model(**batch).logits.argmax(dim=1).tolist()
             answers |= {name: model.config.answers[row] for name, row in zip(batch["ids"], best, strict=True)}
         return gather_by_id(answers)
+
+    def show(self, model: FiberForQuestionAnswering, samples: Sequence[QuestionSample], number: int) -> Shown:
+        """Questions with the three best answers; right is what at least three of ten people said."""
+        shown = Shown(note="The three best answers. Right is what at least three people of ten answered.")
+        for place, sample in enumerate(spread(samples, max(number, _MEASURED))):
+            image = load_image(sample["image"])
+            answers = model.answer(image, sample["question"], top_k=3)[0]
+            people = Counter(map(normalize_answer, sample.get("answers", ())))
+            known = bool(people)
+            said = [Said(each.text, each.probability, people[each.text] >= 3 if known else None) for each in answers]
+            if known:
+                shown.confidences.setdefault("answers", []).append((answers[0].probability, bool(said[0].right)))
+            if place < number:
+                truth = ", ".join(f"{text} ({count})" for text, count in people.most_common(3))
+                asked = ((sample["question"], None),)
+                shown.examples.append(Example((show_image(image),), asked, tuple(said), truth))
+        return shown
 
     def describe(self, found: Evaluation) -> str:
         """A line for each type of question."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from fiber_backbone import FiberBackbone
-from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, Transform, glance
+from fiber_data import CaptionDataset, CaptionSample, FiberProcessor, Transform, glance, load_image
 from fiber_eval import score_captions
 from fiber_eval.captioning import DocumentFrequencies, cider_d_reward, ptb_tokenize
 from fiber_heads import CaptioningConfig, FiberForCaptioning
@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.examples import Example, Said, Shown, show_image, spread
 from fiber_train.tasks.base import fill_in
 from fiber_train.tasks.captioning.settings import CaptioningSettings
 from fiber_train.tasks.captions import CaptionTask, check_captioned
@@ -33,6 +34,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
     model_class = FiberForCaptioning
     monitor = "CIDEr"
     evaluation_batch_size = 16
+    commands = ("fiber caption photo.jpg --checkpoint {run} --top 3",)
     training_settings = (
         *(f"model.{each.name}" for each in fields(CaptioningConfig) if each.name != "generation"),
         *(f"model.generation.{name}" for name in _TOKENS),
@@ -114,6 +116,18 @@ class Captioning(CaptionTask[CaptioningSettings]):
             split = self.config.data.train_split
             raise ValueError(f"{split}: the reward, CIDEr-D, is 0 for any caption of a single image; give more images")
 
+    def show(self, model: FiberForCaptioning, samples: Sequence[CaptionSample], number: int) -> Shown:
+        """Captions beside those of people."""
+        shown = Shown(note="What the model writes; right is what a person wrote word for word.")
+        for sample in spread(samples, number):
+            image = load_image(sample["image"])
+            written = [each.text or "" for each in model.caption(image)[0]]
+            people = set(map(_plain, sample["captions"]))
+            said = [Said(text, None, _plain(text) in people or None) for text in written]
+            truth = "; ".join(sample["captions"][:2])
+            shown.examples.append(Example((show_image(image),), (), tuple(said), truth))
+        return shown
+
     def describe(self, found: Evaluation) -> str:
         """CIDEr-D beside that of the most frequent caption."""
         lines, cider = [f"{found.counts['num_images']:,} images"], found.find("CIDEr")
@@ -121,6 +135,11 @@ class Captioning(CaptionTask[CaptioningSettings]):
         lines.append(f"BLEU-4         {found['Bleu_4']:.3f}")
         lines.append(f"ROUGE-L        {found['ROUGE_L']:.3f}")
         return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A caption without case, blanks and full stop."""
+    return " ".join(text.lower().split()).rstrip(".")
 
 
 def _references(samples: Sequence[CaptionSample]) -> dict[Any, list[str]]:

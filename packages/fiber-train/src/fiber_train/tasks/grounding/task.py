@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import share_of_lines
 from fiber_train.evaluation import Evaluation
+from fiber_train.examples import Shown
 from fiber_train.tasks.base import Task, fill_in
 from fiber_train.tasks.grounding.boxes import (
     BoxData,
@@ -49,6 +50,7 @@ from fiber_train.tasks.grounding.evaluation import (
     score_expressions,
     score_phrases,
 )
+from fiber_train.tasks.grounding.examples import show_boxes
 from fiber_train.tasks.grounding.settings import BoxFiles, GroundingSettings
 from fiber_train.tasks.ids import only
 
@@ -58,6 +60,11 @@ class Grounding(Task[GroundingSettings]):
 
     settings_class = GroundingSettings
     model_class = FiberForGrounding
+    commands = (
+        'fiber detect photo.jpg --categories "person, dog" --checkpoint {run} --draw drawn',
+        'fiber ground photo.jpg "a man throws a ball to a dog" --checkpoint {run} --draw drawn',
+        'fiber refer photo.jpg "the man on the left" --checkpoint {run} --draw drawn',
+    )
     training_settings = (
         *("model", "train", "original", "shots", "shorter", "longest", "shorter_in_evaluation", "flip"),
         *(f"prompts.{each.name}" for each in fields(PromptConfig) if each.name != "separator"),
@@ -248,6 +255,10 @@ class Grounding(Task[GroundingSettings]):
             )
         for name in bare:
             warnings.warn(f"{split}: not one box to learn from in {name}", stacklevel=2)
+
+    def show(self, model: FiberForGrounding, samples: BoxData, number: int) -> Shown:
+        """Boxes, right or wrong."""
+        return show_boxes(model, samples, number)
 
     def describe(self, found: Evaluation) -> str:
         """A line for each file."""

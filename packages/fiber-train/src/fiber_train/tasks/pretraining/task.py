@@ -14,6 +14,7 @@ from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
 from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.examples import Shown
 from fiber_train.tasks.captions import (
     CaptionTask,
     check_captioned,
@@ -24,6 +25,7 @@ from fiber_train.tasks.captions import (
 )
 from fiber_train.tasks.pretraining.settings import PretrainingSettings
 from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
+from fiber_train.tasks.search_examples import show_search
 
 _GUESS = "best constant guess"
 _TITLES = {
@@ -37,6 +39,11 @@ class Pretraining(CaptionTask[PretrainingSettings]):
 
     settings_class = PretrainingSettings
     model_class = FiberForPretraining
+    commands = (
+        'fiber retrieve --images PHOTOS --query "two dogs on a beach" --checkpoint {run}',
+        "fiber train vqa data.root=VQA model.checkpoint={run} out=runs/vqa",
+        "fiber train fine data.root=BOXES model.checkpoint={run} out=runs/fine",
+    )
 
     @property
     def monitor(self) -> str:  # type: ignore[override]
@@ -161,6 +168,10 @@ class Pretraining(CaptionTask[PretrainingSettings]):
                 accuracy, guessed = float(good / total.sum()), float(total.max() / total.sum())
                 measures.append(Measure(f"{name}_accuracy", accuracy, guessed, _GUESS, title=_TITLES[name]))
         return measures
+
+    def show(self, model: FiberForPretraining, samples: Sequence[CaptionSample], number: int) -> Shown:
+        """Captions found for images."""
+        return show_search(model, samples, number)
 
     def describe(self, found: Evaluation) -> str:
         """Recalls beside chance, accuracies beside the best constant guess."""

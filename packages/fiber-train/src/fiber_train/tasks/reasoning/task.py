@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, Transform, glance
+from fiber_data import FiberProcessor, ReasoningDataset, ReasoningSample, Transform, glance, load_image
 from fiber_data.formats import read_statements
 from fiber_eval import nlvr2_accuracy
 from fiber_heads import FiberForVisualReasoning
@@ -14,7 +14,10 @@ from lightning_fabric import Fabric
 
 from fiber_train.config import TaskSettings, share_of_lines
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
+from fiber_train.examples import Example, Said, Shown, show_image, spread
 from fiber_train.tasks.base import NO_ANNOTATIONS, Task
+
+_MEASURED = 300  # statements, for calibration
 
 
 class Reasoning(Task[TaskSettings]):
@@ -22,6 +25,7 @@ class Reasoning(Task[TaskSettings]):
 
     model_class = FiberForVisualReasoning
     monitor = "accuracy"
+    commands = ('fiber judge left.jpg right.jpg "both show the same" --checkpoint {run}',)
 
     def read(self, split: str) -> Sequence[ReasoningSample]:
         """Pairs of images with statements."""
@@ -84,6 +88,23 @@ class Reasoning(Task[TaskSettings]):
             for name, value in nlvr2_accuracy(judged, labels).items()
         ]
         return found
+
+    def show(self, model: FiberForVisualReasoning, samples: Sequence[ReasoningSample], number: int) -> Shown:
+        """Statements with how likely they are true."""
+        shown = Shown(note="Whether the statement is true of both images together.")
+        for place, sample in enumerate(spread(samples, max(number, _MEASURED))):
+            first, second = (load_image(image) for image in sample["images"])
+            chance, label = model.judge(first, second, sample["statement"])[0].probability, sample.get("label")
+            sure = max(chance, 1 - chance)
+            right = None if label is None else (chance >= 0.5) == label
+            if right is not None:
+                shown.confidences.setdefault("statements", []).append((sure, right))
+            if place < number:
+                images = (show_image(first), show_image(second))
+                said = (Said("true" if chance >= 0.5 else "false", sure, right),)
+                truth = "" if label is None else str(label).lower()
+                shown.examples.append(Example(images, ((sample["statement"], None),), said, truth))
+        return shown
 
     def describe(self, found: Evaluation) -> str:
         """Accuracy beside the more frequent label's share."""

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fiber_train.evaluation import Evaluation
+from fiber_train.examples import Shown
 from fiber_train.tasks.captions import (
     CaptionTask,
     check_captioned,
@@ -28,6 +29,7 @@ from fiber_train.tasks.captions import (
 )
 from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
 from fiber_train.tasks.retrieval.settings import RetrievalSettings
+from fiber_train.tasks.search_examples import show_search
 
 
 class Retrieval(CaptionTask[RetrievalSettings]):
@@ -35,6 +37,10 @@ class Retrieval(CaptionTask[RetrievalSettings]):
 
     settings_class = RetrievalSettings
     model_class = FiberForRetrieval
+    commands = (
+        'fiber retrieve --images PHOTOS --query "two dogs on a beach" --checkpoint {run}',
+        "fiber index PHOTOS --checkpoint {run} --out photos.index",
+    )
     monitor = "mean_recall"
 
     def make_model(
@@ -122,6 +128,10 @@ class Retrieval(CaptionTask[RetrievalSettings]):
     def needs_unused_parameters(self) -> bool:
         """Contrast leaves the fused blocks unused, matching the poolers."""
         return True
+
+    def show(self, model: FiberForRetrieval, samples: Sequence[CaptionSample], number: int) -> Shown:
+        """Captions found for images."""
+        return show_search(model, samples, number)
 
     def describe(self, found: Evaluation) -> str:
         """Recalls beside chance."""
