@@ -7,6 +7,8 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import timm
+import timm.optim
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
 from fiber_backbone.original import FINE_TO_COARSE
@@ -153,6 +155,33 @@ def test_groups_with_rates_of_their_own_have_names_of_their_own() -> None:
         rates.setdefault(group["name"], set()).add(group["lr"])
     assert all(len(found) == 1 for found in rates.values())
     assert {"base", "base_bias", "language_base", "language_base_bias", "language_gate", "head_bias"} <= rates.keys()
+
+
+def test_rates_fall_from_block_to_block() -> None:
+    """In each stream from its own top, as timm has it for the image stream; pairs are where they are inserted."""
+    with torch.device("meta"):
+        model = FiberForPretraining(
+            FiberBackbone.from_config(FiberConfig(decoder_projections=True)), PretrainingConfig(queue_size=0)
+        )
+        swin = timm.create_model("swin_base_patch4_window7_224", num_classes=0)
+    config = OptimConfig(1.0, head_multiplier=3, cross_modal_multiplier=5, gate_multiplier=5, layer_decay=0.8)
+    groups = parameter_groups(model, config)
+    rates = {name: group["lr"] for group in groups for name in group["parameter_names"]}
+    theirs = timm.optim.param_groups_layer_decay(swin, layer_decay=0.8)
+    names = {id(value): name for name, value in swin.named_parameters()}
+    scales = {names[id(value)]: group["lr_scale"] for group in theirs for value in group["params"]}
+    for name, scale in scales.items():
+        assert rates[f"backbone.image_stream.{name}"] == pytest.approx(scale), name
+    text = "backbone.text_stream.encoder.layer"
+    assert [rates[f"{text}.{layer}.output.dense.bias"] for layer in (11, 6, 0)] == pytest.approx([0.8, 0.8**6, 0.8**12])
+    assert rates["backbone.text_stream.embeddings.word_embeddings.weight"] == pytest.approx(0.8**13)
+    for layer, (block, below) in enumerate(model.backbone.pairs):
+        image, text = (f"backbone.{stream}.cross_attention.{layer}.gate" for stream in ("image_stream", "text_stream"))
+        assert (rates[image], rates[text]) == pytest.approx((5 * 0.8 ** (24 - block), 5 * 0.8 ** (12 - below)))
+    assert rates["mlm_head.decoder.bias"] == 3
+    assert all(
+        len({group["lr"] for group in groups if group["name"] == name}) == 1 for name in {g["name"] for g in groups}
+    )
 
 
 def test_frozen_parts() -> None:

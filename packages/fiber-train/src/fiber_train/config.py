@@ -106,6 +106,21 @@ class PlateauConfig(Ranged):
 
 
 @dataclass
+class LoraConfig(Ranged):
+    """Adapters of low rank on linear layers, which learn in place of what they are put on (needs fiber-train[lora])."""
+
+    rank: int = ranged(8, least=1, most=LARGEST)
+    alpha: float = ranged(16.0, above=0, most=1_000_000)
+    """What an adapter adds is multiplied by alpha / rank."""
+    dropout: float = ranged(0.0, least=0, below=1)
+    """Of what an adapter reads."""
+    targets: list[str] = field(default_factory=lambda: ["backbone.*"])
+    """The linear layers, by name or pattern, of a part that they are in too: "backbone.text_stream.*.query"."""
+    whole: list[str] | None = None
+    """What learns beside the adapters, by name or pattern; without a value the heads."""
+
+
+@dataclass
 class OptimConfig(Ranged):
     """An optimizer over groups of learning rates, each with and without weight decay."""
 
@@ -126,6 +141,9 @@ class OptimConfig(Ranged):
     """For the text stream, its cross-attention included, on top of the others."""
     bias_multiplier: float = ranged(1.0, least=0, most=1_000_000)
     """For biases and the bias tables of the windows, on top of the others."""
+    layer_decay: float = ranged(1.0, above=0, most=1)
+    """Of the rates from block to block, in each stream from its top downwards, on top of the others; heads keep theirs.
+    The top block has this share of the rate, the next this share of that, as in BEiT; 1 for the same everywhere."""
     weight_decay: float = ranged(0.01, least=0, most=1000)
     betas: tuple[float, float] = ranged((0.9, 0.98), least=0, below=1)
     """For optimizers that have them, like `eps`."""
@@ -136,6 +154,8 @@ class OptimConfig(Ranged):
     Its detector, and with this ours, decays everything but biases: all norms and scales too."""
     frozen: list[str] = field(default_factory=list)
     """Parts that are not trained, such as "backbone.image_stream.patch_embed", or patterns: "backbone.*.bias"."""
+    lora: LoraConfig | None = None
+    """Train adapters of low rank and the heads only. Models are saved with the adapters in their weights."""
     schedule: str = "linear"
     """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), "constant", or
     "plateau" (falling where evaluations gain no more, see `plateau`).
@@ -180,6 +200,8 @@ class TrainerConfig(Ranged):
     strategy: str = "auto"
     precision: str = "32-true"
     """Of Fabric: one of `PRECISIONS`."""
+    compile: bool = False
+    """Whether the blocks of both streams are computed by `torch.compile` in training; the first steps take minutes."""
     threads: int | None = ranged(None, least=1, most=LARGEST)
     """CPU threads of each process; none leaves it to torch."""
     log_every: int = ranged(20, least=1)

@@ -26,6 +26,7 @@ from fiber_train.config import TrainerConfig
 from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_nonfinite
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
+from fiber_train.lora import adapter_state, load_adapter_state
 from fiber_train.progress import Progress
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, stopping
@@ -310,6 +311,7 @@ class Loop:
             "scheduler": self.scheduler.state_dict(),
             "sampler": self.sampler.state_dict(),
             "model": self.model.module.training_state(),
+            "lora": adapter_state(self.model.module),
             "average": None if self.average is None else self.average.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "sums": self.sums,
@@ -327,6 +329,7 @@ class Loop:
         self.scheduler.load_state_dict(state["scheduler"])
         self.sampler.load_state_dict(state["sampler"])
         self.model.module.load_training_state(state["model"])
+        load_adapter_state(self.model.module, state.get("lora", {}))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if state.get("precision"):  # the scale of losses in float16

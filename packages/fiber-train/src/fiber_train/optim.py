@@ -43,10 +43,12 @@ def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, An
 
     Returns:
         Groups for an optimizer, with `name` and `parameter_names` beside the usual keys. A name is such as
-        "cross_modal", and, where their multipliers are not 1, "language_cross_modal" or "cross_modal_bias".
+        "cross_modal", and, where their multipliers are not 1, "language_cross_modal" or "cross_modal_bias"; by layer
+        decay "base_12", twelve blocks deep.
     """
     cross_modal, heads = model.cross_modal_parameter_names(), model.head_parameter_names()
     language, not_decayed = model.language_parameter_names(), model.no_weight_decay()
+    depths = model.depths() if config.layer_decay != 1 else {}
     multipliers = {
         "base": 1.0,
         "head": config.head_multiplier,
@@ -64,6 +66,8 @@ def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, An
             kind, rate = f"language_{kind}", rate * config.language_multiplier
         if config.bias_multiplier != 1 and "bias" in name.rpartition(".")[2]:
             kind, rate = f"{kind}_bias", rate * config.bias_multiplier
+        if config.layer_decay != 1 and (depth := depths.get(name, 0)):
+            kind, rate = f"{kind}_{depth}", rate * config.layer_decay**depth
         decays = name not in not_decayed or (config.original_decay and model.decayed_by_original(name))
         empty = {"name": kind, "params": [], "parameter_names": [], "lr": rate}
         group = groups.setdefault((kind, decays), {**empty, "weight_decay": config.weight_decay if decays else 0.0})

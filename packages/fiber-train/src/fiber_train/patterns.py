@@ -26,6 +26,18 @@ def find_parameters(model: nn.Module, pattern: str, setting: str) -> dict[str, n
     return found
 
 
+def find_modules(model: nn.Module, pattern: str, kind: type[nn.Module], setting: str) -> list[str]:
+    """The names of the modules of a kind that a name or pattern means, or that are in what it means.
+
+    Raises:
+        ValueError: It means none; the message gives the nearest names.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, kind)]
+    if not (found := [name for name in names if _means(pattern, name)]):
+        raise ValueError(no_part(pattern, names, setting))
+    return found
+
+
 def no_part(pattern: str, names: list[str], setting: str) -> str:
     """The sentence for a pattern that means none of the names, with the nearest of them."""
     *most, last = map(repr, get_close_matches(pattern, names, n=3 if any(map(pattern.count, "*?[")) else 1, cutoff=0))

@@ -31,6 +31,7 @@ from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.loop import Loop
+from fiber_train.lora import add_adapters, merged
 from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
 from fiber_train.optim import build_optimizer
 from fiber_train.progress import Progress
@@ -148,7 +149,8 @@ class _Run:
 
     def write_model(self, folder: Path) -> None:
         """The model, its processor and its task's settings."""
-        self.model.save_pretrained(folder)
+        with merged(self.model):
+            self.model.save_pretrained(folder)
         write_task(self.task, folder)
 
     def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
@@ -170,6 +172,8 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     model.processor = processor
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    if config.optim.lora is not None:
+        add_adapters(model, config.optim.lora)
     dataset, sampling = make_training_set(task, samples, processor, model)
     data = build_training_data(config, dataset, fabric, task.make_collator(processor, True), sampling)
     trainer = _with_steps(config.trainer, data)
