@@ -1,21 +1,28 @@
-"""Half precision: steps that overflow are skipped, and whole runs of both stages in each precision."""
+"""Precision and speed: steps of float16 that overflow, and runs of both stages in other types, compiled, recomputed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fiber_data import EpochSampler
+from fiber_heads import TaskModel
 from fiber_heads.task import TaskOutput
-from fiber_train.config import OptimConfig, TrainerConfig
+from fiber_train.callbacks import Callback
+from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig, load_config
 from fiber_train.ema import WeightAverage
 from fiber_train.loop import Loop
+from fiber_train.run import train
 from fiber_train.schedule import build_scheduler
+from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
+
+from .conftest import FEW
 
 PARTS: list[dict[str, Any]] = [{"x": torch.ones(2, 4), "ids": [0, 1]}]
 
@@ -92,3 +99,58 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert torch.equal(weights(second), weights(straight))
     assert torch.equal(second.average.state_dict()["weight"], straight.average.state_dict()["weight"])
     assert second.scheduler.get_last_lr() == straight.scheduler.get_last_lr()
+
+
+FINE = ["task.model.num_blocks=1", "task.model.channels=16", "task.train.captions=[scenes]", "task.shorter=[48,64,80]"]
+FINE += ["trainer.eval_every=0", "trainer.max_steps=2", "optim.warmup=0", "trainer.batch_size=4", "trainer.log_every=1"]
+
+
+@pytest.fixture
+def make(scenes: Path, coarse: Path, tmp_path: Path, small_run: Callable) -> Callable[..., TrainConfig]:
+    """A short run of a stage."""
+
+    def config(stage: str, name: str, *options: str) -> TrainConfig:
+        if stage == "coarse":
+            return small_run(name, "trainer.max_steps=2", "optim.warmup=0", *options)
+        given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={tmp_path / name}"]
+        return load_config(["fine", "small"], [*given, *FEW, *FINE, *options])
+
+    return config
+
+
+def losses(config: TrainConfig) -> list[float]:
+    return [value for _, name, value in read_metrics(config.out) if name == "train/loss"]
+
+
+@pytest.mark.parametrize(("stage", "other"), [("coarse", "64-true"), ("coarse", "bf16-true"), ("fine", "bf16-true")])
+def test_other_types_train_and_evaluate(stage: str, other: str, make: Callable[..., TrainConfig]) -> None:
+    exact, run = (
+        make(stage, "exact", "model.overrides.drop_path_rate=0"),
+        make(stage, "other", f"trainer.precision={other}", "model.overrides.drop_path_rate=0"),
+    )
+    found = [train(config) for config in (exact, run)]
+    assert losses(run) == pytest.approx(losses(exact), rel=1e-4 if other == "64-true" else 0.1)
+    assert losses(run) != losses(exact)
+    assert found[0] is not None and found[1] is not None
+    assert found[0].numbers().keys() == found[1].numbers().keys()
+
+
+class Compiled(Callback):
+    """`trainer.compile` with a backend of seconds."""
+
+    def on_train_start(self, *, model: TaskModel, **_: Any) -> None:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model.compile_blocks(backend="eager", fullgraph=True)
+
+
+def test_the_fine_stage_compiled_and_recomputed(make: Callable[..., TrainConfig]) -> None:
+    """On images of several sizes."""
+    plain, compiled, recomputed = (
+        make("fine", name, f"model.gradient_checkpointing={name == 'recomputed'}")
+        for name in ("plain", "compiled", "recomputed")
+    )
+    train(plain), train(recomputed), train(compiled, callbacks=[Compiled()])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+    assert losses(recomputed) == pytest.approx(losses(plain), rel=1e-5)
