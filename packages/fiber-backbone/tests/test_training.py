@@ -52,6 +52,29 @@ def test_whole_forward_compiles_without_a_break(tiny: FiberBackbone, batch: dict
     torch.testing.assert_close(compiled(**batch).pooled, tiny(**batch).pooled)
 
 
+def test_compiled_blocks_have_the_same_gradients(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:
+    """Without a graph break, recomputed too, for images and texts of other sizes, and without other names of weights."""
+    torch._dynamo.reset()
+    smaller = {name: value[:2, ..., :9] if value.ndim == 2 else value[:2, ..., :32] for name, value in batch.items()}
+    names, gradients = list(tiny.state_dict()), []
+    tiny.train()
+    for way in ("eager", "compiled", "compiled and recomputed"):
+        if way != "eager":
+            tiny.compile_blocks(backend="eager", fullgraph=True)
+        tiny.set_gradient_checkpointing(way.endswith("recomputed"))
+        tiny.zero_grad()
+        sum(tiny(**each).pooled.square().sum() for each in (batch, smaller)).backward()
+        learned = ((name, parameter.grad) for name, parameter in tiny.named_parameters())
+        gradients.append({name: gradient.clone() for name, gradient in learned if gradient is not None})
+    assert list(tiny.state_dict()) == names
+    for found in gradients[1:]:
+        assert found.keys() == gradients[0].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(found[name], gradient, msg=name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 def test_bfloat16_under_autocast(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:
     fresh = fiber_tiny().eval()
     with torch.autocast("cpu", torch.bfloat16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from fiber_backbone.original import check_original, original_backbone_map, read_
 from fiber_backbone.pretrained import PretrainedModel
 from fiber_backbone.projection import JointProjection
 from fiber_backbone.seams import name_of, resolve
-from fiber_backbone.streams import ImageStream, StreamSizes, TextStream
+from fiber_backbone.streams import ImageStream, Stream, StreamSizes, TextStream
 
 
 class BackboneParts(PretrainedModel):
@@ -184,6 +185,20 @@ class BackboneParts(PretrainedModel):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.image_stream.gradient_checkpointing = self.text_stream.gradient_checkpointing = enable
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compute each block of both streams by `torch.compile` in training, with what the fusion puts into it.
+
+        Names of weights stay. The sizes of the first batch are compiled for themselves, those of others in general.
+
+        Args:
+            **options: Of `torch.compile`: `backend`, `mode`, ...
+        """
+        for stream in (self.image_stream, self.text_stream):
+            stream.compile_options = options
+        # Blocks differ in sizes, shifts, drop rates and what they read; what is beyond the limit is not compiled.
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 4 * len(self.image_stream.sizes.dims))
+
     def resize(self, image_size: int, window_size: int | None = None) -> Self:
         """Prepare the model for images of another size, in place: what depends on the size is interpolated.
 
@@ -252,6 +267,28 @@ class BackboneParts(PretrainedModel):
     def language_parameter_names(self) -> set[str]:
         """Names of the parameters of the text stream, its cross-attention among them."""
         return {name for name, _ in self.named_parameters() if name.startswith("text_stream.")}
+
+    def depths(self) -> dict[str, int]:
+        """By name of each parameter, how deep below the top of its stream it is.
+
+        0 for what follows the blocks, the number of blocks for the first one, 1 more for embeddings. What the streams
+        read of each other is where it is inserted.
+        """
+        streams: dict[str, tuple[int, Stream]]
+        streams = {"image_stream": (0, self.image_stream), "text_stream": (1, self.text_stream)}
+        found = {}
+        for name, _ in self.named_parameters():
+            owner, _, rest = name.partition(".")
+            if owner not in streams:
+                found[name] = 0
+                continue
+            side, stream = streams[owner]
+            count, pair = len(stream.sizes.dims), re.match(r"cross_attention\.(\d+)\.", rest)
+            if pair is None:
+                found[name] = count - stream.block_of(rest)
+            else:
+                found[name] = count - self.pairs[int(pair[1])][side] if self.pairs else 0
+        return found
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are scalars or vectors, and of biases and tables of biases."""

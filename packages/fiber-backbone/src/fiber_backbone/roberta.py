@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 
 from fiber_backbone.attention import KeyValue, merge_heads, split_heads
@@ -113,9 +112,7 @@ class RobertaStream(TextStream):
     ) -> tuple[Tensor, KeyValue]:
         """See `TextStream`."""
         arguments = (self.encoder.layer[layer], hidden, mask, insert or Insert(), past, final_norm)
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(self._layer, *arguments, use_reentrant=False)
-        return self._layer(*arguments)
+        return self.compute(self._layer, *arguments)
 
     def _layer(
         self, layer: Any, hidden: Tensor, mask: Tensor, insert: Insert, past: KeyValue | None, final_norm: bool

@@ -10,12 +10,13 @@ stream, M tokens of what is inserted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fiber_backbone.attention import KeyValue
 from fiber_backbone.config import FiberConfig
@@ -76,6 +77,7 @@ class Stream(nn.Module, ABC):
         cross_attention: The layers with which this stream reads the other one; the backbone puts those of its fusion
             here, one for each pair.
         gradient_checkpointing: Whether blocks are computed again in the backward pass.
+        compile_options: Of `torch.compile`, by which blocks are computed in training; None to compute them as they are.
         reads_context: Whether `run` heeds `Insert.context`; a stream without attention does not.
         library_class: The class of a library whose weights the stream takes by name, None for a stream without one.
     """
@@ -84,6 +86,15 @@ class Stream(nn.Module, ABC):
     library_class: ClassVar[type[nn.Module] | None] = None
     cross_attention: nn.ModuleList
     gradient_checkpointing: bool = False
+    compile_options: Mapping[str, Any] | None = None
+
+    def compute(self, block: Callable[..., Any], *arguments: Any) -> Any:
+        """A block's function of its arguments, in training as the two switches ask; for `run`."""
+        if self.training and self.compile_options is not None:
+            block = torch.compile(block, **self.compile_options)  # what was compiled is kept with the function's code
+        if self.training and self.gradient_checkpointing:
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
 
     @classmethod
     @abstractmethod
@@ -107,6 +118,28 @@ class Stream(nn.Module, ABC):
     @abstractmethod
     def sizes(self) -> StreamSizes:
         """Sizes of all blocks."""
+
+    def block_of(self, name: str) -> int:
+        """The block that a parameter is in: -1 for what comes before the first, their number for what follows the last.
+
+        Unless a stream says otherwise, its blocks are a list of as many modules as `sizes` counts, followed by `norm`.
+
+        Args:
+            name: Of the parameter in this stream, none of the cross-attention.
+
+        Raises:
+            ValueError: There is no such list.
+        """
+        count = len(self.sizes.dims)
+        lists = (nn.ModuleList, nn.Sequential)
+        found = [path for path, part in self.named_modules() if isinstance(part, lists) and len(part) == count]
+        found = [path for path in found if path != "cross_attention"]
+        if not found:
+            raise ValueError(f"{type(self).__name__} has no list of its {count} blocks; give it a method block_of")
+        for path in found:
+            if name.startswith(f"{path}."):
+                return int(name.removeprefix(f"{path}.").partition(".")[0])
+        return count if name.startswith("norm.") else -1
 
     def adapt(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
         """A weight that was made for another resolution or length, resized.

@@ -12,12 +12,12 @@ Shapes: B batch, H W map, C channels.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
 import torch
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.streams import ImageStream, Insert, Size, StreamSizes, rescale_linear
@@ -122,10 +122,7 @@ class SwinStream(ImageStream):
         plan = self._plan((x.shape[1], x.shape[2]), bool(index % 2), x.device)
         sizes = None if sizes is None else sizes // self.pyramid_strides[stage]
         arguments = (self.layers[stage].blocks[index], x, plan, insert or Insert(), sizes)
-        if self.gradient_checkpointing and self.training:
-            x = checkpoint(_block, *arguments, use_reentrant=False)
-        else:
-            x = _block(*arguments)
+        x = self.compute(_block, *arguments)
         if index + 1 < self.depths[stage]:
             return x, None
         if stage + 1 < len(self.depths):
@@ -150,6 +147,13 @@ class SwinStream(ImageStream):
     def num_tokens(self, block: int, image_size: int) -> int:
         """See `ImageStream`."""
         return (image_size // self.pyramid_strides[self.block_stages[block]]) ** 2
+
+    def block_of(self, name: str) -> int:
+        """See `Stream`; a step down between stages counts as part of the block that follows."""
+        found = re.match(r"layers\.(\d+)\.(?:blocks\.(\d+)\.)?", name)
+        if found is not None:
+            return sum(self.depths[: int(found[1])]) + int(found[2] or 0)
+        return -1 if name.startswith("patch_embed.") else sum(self.depths)
 
     def adapt(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
         """Bias tables of another window size, by interpolation."""

@@ -22,7 +22,6 @@ from timm.layers import Attention, Mlp, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from fiber_backbone.attention import merge_heads, split_heads
 from fiber_backbone.config import FiberConfig
@@ -129,11 +128,7 @@ class VitStream(ImageStream):
     ) -> tuple[Tensor, Tensor | None]:
         """See `ImageStream`."""
         arguments = (self.blocks[block], x[:, 0], insert or Insert())
-        if self.gradient_checkpointing and self.training:
-            x = checkpoint(_block, *arguments, use_reentrant=False)
-        else:
-            x = _block(*arguments)
-        return x[:, None], None
+        return self.compute(_block, *arguments)[:, None], None
 
     def final_norm(self, x: Tensor) -> Tensor:
         """See `ImageStream`."""

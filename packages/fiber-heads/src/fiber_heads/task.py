@@ -257,6 +257,10 @@ class TaskModel(PretrainedModel):
         """Recompute in the backward pass instead of keeping activations: slower training in less memory."""
         self.backbone.set_gradient_checkpointing(enable)
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compute the backbone's blocks by `torch.compile` in training, with these options of it."""
+        self.backbone.compile_blocks(**options)
+
     def activation_checkpointing_enable(
         self,
         activation_checkpointing_kwargs: Mapping[str, object] | None = None,
@@ -297,6 +301,10 @@ class TaskModel(PretrainedModel):
     def head_parameter_names(self) -> set[str]:
         """Parameters of the heads that start from nothing."""
         return {name for name, _ in self.named_parameters() if not name.startswith(BACKBONE)}
+
+    def depths(self) -> dict[str, int]:
+        """How deep below the top of its stream each parameter of the backbone is, see `FiberBackbone.depths`."""
+        return {f"{BACKBONE}{name}": depth for name, depth in self.backbone.depths().items()}
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone: vectors and scalars (biases, norms, gates), and bias tables."""

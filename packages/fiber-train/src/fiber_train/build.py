@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,17 @@ def build_model(task: Task[Any], samples: Any, processor: Processor) -> tuple[Ta
             "set model.preset or model.overrides.image_size to agree with model.image_weights"
         )
     made.set_gradient_checkpointing(model.gradient_checkpointing)
+    if config.trainer.compile:
+        _check_compiler()
+        made.compile_blocks()
     return made, report
+
+
+def _check_compiler() -> None:
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise ValueError(
+            "trainer.compile needs a C++ compiler, and there is none on PATH; install g++, or leave it out"
+        )
 
 
 def _build_from_ours(

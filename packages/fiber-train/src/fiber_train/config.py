@@ -22,6 +22,7 @@ from fiber_train.typed_words import SOURCE, read_words
 DEFAULT_TASK = "pretraining"
 LONGEST_NAME = 200  # characters of a task's
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+SCHEDULES = ("linear", "cosine", "step", "constant", "plateau")
 LARGEST = 2**31 - 1  # tokens, pixels, threads: more than there are
 
 
@@ -95,6 +96,31 @@ class ModelConfig(Ranged):
 
 
 @dataclass
+class PlateauConfig(Ranged):
+    """When the rate falls by `optim.schedule=plateau`, as torch's `ReduceLROnPlateau` counts."""
+
+    patience: int = ranged(3, least=0, most=LARGEST)
+    """Evaluations without gain in the measure of `task.monitor` that are let pass; at the next one the rate falls."""
+    factor: float = ranged(0.1, above=0, below=1)
+    """What it is multiplied by then."""
+
+
+@dataclass
+class LoraConfig(Ranged):
+    """Adapters of low rank on linear layers, which learn in place of what they are put on (needs fiber-train[lora])."""
+
+    rank: int = ranged(8, least=1, most=LARGEST)
+    alpha: float = ranged(16.0, above=0, most=1_000_000)
+    """What an adapter adds is multiplied by alpha / rank."""
+    dropout: float = ranged(0.0, least=0, below=1)
+    """Of what an adapter reads."""
+    targets: list[str] = field(default_factory=lambda: ["backbone.*"])
+    """The linear layers, by name or pattern, of a part that they are in too: "backbone.text_stream.*.query"."""
+    whole: list[str] | None = None
+    """What learns beside the adapters, by name or pattern; without a value the heads."""
+
+
+@dataclass
 class OptimConfig(Ranged):
     """An optimizer over groups of learning rates, each with and without weight decay."""
 
@@ -103,6 +129,8 @@ class OptimConfig(Ranged):
     """Import path of an optimizer, built as `optimizer(groups, **options)`."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the optimizer, such as `{momentum: 0.9}`."""
+    fused: bool | None = None
+    """Whether one kernel computes a step of the optimizer; without a value where torch's Adam or AdamW can."""
     cross_modal_multiplier: float = ranged(5.0, least=0, most=1_000_000)
     """For what lets the streams read each other and brings them together."""
     head_multiplier: float = ranged(5.0, least=0, most=1_000_000)
@@ -113,6 +141,9 @@ class OptimConfig(Ranged):
     """For the text stream, its cross-attention included, on top of the others."""
     bias_multiplier: float = ranged(1.0, least=0, most=1_000_000)
     """For biases and the bias tables of the windows, on top of the others."""
+    layer_decay: float = ranged(1.0, above=0, most=1)
+    """Of the rates from block to block, in each stream from its top downwards, on top of the others; heads keep theirs.
+    The top block has this share of the rate, the next this share of that, as in BEiT; 1 for the same everywhere."""
     weight_decay: float = ranged(0.01, least=0, most=1000)
     betas: tuple[float, float] = ranged((0.9, 0.98), least=0, below=1)
     """For optimizers that have them, like `eps`."""
@@ -122,9 +153,12 @@ class OptimConfig(Ranged):
 
     Its detector, and with this ours, decays everything but biases: all norms and scales too."""
     frozen: list[str] = field(default_factory=list)
-    """Parts that are not trained, such as "backbone.image_stream.patch_embed"."""
+    """Parts that are not trained, such as "backbone.image_stream.patch_embed", or patterns: "backbone.*.bias"."""
+    lora: LoraConfig | None = None
+    """Train adapters of low rank and the heads only. Models are saved with the adapters in their weights."""
     schedule: str = "linear"
-    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), or "constant".
+    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), "constant", or
+    "plateau" (falling where evaluations gain no more, see `plateau`).
 
     Or an import path: of a function `(step, max_steps, **schedule_options)` that gives the rate over its peak, applied
     after the warm-up; or of an `LRScheduler`, built as `scheduler(optimizer, **schedule_options)`, without warm-up."""
@@ -133,6 +167,7 @@ class OptimConfig(Ranged):
     """Shares of all steps after which the rate falls ("step")."""
     milestone_factor: float = ranged(0.1, least=0, most=1)
     """What the rate is multiplied by at each milestone ("step")."""
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
     decay_milestone_ratio: float | None = ranged(None, above=0, most=1)
     """The weight decay falls like the rate, once this share of the way to a milestone is done; none to keep it."""
     warmup: float = ranged(0.1, least=0, most=1e12)
@@ -165,11 +200,15 @@ class TrainerConfig(Ranged):
     strategy: str = "auto"
     precision: str = "32-true"
     """Of Fabric: one of `PRECISIONS`."""
+    compile: bool = False
+    """Whether the blocks of both streams are computed by `torch.compile` in training; the first steps take minutes."""
     threads: int | None = ranged(None, least=1, most=LARGEST)
     """CPU threads of each process; none leaves it to torch."""
     log_every: int = ranged(20, least=1)
     eval_every: float = ranged(0, least=0, most=1e12)
     """Steps between evaluations, or a share of all steps below 1; 0 for one at the end."""
+    patience: int | None = ranged(None, least=1, most=LARGEST)
+    """Evaluations without gain in the measure of `task.monitor` after which the run ends; none to do all steps."""
     checkpoint_every: int = ranged(1000, least=1)
     keep_checkpoints: int = ranged(2, least=1)
     """How many of the newest checkpoints to keep, beside the best by the task's measure."""
@@ -364,11 +403,25 @@ def _check_values(config: TrainConfig) -> None:
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
     _check_optim(optim)
+    if optim.fused and trainer.precision == "16-mixed" and optim.max_norm is not None:
+        raise ValueError(
+            "optim.fused computes a step and undoes the scale of float16 in one, with no place between for "
+            "optim.max_norm; set one of the two to null, or trainer.precision=bf16-mixed"
+        )
+    _check_followed(config)
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, is {trainer.precision!r:.80}")
     _check_data(config.data)
     if bool(config.model.image_weights) != bool(config.model.text_weights):
         raise ValueError("model.image_weights and model.text_weights go together; set both or none")
+
+
+def _check_followed(config: TrainConfig) -> None:
+    """What follows from evaluations on the way needs some."""
+    trainer, is_plateau = config.trainer, config.optim.schedule == "plateau"
+    if (is_plateau or trainer.patience is not None) and not trainer.eval_every:
+        follower = "optim.schedule=plateau" if is_plateau else "trainer.patience"
+        raise ValueError(f"{follower} follows evaluations on the way, and trainer.eval_every is 0; set it")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -386,8 +439,9 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_optim(optim: OptimConfig) -> None:
-    if optim.schedule not in ("linear", "cosine", "step", "constant") and optim.schedule.isidentifier():
-        raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r:.80}")
+    if optim.schedule not in SCHEDULES and optim.schedule.isidentifier():
+        *most, last = map(repr, SCHEDULES)
+        raise ValueError(f"optim.schedule must be {', '.join(most)} or {last}, is {optim.schedule!r:.80}")
     if optim.schedule_options and optim.schedule.isidentifier():
         raise ValueError(f"optim.schedule_options are for a schedule of yours, {optim.schedule!r:.80} takes none")
     if optim.decay_milestone_ratio is not None and optim.schedule != "step":

@@ -26,6 +26,8 @@ from fiber_train.config import TrainerConfig
 from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_nonfinite
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
+from fiber_train.lora import adapter_state, load_adapter_state
+from fiber_train.progress import Progress
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, stopping
 from fiber_train.tracking import WAITING, Tracker
@@ -47,7 +49,10 @@ class Loop:
         average: Of the weights over the steps, to evaluate and keep in their place, or None.
         unreadable: Training samples that others were taken for, and how many may be.
         source_losses: Losses of each data set of several.
-        step: Optimizer steps done.
+        progress: Of the monitored measure, which may end the run.
+        step: Optimizer steps done, those among them that a scaler of float16 skipped.
+        skipped: How many these are; they have no `gradient_norm`.
+        skipped_unlogged: Those since the last time that losses were logged.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
         waited: Seconds of this process since then in which it waited for data.
@@ -64,7 +69,10 @@ class Loop:
     average: WeightAverage | None = None
     unreadable: Unreadable = field(default_factory=Unreadable)
     source_losses: SourceLosses = field(default_factory=SourceLosses)
+    progress: Progress = field(default_factory=Progress)
     step: int = 0
+    skipped: int = 0
+    skipped_unlogged: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
     waited: float = 0.0
@@ -78,7 +86,7 @@ class Loop:
         evaluate: Callable[[], Evaluation],
         owed: bool = False,
     ) -> bool:
-        """Trains until `max_steps` or until asked to stop.
+        """Trains until `max_steps`, until evaluations gain no more, or until asked to stop.
 
         Args:
             batches: Endless batches on the device.
@@ -88,7 +96,7 @@ class Loop:
             owed: Whether the evaluation after the steps already done is still to be made.
 
         Returns:
-            Whether all steps are done.
+            Whether all steps are done, or no more are wanted.
 
         Raises:
             NonFiniteLossError: Training diverged; the checkpoints before that are whole.
@@ -100,7 +108,7 @@ class Loop:
             agreed = _Agreement()
             if owed:
                 self._evaluate(tracker, evaluate, stop)
-            while self.step < self.config.max_steps:
+            while self.step < self.config.max_steps and not self.progress.is_over:
                 began = time.perf_counter()
                 try:
                     values, ids = self._step(self._patient(batches, stop))
@@ -147,6 +155,9 @@ class Loop:
             found = evaluate()
         tracker.log(self.step, {f"eval/{name}": value for name, value in found.numbers().items()})
         self.model.train()
+        self.progress.note(found, self.step)
+        if self.progress.is_over:
+            tracker.say(f"{self.progress}; the run ends after step {self.step} of {self.config.max_steps}")
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Any]]:
         """One optimizer step; gives the means of its losses and metrics, on the device."""
@@ -175,13 +186,33 @@ class Loop:
             )
             assert norm is not None
             values["gradient_norm"] = norm.detach()
+        if not self._update():
+            values.pop("gradient_norm", None)  # which was the reason
+        self.step += 1
+        return values, [name for part in parts for name in part["ids"]]
+
+    def _update(self) -> bool:
+        """Moves the weights, the schedule and the average, unless a scaler of float16 skips that.
+
+        To know whether it did costs a wait for the device, under float16 only.
+        """
+        scaler = self._scaler
+        scale = 0.0 if scaler is None else scaler.get_scale()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if scaler is not None and scaler.get_scale() < scale:
+            self.skipped += 1
+            self.skipped_unlogged += 1
+            return False
         self.scheduler.step()
         if self.average is not None:
             self.average.update()
-        self.step += 1
-        return values, [name for part in parts for name in part["ids"]]
+        return True
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps the gradients of float16 from vanishing, and skips steps in which they overflow."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     @contextmanager
     def _diagnosed(self, batch: dict[str, Any]) -> Iterator[None]:
@@ -210,7 +241,10 @@ class Loop:
         if not alone:
             sums = cast(Tensor, self.fabric.all_reduce(sums))
             self.sums = dict(zip(names, sums.unbind(), strict=True))
-        return dict(zip(names, (sums / self.counted).tolist(), strict=True))
+        means = dict(zip(names, (sums / self.counted).tolist(), strict=True))
+        if self.skipped_unlogged and "gradient_norm" in means:
+            means["gradient_norm"] *= self.counted / (self.counted - self.skipped_unlogged)
+        return means
 
     def _log(self, tracker: Tracker, ids: list[Any]) -> None:
         began = time.perf_counter()
@@ -218,11 +252,13 @@ class Loop:
         self.elapsed += time.perf_counter() - began  # of the device, which is behind
         if error := self._nonfinite(values, f"; the last batch held {ids[:8]}"):
             raise error
-        self.sums, self.counted = {}, 0
+        self.sums, self.counted, self.skipped_unlogged = {}, 0, 0
         values |= self.source_losses.take(self.fabric)
         self.unreadable.settle(self.fabric)
         if self.unreadable.replaced:
             values["unreadable"] = self.unreadable.replaced
+        if self.skipped:
+            values["skipped_steps"] = self.skipped
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         waiting = {WAITING: self.waited / self.elapsed}
         self.waited = self.elapsed = 0.0
@@ -254,11 +290,8 @@ class Loop:
         )
 
     def _nonfinite(self, values: dict[str, float], note: str = "") -> NonFiniteLossError | None:
-        """Of means since the last time that they were logged. A scaler of float16 mends infinite gradients itself."""
-        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
-        checked = (
-            value for name, value in values.items() if "loss" in name or (name == "gradient_norm" and not scaled)
-        )
+        """Of means since the last time that they were logged."""
+        checked = (value for name, value in values.items() if "loss" in name or name == "gradient_norm")
         if all(map(math.isfinite, checked)):
             return None
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -273,25 +306,30 @@ class Loop:
         """Optimizer, schedule, position in the data, step, and what is kept beside the model's weights."""
         return {
             "step": self.step,
+            "skipped": (self.skipped, self.skipped_unlogged),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "sampler": self.sampler.state_dict(),
             "model": self.model.module.training_state(),
+            "lora": adapter_state(self.model.module),
             "average": None if self.average is None else self.average.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "sums": self.sums,
             "counted": self.counted,
             "unreadable": self.unreadable.state_dict(),
             "source_losses": self.source_losses.state_dict(),
+            "progress": self.progress.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`; the weights come from the model folder beside it."""
         self.step = state["step"]
+        self.skipped, self.skipped_unlogged = state.get("skipped", (0, 0))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.sampler.load_state_dict(state["sampler"])
         self.model.module.load_training_state(state["model"])
+        load_adapter_state(self.model.module, state.get("lora", {}))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if state.get("precision"):  # the scale of losses in float16
@@ -302,6 +340,8 @@ class Loop:
         if "unreadable" in state:
             self.unreadable.load_state_dict(state["unreadable"])
         self.source_losses.load_state_dict(state.get("source_losses", {}), self.fabric.device)
+        if "progress" in state:
+            self.progress.load_state_dict(state["progress"])
 
 
 class _Agreement:

@@ -1,11 +1,8 @@
-"""The optimizer's groups and the learning rate's course (the original's, `spec` in the recipes)."""
+"""The optimizer and its groups of learning rates and decay (the original's)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from functools import partial
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -13,37 +10,28 @@ import torch
 from fiber_backbone.seams import load_object
 from fiber_heads import TaskModel
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from fiber_train.config import OptimConfig
+from fiber_train.patterns import find_parameters
+
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}  # those of them on which torch knows AdamW
 
 
-def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Takes parts of a model out of training.
 
     Args:
-        model: Its parameters below the prefixes need no gradients afterwards.
-        prefixes: Names of modules or parameters, such as "backbone.image_stream.patch_embed".
+        model: Its parameters that the patterns mean need no gradients afterwards.
+        patterns: Names of modules or parameters, such as "backbone.image_stream.patch_embed", or patterns of them.
 
     Raises:
-        ValueError: A prefix names nothing; the message gives the nearest name.
+        ValueError: A pattern means nothing, and the message gives the nearest names; or they mean everything.
     """
-    parameters = dict(model.named_parameters())
-    for prefix in prefixes:
-        found = [value for name, value in parameters.items() if f"{name}.".startswith(f"{prefix}.")]
-        if not found:
-            names = [
-                *(
-                    name
-                    for name, module in model.named_modules()
-                    if name and next(module.parameters(), None) is not None
-                ),
-                *parameters,
-            ]
-            near = get_close_matches(prefix, names, n=1, cutoff=0)[0]
-            raise ValueError(f"optim.frozen: the model has no part {prefix!r}; did you mean {near!r}?")
-        for parameter in found:
+    for pattern in patterns:
+        for parameter in find_parameters(model, pattern, "optim.frozen").values():
             parameter.requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("optim.frozen: these freeze every parameter of the model, and nothing is left to train")
 
 
 def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, Any]]:
@@ -55,10 +43,12 @@ def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, An
 
     Returns:
         Groups for an optimizer, with `name` and `parameter_names` beside the usual keys. A name is such as
-        "cross_modal", and, where their multipliers are not 1, "language_cross_modal" or "cross_modal_bias".
+        "cross_modal", and, where their multipliers are not 1, "language_cross_modal" or "cross_modal_bias"; by layer
+        decay "base_12", twelve blocks deep.
     """
     cross_modal, heads = model.cross_modal_parameter_names(), model.head_parameter_names()
     language, not_decayed = model.language_parameter_names(), model.no_weight_decay()
+    depths = model.depths() if config.layer_decay != 1 else {}
     multipliers = {
         "base": 1.0,
         "head": config.head_multiplier,
@@ -76,6 +66,8 @@ def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, An
             kind, rate = f"language_{kind}", rate * config.language_multiplier
         if config.bias_multiplier != 1 and "bias" in name.rpartition(".")[2]:
             kind, rate = f"{kind}_bias", rate * config.bias_multiplier
+        if config.layer_decay != 1 and (depth := depths.get(name, 0)):
+            kind, rate = f"{kind}_{depth}", rate * config.layer_decay**depth
         decays = name not in not_decayed or (config.original_decay and model.decayed_by_original(name))
         empty = {"name": kind, "params": [], "parameter_names": [], "lr": rate}
         group = groups.setdefault((kind, decays), {**empty, "weight_decay": config.weight_decay if decays else 0.0})
@@ -84,124 +76,39 @@ def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, An
     return list(groups.values())
 
 
-def build_optimizer(model: TaskModel, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: TaskModel, config: OptimConfig, device: torch.device | None = None, precision: str = "32-true"
+) -> torch.optim.Optimizer:
     """The optimizer over `parameter_groups`, without the parts of the model that are frozen.
+
+    Args:
+        model: Its frozen parts need no gradients afterwards.
+        config: Which optimizer, and its rates.
+        device: Where the parameters will be when it steps; by default where they are.
+        precision: Of the run, as Fabric calls it.
 
     Raises:
         ValueError: There is no such optimizer, or it does not take the options.
     """
     freeze(model, config.frozen)
     make = load_object(config.optimizer)
-    known = {"betas": config.betas, "eps": config.eps}
+    known: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
     own = {name: value for name, value in known.items() if name in signature(make).parameters}
+    if config.fused is not None:
+        own["fused"] = config.fused
+    elif _can_fuse(make, model, config, device, precision):
+        own["fused"] = True
     try:
         return make(parameter_groups(model, config), **{**own, **config.options})
-    except TypeError as error:
-        raise ValueError(f"optim.options do not fit {config.optimizer}: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        settings = "optim.options" if config.fused is None else "optim.options or optim.fused"
+        raise ValueError(f"{settings} do not fit {config.optimizer}: {error}") from error
 
 
-class Schedule(LambdaLR):
-    """The course of the learning rates, and of the weight decay if that has one; stepped once an optimizer step.
-
-    Args:
-        optimizer: Its groups are changed.
-        rate: The learning rate of a step over its peak.
-        decay: The weight decay of a step over its first; by default it stays.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        rate: Callable[[int], float],
-        decay: Callable[[int], float] | None = None,
-    ) -> None:
-        self._decay = decay
-        super().__init__(optimizer, rate)
-
-    def step(self, epoch: int | None = None) -> None:
-        """Sets the rates and decays of the next optimizer step."""
-        super().step(epoch)
-        self._set_decays()
-
-    def state_dict(self) -> dict[str, Any]:
-        """How far it is; the course itself comes from the configuration."""
-        return {name: value for name, value in super().state_dict().items() if name != "_decay"}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from `state_dict`, at the rates and decays that this course has there: it may have become longer."""
-        super().load_state_dict(state_dict)
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
-            group["lr"] = base * factor(self.last_epoch)
-        self._set_decays()
-
-    def _set_decays(self) -> None:
-        if self._decay is not None:
-            for group in self.optimizer.param_groups:
-                first = group.setdefault("initial_weight_decay", group["weight_decay"])
-                group["weight_decay"] = first * self._decay(self.last_epoch)
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int) -> LRScheduler:
-    """Linear warm-up, then the chosen course until `max_steps`; stepped once an optimizer step.
-
-    Raises:
-        ValueError: There is no such schedule, or it does not take the options.
-    """
-    if not config.schedule.isidentifier():
-        make = load_object(config.schedule)
-        if isinstance(make, type) and issubclass(make, LRScheduler):
-            try:
-                return make(optimizer, **config.schedule_options)
-            except TypeError as error:
-                raise ValueError(f"optim.schedule_options do not fit {config.schedule}: {error}") from error
-    decay = None if config.decay_milestone_ratio is None else weight_decay_factor(config, max_steps)
-    return Schedule(optimizer, learning_rate_factor(config, max_steps), decay)
-
-
-def learning_rate_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """The learning rate of a step over its peak."""
-    warmup = warmup_steps(config, max_steps)
-    course = _course(config, warmup, max_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return config.warmup_start + (1 - config.warmup_start) * (step / warmup)
-        return course(step)
-
-    return factor
-
-
-def warmup_steps(config: OptimConfig, max_steps: int) -> int:
-    """Steps of warm-up; a tenth of the run where more were asked for than it has, which would never reach the peak."""
-    steps = int(config.warmup * max_steps) if config.warmup < 1 else int(config.warmup)
-    return steps if steps <= max_steps else max_steps // 10
-
-
-def _course(config: OptimConfig, warmup: int, max_steps: int) -> Callable[[int], float]:
-    """What follows the warm-up."""
-
-    def progress(step: int) -> float:
-        return min(1.0, (step - warmup) / max(1, max_steps - warmup))
-
-    milestones = _milestone_steps(config, max_steps)
-    match config.schedule:
-        case "constant":
-            return lambda step: 1.0
-        case "linear":
-            return lambda step: 1.0 - progress(step)
-        case "cosine":
-            return lambda step: (1 + math.cos(math.pi * progress(step))) / 2
-        case "step":
-            return lambda step: config.milestone_factor ** sum(step >= milestone for milestone in milestones)
-    return partial(load_object(config.schedule), max_steps=max_steps, **config.schedule_options)
-
-
-def weight_decay_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """The weight decay of a step over its first: it falls with the learning rate, but before it."""
-    ratio = 1.0 if config.decay_milestone_ratio is None else config.decay_milestone_ratio
-    milestones = [ratio * milestone for milestone in _milestone_steps(config, max_steps)]
-    return lambda step: config.milestone_factor ** sum(step >= milestone for milestone in milestones)
-
-
-def _milestone_steps(config: OptimConfig, max_steps: int) -> list[int]:
-    return [round(share * max_steps) for share in config.milestones]
+def _can_fuse(make: Any, model: nn.Module, config: OptimConfig, device: torch.device | None, precision: str) -> bool:
+    """Whether torch computes a step of this optimizer in one kernel there, and nothing comes between."""
+    devices = {parameter.device.type for parameter in model.parameters()} if device is None else {device.type}
+    if make not in (torch.optim.AdamW, torch.optim.Adam) or not devices <= FUSED_DEVICES:
+        return False
+    clips_scaled = precision == "16-mixed" and config.max_norm is not None  # that kernel undoes the scale itself
+    return not clips_scaled and not config.options.keys() & {"foreach", "fused", "differentiable"}

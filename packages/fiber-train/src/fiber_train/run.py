@@ -32,10 +32,13 @@ from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.launch import as_launched, environment
 from fiber_train.loop import Loop
+from fiber_train.lora import add_adapters, merged
 from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
-from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
+from fiber_train.optim import build_optimizer
 from fiber_train.peers import ending_together
+from fiber_train.progress import Progress
 from fiber_train.run_folder import claimed, on_first
+from fiber_train.schedule import PlateauSchedule, build_scheduler, warmup_steps
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
@@ -105,8 +108,9 @@ def build_fabric(
     """
     trainer = task.config.trainer = as_launched(task.config.trainer)
     strategy = trainer.strategy
-    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and task.needs_unused_parameters():
-        strategy = "ddp_find_unused_parameters_true"
+    several = trainer.devices * trainer.num_nodes > 1
+    if several and strategy in ("auto", "ddp", "ddp_spawn", "ddp_fork") and task.needs_unused_parameters():
+        strategy = f"{strategy.replace('auto', 'ddp')}_find_unused_parameters_true"
     try:
         fabric = Fabric(
             accelerator=trainer.accelerator,
@@ -152,7 +156,8 @@ class _Run:
 
     def write_model(self, folder: Path) -> None:
         """The model, its processor and its task's settings."""
-        self.model.save_pretrained(folder)
+        with merged(self.model):
+            self.model.save_pretrained(folder)
         write_task(self.task, folder)
 
     def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
@@ -174,6 +179,8 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     model.processor = processor
     if checkpoint is not None:
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    if config.optim.lora is not None:
+        add_adapters(model, config.optim.lora)
     dataset, sampling = make_training_set(task, samples, processor, model)
     data = build_training_data(config, dataset, fabric, task.make_collator(processor, True), sampling)
     trainer = _with_steps(config.trainer, data)
@@ -181,7 +188,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         if epoch := describe_epoch(task, sampling):
             say(epoch)
         _tell_warmup(config.optim, trainer.max_steps)
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, fabric.device, trainer.precision)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
@@ -198,6 +205,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         average,
         Unreadable(config.data.max_unreadable),
         SourceLosses([source.name for source in config.data.sources]),
+        Progress(task.keeps_best_by, trainer.patience, scheduler if isinstance(scheduler, PlateauSchedule) else None),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
@@ -265,9 +273,11 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             fabric.call("on_train_start", loop=loop, model=run.model)
             batches = endless(run.data, fabric, run.processor)
             if loop.run(batches, tracker, save, evaluate, owed and loop.step < trainer.max_steps):
-                with stop.at_once():
-                    results = evaluate()
-                tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
+                results = loop.progress.found if loop.progress.is_over else None
+                if results is None:
+                    with stop.at_once():
+                        results = evaluate()
+                    tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
             else:
                 tracker.say(f"stopped after step {loop.step}; the same command goes on from there")
     except Stopped:
@@ -283,10 +293,13 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
 
 
 def _owes_evaluation(out: Path, loop: Loop) -> bool:
-    """Whether the evaluation after the steps of the checkpoint may have been cut off: nothing was logged after it."""
+    """Whether the evaluation after the steps of the checkpoint is to be made, once more if later steps follow from it.
+
+    It may have been cut off where nothing was logged after it.
+    """
     every, steps = loop.config.eval_every, loop.config.max_steps
     due = loop.step == steps or (every > 0 and loop.step > 0 and loop.step % every == 0)
-    return due and all(step <= loop.step for step, _, _ in read_metrics(out))
+    return due and (loop.progress.matters or all(step <= loop.step for step, _, _ in read_metrics(out)))
 
 
 def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:

@@ -32,9 +32,11 @@ FREE_SETTINGS = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.compile",
     "trainer.threads",
     "trainer.log_every",
     "trainer.eval_every",
+    "trainer.patience",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
     "trainer.tensorboard",
@@ -98,11 +100,14 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     path = out / CONFIG_FILE
     if not path.is_file():
         return
-    old, new = _flat(OmegaConf.to_container(read_recipe(path), resolve=True)), _flat(asdict(config))
+    new = _flat(asdict(config))
+    unsaid = _flat(asdict(TrainConfig(task=type(config.task)())))  # of settings that are newer than the run
+    old = {**unsaid, **_flat(OmegaConf.to_container(read_recipe(path), resolve=True))}
     before = (read_marker(out) or {}).get("paths", _resolved(old))
+    gone = {key: None for key in old if key not in new and key.rpartition(".")[0] in new}  # of a group that is none now
     differing = [
         f"{key} (was {old.get(key)!r}, is {value!r})"
-        for key, value in new.items()
+        for key, value in {**new, **gone}.items()
         if not key.startswith(FREE_SETTINGS) and not _same(key, old.get(key), value, before)
     ]
     if differing:
