@@ -16,7 +16,8 @@ from fiber_heads.grounding.model import FiberForGrounding
 from fiber_heads.task import TaskOutput
 from fiber_train.config import OptimConfig, TrainerConfig, load_config
 from fiber_train.loop import Loop
-from fiber_train.optim import build_optimizer, build_scheduler, parameter_groups
+from fiber_train.optim import build_optimizer, parameter_groups
+from fiber_train.schedule import build_scheduler
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
@@ -211,7 +212,7 @@ def test_step_schedule(solver: dict) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.schedule=steps", "must be 'linear', 'cosine', 'step' or 'constant', is 'steps'"),
+        ("optim.schedule=steps", "must be 'linear', 'cosine', 'step', 'constant' or 'plateau', is 'steps'"),
         ("optim.milestones=[0.5,600]", r"optim.milestones\[1\] must be between 0 and 1, is 600.0"),
         ("optim.decay_milestone_ratio=0.667", "needs optim.schedule=step"),
         ("optim.ema_decay=1", "between 0 and 1, is 1.0"),

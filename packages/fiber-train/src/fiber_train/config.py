@@ -22,6 +22,7 @@ from fiber_train.typed_words import SOURCE, read_words
 DEFAULT_TASK = "pretraining"
 LONGEST_NAME = 200  # characters of a task's
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+SCHEDULES = ("linear", "cosine", "step", "constant", "plateau")
 LARGEST = 2**31 - 1  # tokens, pixels, threads: more than there are
 
 
@@ -95,6 +96,16 @@ class ModelConfig(Ranged):
 
 
 @dataclass
+class PlateauConfig(Ranged):
+    """When the rate falls by `optim.schedule=plateau`, as torch's `ReduceLROnPlateau` counts."""
+
+    patience: int = ranged(3, least=0, most=LARGEST)
+    """Evaluations without gain in the measure of `task.monitor` that are let pass; at the next one the rate falls."""
+    factor: float = ranged(0.1, above=0, below=1)
+    """What it is multiplied by then."""
+
+
+@dataclass
 class OptimConfig(Ranged):
     """An optimizer over groups of learning rates, each with and without weight decay."""
 
@@ -124,7 +135,8 @@ class OptimConfig(Ranged):
     frozen: list[str] = field(default_factory=list)
     """Parts that are not trained, such as "backbone.image_stream.patch_embed"."""
     schedule: str = "linear"
-    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), or "constant".
+    """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), "constant", or
+    "plateau" (falling where evaluations gain no more, see `plateau`).
 
     Or an import path: of a function `(step, max_steps, **schedule_options)` that gives the rate over its peak, applied
     after the warm-up; or of an `LRScheduler`, built as `scheduler(optimizer, **schedule_options)`, without warm-up."""
@@ -133,6 +145,7 @@ class OptimConfig(Ranged):
     """Shares of all steps after which the rate falls ("step")."""
     milestone_factor: float = ranged(0.1, least=0, most=1)
     """What the rate is multiplied by at each milestone ("step")."""
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
     decay_milestone_ratio: float | None = ranged(None, above=0, most=1)
     """The weight decay falls like the rate, once this share of the way to a milestone is done; none to keep it."""
     warmup: float = ranged(0.1, least=0, most=1e12)
@@ -170,6 +183,8 @@ class TrainerConfig(Ranged):
     log_every: int = ranged(20, least=1)
     eval_every: float = ranged(0, least=0, most=1e12)
     """Steps between evaluations, or a share of all steps below 1; 0 for one at the end."""
+    patience: int | None = ranged(None, least=1, most=LARGEST)
+    """Evaluations without gain in the measure of `task.monitor` after which the run ends; none to do all steps."""
     checkpoint_every: int = ranged(1000, least=1)
     keep_checkpoints: int = ranged(2, least=1)
     """How many of the newest checkpoints to keep, beside the best by the task's measure."""
@@ -364,11 +379,20 @@ def _check_values(config: TrainConfig) -> None:
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
     _check_optim(optim)
+    _check_followed(config)
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, is {trainer.precision!r:.80}")
     _check_data(config.data)
     if bool(config.model.image_weights) != bool(config.model.text_weights):
         raise ValueError("model.image_weights and model.text_weights go together; set both or none")
+
+
+def _check_followed(config: TrainConfig) -> None:
+    """What follows from evaluations on the way needs some."""
+    trainer, is_plateau = config.trainer, config.optim.schedule == "plateau"
+    if (is_plateau or trainer.patience is not None) and not trainer.eval_every:
+        follower = "optim.schedule=plateau" if is_plateau else "trainer.patience"
+        raise ValueError(f"{follower} follows evaluations on the way, and trainer.eval_every is 0; set it")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -386,8 +410,9 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_optim(optim: OptimConfig) -> None:
-    if optim.schedule not in ("linear", "cosine", "step", "constant") and optim.schedule.isidentifier():
-        raise ValueError(f"optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is {optim.schedule!r:.80}")
+    if optim.schedule not in SCHEDULES and optim.schedule.isidentifier():
+        *most, last = map(repr, SCHEDULES)
+        raise ValueError(f"optim.schedule must be {', '.join(most)} or {last}, is {optim.schedule!r:.80}")
     if optim.schedule_options and optim.schedule.isidentifier():
         raise ValueError(f"optim.schedule_options are for a schedule of yours, {optim.schedule!r:.80} takes none")
     if optim.decay_milestone_ratio is not None and optim.schedule != "step":

@@ -26,6 +26,7 @@ from fiber_train.config import TrainerConfig
 from fiber_train.divergence import NonFiniteLossError, find_nan_output, find_nonfinite
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
+from fiber_train.progress import Progress
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, stopping
 from fiber_train.tracking import WAITING, Tracker
@@ -47,6 +48,7 @@ class Loop:
         average: Of the weights over the steps, to evaluate and keep in their place, or None.
         unreadable: Training samples that others were taken for, and how many may be.
         source_losses: Losses of each data set of several.
+        progress: Of the monitored measure, which may end the run.
         step: Optimizer steps done.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
@@ -64,6 +66,7 @@ class Loop:
     average: WeightAverage | None = None
     unreadable: Unreadable = field(default_factory=Unreadable)
     source_losses: SourceLosses = field(default_factory=SourceLosses)
+    progress: Progress = field(default_factory=Progress)
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
@@ -78,7 +81,7 @@ class Loop:
         evaluate: Callable[[], Evaluation],
         owed: bool = False,
     ) -> bool:
-        """Trains until `max_steps` or until asked to stop.
+        """Trains until `max_steps`, until evaluations gain no more, or until asked to stop.
 
         Args:
             batches: Endless batches on the device.
@@ -88,7 +91,7 @@ class Loop:
             owed: Whether the evaluation after the steps already done is still to be made.
 
         Returns:
-            Whether all steps are done.
+            Whether all steps are done, or no more are wanted.
 
         Raises:
             NonFiniteLossError: Training diverged; the checkpoints before that are whole.
@@ -100,7 +103,7 @@ class Loop:
             agreed = _Agreement()
             if owed:
                 self._evaluate(tracker, evaluate, stop)
-            while self.step < self.config.max_steps:
+            while self.step < self.config.max_steps and not self.progress.is_over:
                 began = time.perf_counter()
                 try:
                     values, ids = self._step(self._patient(batches, stop))
@@ -147,6 +150,9 @@ class Loop:
             found = evaluate()
         tracker.log(self.step, {f"eval/{name}": value for name, value in found.numbers().items()})
         self.model.train()
+        self.progress.note(found, self.step)
+        if self.progress.is_over:
+            tracker.say(f"{self.progress}; the run ends after step {self.step} of {self.config.max_steps}")
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Any]]:
         """One optimizer step; gives the means of its losses and metrics, on the device."""
@@ -283,6 +289,7 @@ class Loop:
             "counted": self.counted,
             "unreadable": self.unreadable.state_dict(),
             "source_losses": self.source_losses.state_dict(),
+            "progress": self.progress.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -302,6 +309,8 @@ class Loop:
         if "unreadable" in state:
             self.unreadable.load_state_dict(state["unreadable"])
         self.source_losses.load_state_dict(state.get("source_losses", {}), self.fabric.device)
+        if "progress" in state:
+            self.progress.load_state_dict(state["progress"])
 
 
 class _Agreement:

@@ -1,11 +1,9 @@
-"""The optimizer's groups and the learning rate's course (the original's, `spec` in the recipes)."""
+"""The optimizer and its groups of learning rates and decay (the original's)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from fiber_backbone.seams import load_object
 from fiber_heads import TaskModel
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from fiber_train.config import OptimConfig
 
@@ -98,110 +95,3 @@ def build_optimizer(model: TaskModel, config: OptimConfig) -> torch.optim.Optimi
         return make(parameter_groups(model, config), **{**own, **config.options})
     except TypeError as error:
         raise ValueError(f"optim.options do not fit {config.optimizer}: {error}") from error
-
-
-class Schedule(LambdaLR):
-    """The course of the learning rates, and of the weight decay if that has one; stepped once an optimizer step.
-
-    Args:
-        optimizer: Its groups are changed.
-        rate: The learning rate of a step over its peak.
-        decay: The weight decay of a step over its first; by default it stays.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        rate: Callable[[int], float],
-        decay: Callable[[int], float] | None = None,
-    ) -> None:
-        self._decay = decay
-        super().__init__(optimizer, rate)
-
-    def step(self, epoch: int | None = None) -> None:
-        """Sets the rates and decays of the next optimizer step."""
-        super().step(epoch)
-        self._set_decays()
-
-    def state_dict(self) -> dict[str, Any]:
-        """How far it is; the course itself comes from the configuration."""
-        return {name: value for name, value in super().state_dict().items() if name != "_decay"}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from `state_dict`, at the rates and decays that this course has there: it may have become longer."""
-        super().load_state_dict(state_dict)
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
-            group["lr"] = base * factor(self.last_epoch)
-        self._set_decays()
-
-    def _set_decays(self) -> None:
-        if self._decay is not None:
-            for group in self.optimizer.param_groups:
-                first = group.setdefault("initial_weight_decay", group["weight_decay"])
-                group["weight_decay"] = first * self._decay(self.last_epoch)
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int) -> LRScheduler:
-    """Linear warm-up, then the chosen course until `max_steps`; stepped once an optimizer step.
-
-    Raises:
-        ValueError: There is no such schedule, or it does not take the options.
-    """
-    if not config.schedule.isidentifier():
-        make = load_object(config.schedule)
-        if isinstance(make, type) and issubclass(make, LRScheduler):
-            try:
-                return make(optimizer, **config.schedule_options)
-            except TypeError as error:
-                raise ValueError(f"optim.schedule_options do not fit {config.schedule}: {error}") from error
-    decay = None if config.decay_milestone_ratio is None else weight_decay_factor(config, max_steps)
-    return Schedule(optimizer, learning_rate_factor(config, max_steps), decay)
-
-
-def learning_rate_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """The learning rate of a step over its peak."""
-    warmup = warmup_steps(config, max_steps)
-    course = _course(config, warmup, max_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return config.warmup_start + (1 - config.warmup_start) * (step / warmup)
-        return course(step)
-
-    return factor
-
-
-def warmup_steps(config: OptimConfig, max_steps: int) -> int:
-    """Steps of warm-up; a tenth of the run where more were asked for than it has, which would never reach the peak."""
-    steps = int(config.warmup * max_steps) if config.warmup < 1 else int(config.warmup)
-    return steps if steps <= max_steps else max_steps // 10
-
-
-def _course(config: OptimConfig, warmup: int, max_steps: int) -> Callable[[int], float]:
-    """What follows the warm-up."""
-
-    def progress(step: int) -> float:
-        return min(1.0, (step - warmup) / max(1, max_steps - warmup))
-
-    milestones = _milestone_steps(config, max_steps)
-    match config.schedule:
-        case "constant":
-            return lambda step: 1.0
-        case "linear":
-            return lambda step: 1.0 - progress(step)
-        case "cosine":
-            return lambda step: (1 + math.cos(math.pi * progress(step))) / 2
-        case "step":
-            return lambda step: config.milestone_factor ** sum(step >= milestone for milestone in milestones)
-    return partial(load_object(config.schedule), max_steps=max_steps, **config.schedule_options)
-
-
-def weight_decay_factor(config: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """The weight decay of a step over its first: it falls with the learning rate, but before it."""
-    ratio = 1.0 if config.decay_milestone_ratio is None else config.decay_milestone_ratio
-    milestones = [ratio * milestone for milestone in _milestone_steps(config, max_steps)]
-    return lambda step: config.milestone_factor ** sum(step >= milestone for milestone in milestones)
-
-
-def _milestone_steps(config: OptimConfig, max_steps: int) -> list[int]:
-    return [round(share * max_steps) for share in config.milestones]

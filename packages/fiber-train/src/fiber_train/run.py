@@ -32,8 +32,10 @@ from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.loop import Loop
 from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
-from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
+from fiber_train.optim import build_optimizer
+from fiber_train.progress import Progress
 from fiber_train.run_folder import claimed, on_first
+from fiber_train.schedule import PlateauSchedule, build_scheduler, warmup_steps
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
@@ -191,6 +193,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         average,
         Unreadable(config.data.max_unreadable),
         SourceLosses([source.name for source in config.data.sources]),
+        Progress(task.keeps_best_by, trainer.patience, scheduler if isinstance(scheduler, PlateauSchedule) else None),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
@@ -258,9 +261,11 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             fabric.call("on_train_start", loop=loop, model=run.model)
             batches = endless(run.data, fabric, run.processor)
             if loop.run(batches, tracker, save, evaluate, owed and loop.step < trainer.max_steps):
-                with stop.at_once():
-                    results = evaluate()
-                tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
+                results = loop.progress.found if loop.progress.is_over else None
+                if results is None:
+                    with stop.at_once():
+                        results = evaluate()
+                    tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
             else:
                 tracker.say(f"stopped after step {loop.step}; the same command goes on from there")
     except Stopped:
@@ -276,10 +281,13 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
 
 
 def _owes_evaluation(out: Path, loop: Loop) -> bool:
-    """Whether the evaluation after the steps of the checkpoint may have been cut off: nothing was logged after it."""
+    """Whether the evaluation after the steps of the checkpoint is to be made, once more if later steps follow from it.
+
+    It may have been cut off where nothing was logged after it.
+    """
     every, steps = loop.config.eval_every, loop.config.max_steps
     due = loop.step == steps or (every > 0 and loop.step > 0 and loop.step % every == 0)
-    return due and all(step <= loop.step for step, _, _ in read_metrics(out))
+    return due and (loop.progress.matters or all(step <= loop.step for step, _, _ in read_metrics(out)))
 
 
 def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:

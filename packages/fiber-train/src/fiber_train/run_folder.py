@@ -35,6 +35,7 @@ FREE_SETTINGS = (
     "trainer.threads",
     "trainer.log_every",
     "trainer.eval_every",
+    "trainer.patience",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
     "trainer.tensorboard",
@@ -98,7 +99,9 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     path = out / CONFIG_FILE
     if not path.is_file():
         return
-    old, new = _flat(OmegaConf.to_container(read_recipe(path), resolve=True)), _flat(asdict(config))
+    new = _flat(asdict(config))
+    unsaid = _flat(asdict(TrainConfig(task=type(config.task)())))  # of settings that are newer than the run
+    old = {**unsaid, **_flat(OmegaConf.to_container(read_recipe(path), resolve=True))}
     before = (read_marker(out) or {}).get("paths", _resolved(old))
     differing = [
         f"{key} (was {old.get(key)!r}, is {value!r})"
