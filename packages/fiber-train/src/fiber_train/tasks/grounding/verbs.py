@@ -1,4 +1,4 @@
-"""`fiber detect`, `fiber ground`, `fiber refer`."""
+"""`fiber detect`, `fiber ground`, `fiber refer`, `fiber odinw`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,35 @@ def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
         return model.refer(options.image, options.expression)[0]
 
     return lambda options: _show(find, options)
+
+
+def odinw(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Fine-tune on all data sets of ODinW, each from the same weights, and average."""
+    parser.add_argument("root", type=Path, help="folder of the data sets, as GLIP names them")
+    parser.add_argument("--out", type=Path, required=True, help="folder for a run of each, and odinw.json")
+    parser.add_argument(
+        "--sets", default="13", help="13, 35, names with commas between, or a YAML file like ours (%(default)s)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="settings of all runs, such as model.checkpoint=runs/fine task.shots=3; a word without = is a recipe to "
+        "lay over odinw, such as linear_probe",
+    )
+    return _odinw
+
+
+def _odinw(options: Namespace) -> int:
+    from fiber_train.stopping import STATUS
+    from fiber_train.tasks.grounding.odinw import as_table, choose_sets, run_odinw
+
+    recipes = [word for word in options.overrides if "=" not in word]
+    overrides = [word for word in options.overrides if "=" in word]
+    found = run_odinw(options.root, options.out, choose_sets(options.sets), recipes, overrides)
+    if found is None:
+        return STATUS
+    sys.stdout.write(as_table(found))
+    return 0
 
 
 def _add_image(parser: ArgumentParser) -> None:
