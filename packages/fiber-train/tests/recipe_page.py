@@ -51,8 +51,12 @@ def _rows(name: str, entry: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     recipe, why = f"`{' '.join(entry['layers'])}`", entry.get("why", {})
     mine = ours(entry)
     for key, value in sorted(entry["settings"].items()):
-        yield recipe, f"`{key}`", _shown(value), _shown(mine[key]) if mine[key] != value else "=", (
-            why.get(key, "") if mine[key] != value else ""
+        yield (
+            recipe,
+            f"`{key}`",
+            _shown(value),
+            _shown(mine[key]) if mine[key] != value else "=",
+            (why.get(key, "") if mine[key] != value else ""),
         )
     for what, original, own, reason in entry.get("beside", []):
         yield recipe, what, original, own, reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from fiber_train.run import train
 from fiber_train.tasks.base import make_task
 from fiber_train.tasks.grounding.boxes import worded_categories
 from fiber_train.tasks.grounding.evaluation import describe
+from fiber_train.tasks.grounding.task import usual_copies
 from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
 from PIL import Image
 
 from .conftest import FEW
+from .layouts import write_lvis, write_roboflow
 from .test_run import asked_to_stop, assert_same, losses
 
 LITTLE = ["task.model.num_blocks=1", "task.model.channels=16", "task.detection.score_threshold=0"]
@@ -37,38 +38,14 @@ def read(path: Path) -> Any:
     return Evaluation.from_json(content) if path.name == "evaluation.json" else content
 
 
-def write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 @pytest.fixture(scope="module")
 def as_lvis(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images in LVIS's form, circles being rare."""
-    root = tmp_path_factory.mktemp("lvis")
-    for split, name in (("train", "train"), ("val", "val")):
-        content = read(scenes / "annotations" / f"instances_{split}.json")
-        for category in content["categories"]:
-            category["frequency"] = "r" if category["name"] == "circle" else "f"
-        for image in content["images"]:
-            image |= {"neg_category_ids": [1, 2, 3, 4], "not_exhaustive_category_ids": []}
-            image["coco_url"] = f"http://images.example/{split}/{image.pop('file_name')}"
-        write(root / f"lvis_v1_{name}.json", content)
-    (root / "images").symlink_to(scenes / "images")
-    return root
+    return write_lvis(scenes, tmp_path_factory.mktemp("lvis"))
 
 
 @pytest.fixture(scope="module")
 def as_roboflow(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images as a data set of ODinW, with the category 0 that stands for the data set."""
-    root = tmp_path_factory.mktemp("odinw")
-    for split, name in (("train", "train"), ("val", "valid")):
-        content = read(scenes / "annotations" / f"instances_{split}.json")
-        content["categories"].insert(0, {"id": 0, "name": "shape", "supercategory": "none"})
-        write(root / name / "_annotations.coco.json", content)
-        for image in (scenes / "images" / split).iterdir():
-            os.link(image, root / name / image.name)
-    return root
+    return write_roboflow(scenes, tmp_path_factory.mktemp("odinw"))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +151,10 @@ def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: 
     out = finetune("odinw", *root)
     assert {row["category_id"] for row in read(out / "best" / "detections.json")} <= {1, 2, 3, 4}
     few = finetune("odinw", *root, "task.shots=2", "trainer.batch_size=2", name="few")
-    assert len(make_task(load_config(few / "config.yaml")).samples("train", training=True).detection.samples) <= 8
+    chosen = make_task(load_config(few / "config.yaml")).samples("train", training=True).detection.samples
+    assert len({sample["id"] for sample in chosen}) <= 8
+    assert [usual_copies(shots) for shots in (1, 3, 5, 10, 50)] == [8, 4, 2, 1, 1]
+    assert len(chosen) == 4 * len({sample["id"] for sample in chosen})
     assert "AP" in read(few / "best" / "evaluation.json")
 
     given = [*root, "out=o", "task.wording={cross: 'two {crossed bars} of a color'}"]

@@ -2,9 +2,9 @@
 
 Weights, gradients, moments and the average are counted. What a step computes is measured: its forward and backward pass
 are run with few samples, on whatever device the model is, and every tensor is counted while it lives, but gradients of
-weights, which go at once; two counts of samples tell what each of them adds. Recomputed blocks, frozen parts and the precision are thus in it. What is not: the
-memory that a device's library and its allocator take for themselves, about 1 GB on CUDA, and buffers of processes for
-each other.
+weights, which go at once; two counts of samples tell what each of them adds. Recomputed blocks, frozen parts and the
+precision are thus in it. What is not: the memory that a device's library and its allocator take for themselves, about
+1 GB on CUDA, and buffers of processes for each other.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def estimate_memory(
     )
 
 
-def estimate_run(task: Task[Any], model: nn.Module, data: TrainingData, processor: Any, fabric: Fabric) -> MemoryEstimate:
+def estimate_run(
+    task: Task[Any], model: nn.Module, data: TrainingData, processor: Any, fabric: Fabric
+) -> MemoryEstimate:
     """The memory of a step of a run in each of its processes, by its first training samples.
 
     Args:
@@ -141,9 +143,7 @@ def _first_samples(data: TrainingData, count: int, processor: Any, fabric: Fabri
     return next(iter(OnDevice(loader, fabric, processor)))
 
 
-def _peak(
-    model: nn.Module, batch: Mapping[str, Any], autocast: Callable[[], AbstractContextManager[Any]]
-) -> int:
+def _peak(model: nn.Module, batch: Mapping[str, Any], autocast: Callable[[], AbstractContextManager[Any]]) -> int:
     """The most bytes that a step on a batch makes, the gradients of weights left out."""
     learning = [value for value in model.parameters() if value.requires_grad]
     hooks = [value.register_post_accumulate_grad_hook(_drop) for value in learning]

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fiber_eval import odinw_average
 from yaml import safe_load
@@ -19,7 +18,6 @@ from fiber_train.checkpoint import load_model
 from fiber_train.config import load_config
 from fiber_train.evaluation import Evaluation, write_json
 from fiber_train.ownership import check_ours, locked, mark
-from fiber_train.recipe_files import as_yaml
 from fiber_train.run import build_fabric, train
 from fiber_train.stopping import say
 from fiber_train.tasks.base import check_monitor
@@ -117,9 +115,7 @@ def run_odinw(
     return table
 
 
-def _run_one(
-    root: Path, out: Path, data: WildData, recipes: Sequence[str], overrides: Sequence[str]
-) -> float | None:
+def _run_one(root: Path, out: Path, data: WildData, recipes: Sequence[str], overrides: Sequence[str]) -> float | None:
     """The AP of the best weights on the test split, or, where there is none, on the one they were chosen by."""
     done = out / TEST_FILE
     if not done.is_file():

@@ -51,7 +51,7 @@ class Looker:
 
     Attributes:
         batches: Gives the evaluation batches of the data set that is made with the options of a view, as keywords.
-        views: One at least.
+        views: One at least, the first as images are.
         merging: See `TestTime`.
     """
 
