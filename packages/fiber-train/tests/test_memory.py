@@ -70,9 +70,11 @@ def test_tensors_count_while_they_live() -> None:
         one = torch.zeros(1000)
         view = one[10:]
         two = one + 1
-        del one, view
+        del one
+        assert peak.now == 8000, "a view holds what it is of"
+        del view
         three = two * 2
-    assert peak.most == peak.now + 4000 == 12000
+    assert peak.most == peak.now == 8000
     del two, three
     assert peak.now == 0
 
@@ -82,10 +84,11 @@ def test_more_samples_have_to_be_more() -> None:
         estimate_memory(Layers(), (batch(8), batch(8)), (8, 8), 8)
 
 
-def test_a_run_tells_its_own(small_run, tmp_path: Path) -> None:
+def test_a_run_tells_its_own(small_run) -> None:
     whole, parts = small_run(), small_run("parts", "trainer.accumulate=2", "optim.ema_decay=0.9")
     estimates = []
     for config in (whole, parts):
+        Path(config.out).mkdir()
         task = make_task(config)
         run = _build(task, fabric := build_fabric(task), None)
         estimates.append(estimate_run(task, run.model, run.data, run.processor, fabric))
