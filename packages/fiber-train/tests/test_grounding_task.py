@@ -22,6 +22,7 @@ from fiber_train.tasks.base import make_task
 from fiber_train.tasks.grounding.boxes import worded_categories
 from fiber_train.tasks.grounding.evaluation import describe
 from fiber_train.tasks.grounding.task import usual_copies
+from fiber_train.tasks.find import task_of_model
 from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
 from PIL import Image
@@ -166,6 +167,37 @@ def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: 
         other = make_task(load_config("odinw", [*root, "out=o", f"task.wording={wrong}"]))
         with pytest.raises(ValueError, match=message):
             worded_categories(data, other.settings.wording)
+
+
+def test_settings_of_the_evaluation_travel_with_the_weights(finetune, as_lvis: Path) -> None:
+    sizes = ["data.eval_split=val", "task.chunk_size=3", "task.detection.max_detections=5"]
+    for folder in ("best", "model", "checkpoints/step-000003"):
+        path = finetune("lvis", f"data.root={as_lvis}", *sizes) / folder
+        settings = task_of_model(path, load_task_model(path), [f"data.root={as_lvis}"]).settings
+        assert (settings.chunk_size, settings.detection.max_detections) == (3, 5)
+    published = load_config("lvis", ["data.root=d", "out=o"]).task
+    assert (published.chunk_size, published.detection.max_detections) == (40, 300)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "learns"),
+    [
+        ("linear_probe", {"box", "centerness", "alignment"}),
+        ("prompt_v2", {"prompt"}),
+        ("prompt_v4", {"prompt", "box", "centerness", "alignment"}),
+    ],
+)
+def test_only_the_last_layers_or_prompt_vectors_learn(
+    recipe: str, learns: set[str], finetune, as_roboflow: Path
+) -> None:
+    start = finetune("odinw", f"data.root={as_roboflow}", "data.eval_split=valid")
+    out = start.with_name(recipe)
+    given = [f"data.root={as_roboflow}", f"model.checkpoint={start}", f"out={out}", *FEW, *LITTLE]
+    train(load_config(["odinw", "small", recipe], [*given, "data.eval_split=valid", "optim.schedule=constant"]))
+    before, after = (load_task_model(run).state_dict() for run in (start / "model", out))
+    changed = {name for name, value in after.items() if name not in before or not torch.equal(value, before[name])}
+    assert {name.split(".")[1] for name in changed} == learns
+    assert all(name.startswith("grounding_head.") for name in changed)
 
 
 def test_the_file_of_phrases_scores_what_the_run_says(finetune, entities: Path) -> None:
