@@ -19,10 +19,10 @@ from fiber_train.drawing import draw_detections, label_colors
 from fiber_train.evaluation import Evaluation
 from fiber_train.run import train
 from fiber_train.tasks.base import make_task
+from fiber_train.tasks.find import task_of_model
 from fiber_train.tasks.grounding.boxes import worded_categories
 from fiber_train.tasks.grounding.evaluation import describe
 from fiber_train.tasks.grounding.task import usual_copies
-from fiber_train.tasks.find import task_of_model
 from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
 from PIL import Image

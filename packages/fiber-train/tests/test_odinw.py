@@ -28,7 +28,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "pothole": {"train": "train", "val": "valid", "test": "test"},
         }.items()
     ):
-        scenes = generate_scenes(root / f"scenes{seed}", {"train": 12, "val": 6, "test": 6}, seed=seed)
+        scenes = generate_scenes(root / f"scenes{seed}", {"train": 20, "val": 20, "test": 20}, seed=seed)
         write_roboflow(scenes, root / name, splits)
     return root
 
