@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
 from fiber_backbone.original import FINE_TO_COARSE
-from fiber_data import EpochSampler
 from fiber_heads import FiberForPretraining, PretrainingConfig
 from fiber_heads.grounding.config import GroundingConfig
 from fiber_heads.grounding.model import FiberForGrounding
-from fiber_heads.task import TaskOutput
-from fiber_train.config import OptimConfig, TrainerConfig, load_config
-from fiber_train.loop import Loop
+from fiber_train.config import OptimConfig, load_config
 from fiber_train.optim import build_optimizer, parameter_groups
 from fiber_train.schedule import build_scheduler
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 from torch import nn
 
@@ -170,6 +166,21 @@ def test_frozen_parts() -> None:
         build_optimizer(model, OptimConfig(frozen=["backbone.image_stream.lay"]))
 
 
+def test_frozen_patterns() -> None:
+    """As a name does, a pattern that means a module means all below it."""
+    model = make_detector()
+    build_optimizer(model, OptimConfig(frozen=["backbone.image_stream.layers.[01]", "backbone.text_*.bias", "*.gate"]))
+    for name, parameter in model.named_parameters():
+        stage, text = "backbone.image_stream.layers.", name.startswith("backbone.text_") and name.endswith(".bias")
+        assert parameter.requires_grad is not (name.startswith((f"{stage}0.", f"{stage}1.")) or text or "gate" in name)
+    with pytest.raises(
+        ValueError, match=r"no part 'backbone.image_strem.\*'; did you mean 'backbone.image_stream\S*', '"
+    ):
+        build_optimizer(model, OptimConfig(frozen=["backbone.image_strem.*"]))
+    with pytest.raises(ValueError, match=r"freeze every parameter of the model, and nothing is left to train"):
+        build_optimizer(model, OptimConfig(frozen=["*"]))
+
+
 def detector_schedule(golden: dict) -> OptimConfig:
     assert golden["milestones"] == [share * golden["max_iter"] for share in OptimConfig().milestones]
     return OptimConfig(
@@ -223,35 +234,55 @@ def test_settings_that_cannot_be(override: str, message: str) -> None:
         load_config("quickstart", ["data.root=x", "out=y", override])
 
 
-def test_a_step_whose_gradients_overflow_in_float16_is_skipped() -> None:
-    """It leaves the weights, lowers the scale, and is no reason to stop."""
+def test_the_fused_optimizer_makes_the_same_steps() -> None:
+    """By default where torch has it; from an unfused state it goes on unfused, to the same bits as that run."""
 
-    class Square(nn.Linear):
-        def forward(self, *, x: torch.Tensor, **_) -> TaskOutput:
-            loss = super().forward(x).square().mean()
-            return TaskOutput(loss, losses={"square": loss})
+    def make(fused: bool | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            backbone = FiberBackbone.from_config(FiberConfig.from_preset("fiber_tiny"))
+        model = FiberForPretraining(backbone, PretrainingConfig(queue_size=0)).to_empty(device="cpu")
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        return model, build_optimizer(model, OptimConfig(1e-3, fused=fused))
 
-        def passes(self, parts):
-            return parts
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for parameter in model.parameters():
+            parameter.grad = parameter.detach().sin()
+        optimizer.step()
 
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    fabric = Fabric(accelerator="cpu", plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
-    torch.manual_seed(0)
-    model = Square(4, 4)
-    config = OptimConfig(schedule="constant", warmup=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    scheduler = build_scheduler(optimizer, config, 3)
-    before = model.weight.detach().clone()
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    sampler = EpochSampler(8, 2)
-    loop = Loop(fabric, wrapped, wrapped_optimizer, scheduler, sampler, TrainerConfig(max_steps=3), max_norm=1.0)
-    parts = [{"x": torch.ones(2, 4), "ids": [0, 1]}]
-    values, _ = loop._step(iter(parts))
-    assert torch.isfinite(values["loss"])
-    assert not torch.isfinite(values["gradient_norm"])
-    assert torch.equal(model.weight, before)
-    assert scaler.get_scale() == 2.0**39
-    while scaler.get_scale() > 2.0**12 and torch.equal(model.weight, before):
-        loop._step(iter(parts))
-    assert torch.isfinite(model.weight).all()
-    assert not torch.equal(model.weight, before), "once the scale is low enough, it learns"
+    (fused, by_default), (plain, unfused), (resumed, later) = make(None), make(False), make(None)
+    assert by_default.defaults["fused"]
+    step(fused, by_default), step(plain, unfused)
+    for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    resumed.load_state_dict(plain.state_dict())
+    later.load_state_dict(deepcopy(unfused.state_dict()))
+    step(plain, unfused), step(resumed, later)
+    assert all(map(torch.equal, resumed.parameters(), plain.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("options", "fused"),
+    [
+        (OptimConfig(), True),
+        (OptimConfig(fused=False), False),
+        (OptimConfig(max_norm=1.0), False),
+        (OptimConfig(options={"foreach": True}), False),
+        (OptimConfig(optimizer="torch.optim.SGD"), False),
+    ],
+)
+def test_where_the_optimizer_is_fused(options: OptimConfig, fused: bool) -> None:
+    """Not where gradients of float16 are clipped, which must be unscaled before."""
+    model = make_detector()
+    optimizer = build_optimizer(model, options, torch.device("cpu"), "16-mixed")
+    assert bool(optimizer.defaults.get("fused")) is fused
+    assert not build_optimizer(model, OptimConfig()).defaults["fused"], "no kernel where the parameters are"
+
+
+def test_an_optimizer_that_cannot_be_fused() -> None:
+    with pytest.raises(ValueError, match=r"optim.fused do not fit torch.optim.RMSprop: .*'fused'"):
+        build_optimizer(make_detector(), OptimConfig(optimizer="torch.optim.RMSprop", fused=True))
+    options = ["data.root=x", "out=y", "optim.fused=true", "trainer.precision=16-mixed", "optim.max_norm=1"]
+    with pytest.raises(ValueError, match=r"no place between for optim.max_norm; set one of the two to null"):
+        load_config("quickstart", options)

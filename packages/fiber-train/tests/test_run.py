@@ -108,6 +108,15 @@ def test_two_processes_equal_one(small_run, scenes: Path, tmp_path: Path, train_
     assert again.counts["num_images"] == 30
 
 
+def test_ddp_works_where_auto_does(scenes: Path, tmp_path: Path, train_by_two) -> None:
+    """Contrast alone leaves the fused blocks without gradients, and some parts are frozen."""
+    options = [f"data.root={scenes}", *SMALL, *WITHOUT_DROPOUT, "task.model.objectives=[itc]", "trainer.max_steps=2"]
+    options.append("optim.frozen=[backbone.image_stream.*]")
+    for strategy in ("auto", "ddp"):
+        train_by_two(["quickstart"], [*options, f"out={tmp_path / strategy}", f"trainer.strategy={strategy}"])
+    assert_same(tmp_path / "auto", tmp_path / "ddp")
+
+
 @pytest.mark.parametrize("options", [(), (*QUEUE, "data.captions=each")])
 def test_accumulated_parts_equal_the_large_batch(small_run, options: tuple[str, ...]) -> None:
     whole, parts = (

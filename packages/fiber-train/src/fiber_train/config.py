@@ -114,6 +114,8 @@ class OptimConfig(Ranged):
     """Import path of an optimizer, built as `optimizer(groups, **options)`."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the optimizer, such as `{momentum: 0.9}`."""
+    fused: bool | None = None
+    """Whether one kernel computes a step of the optimizer; without a value where torch's Adam or AdamW can."""
     cross_modal_multiplier: float = ranged(5.0, least=0, most=1_000_000)
     """For what lets the streams read each other and brings them together."""
     head_multiplier: float = ranged(5.0, least=0, most=1_000_000)
@@ -133,7 +135,7 @@ class OptimConfig(Ranged):
 
     Its detector, and with this ours, decays everything but biases: all norms and scales too."""
     frozen: list[str] = field(default_factory=list)
-    """Parts that are not trained, such as "backbone.image_stream.patch_embed"."""
+    """Parts that are not trained, such as "backbone.image_stream.patch_embed", or patterns: "backbone.*.bias"."""
     schedule: str = "linear"
     """After the warm-up: "linear" or "cosine" to zero, "step" (falling at milestones), "constant", or
     "plateau" (falling where evaluations gain no more, see `plateau`).
@@ -379,6 +381,11 @@ def _check_values(config: TrainConfig) -> None:
             f"trainer.num_nodes ({trainer.accumulate} x {trainer.devices} x {trainer.num_nodes})"
         )
     _check_optim(optim)
+    if optim.fused and trainer.precision == "16-mixed" and optim.max_norm is not None:
+        raise ValueError(
+            "optim.fused computes a step and undoes the scale of float16 in one, with no place between for "
+            "optim.max_norm; set one of the two to null, or trainer.precision=bf16-mixed"
+        )
     _check_followed(config)
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, is {trainer.precision!r:.80}")

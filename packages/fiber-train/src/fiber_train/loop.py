@@ -49,7 +49,9 @@ class Loop:
         unreadable: Training samples that others were taken for, and how many may be.
         source_losses: Losses of each data set of several.
         progress: Of the monitored measure, which may end the run.
-        step: Optimizer steps done.
+        step: Optimizer steps done, those among them that a scaler of float16 skipped.
+        skipped: How many these are; they have no `gradient_norm`.
+        skipped_unlogged: Those since the last time that losses were logged.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
         waited: Seconds of this process since then in which it waited for data.
@@ -68,6 +70,8 @@ class Loop:
     source_losses: SourceLosses = field(default_factory=SourceLosses)
     progress: Progress = field(default_factory=Progress)
     step: int = 0
+    skipped: int = 0
+    skipped_unlogged: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
     waited: float = 0.0
@@ -181,13 +185,33 @@ class Loop:
             )
             assert norm is not None
             values["gradient_norm"] = norm.detach()
+        if not self._update():
+            values.pop("gradient_norm", None)  # which was the reason
+        self.step += 1
+        return values, [name for part in parts for name in part["ids"]]
+
+    def _update(self) -> bool:
+        """Moves the weights, the schedule and the average, unless a scaler of float16 skips that.
+
+        To know whether it did costs a wait for the device, under float16 only.
+        """
+        scaler = self._scaler
+        scale = 0.0 if scaler is None else scaler.get_scale()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if scaler is not None and scaler.get_scale() < scale:
+            self.skipped += 1
+            self.skipped_unlogged += 1
+            return False
         self.scheduler.step()
         if self.average is not None:
             self.average.update()
-        self.step += 1
-        return values, [name for part in parts for name in part["ids"]]
+        return True
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps the gradients of float16 from vanishing, and skips steps in which they overflow."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     @contextmanager
     def _diagnosed(self, batch: dict[str, Any]) -> Iterator[None]:
@@ -216,7 +240,10 @@ class Loop:
         if not alone:
             sums = cast(Tensor, self.fabric.all_reduce(sums))
             self.sums = dict(zip(names, sums.unbind(), strict=True))
-        return dict(zip(names, (sums / self.counted).tolist(), strict=True))
+        means = dict(zip(names, (sums / self.counted).tolist(), strict=True))
+        if self.skipped_unlogged and "gradient_norm" in means:
+            means["gradient_norm"] *= self.counted / (self.counted - self.skipped_unlogged)
+        return means
 
     def _log(self, tracker: Tracker, ids: list[Any]) -> None:
         began = time.perf_counter()
@@ -224,11 +251,13 @@ class Loop:
         self.elapsed += time.perf_counter() - began  # of the device, which is behind
         if error := self._nonfinite(values, f"; the last batch held {ids[:8]}"):
             raise error
-        self.sums, self.counted = {}, 0
+        self.sums, self.counted, self.skipped_unlogged = {}, 0, 0
         values |= self.source_losses.take(self.fabric)
         self.unreadable.settle(self.fabric)
         if self.unreadable.replaced:
             values["unreadable"] = self.unreadable.replaced
+        if self.skipped:
+            values["skipped_steps"] = self.skipped
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         waiting = {WAITING: self.waited / self.elapsed}
         self.waited = self.elapsed = 0.0
@@ -260,11 +289,8 @@ class Loop:
         )
 
     def _nonfinite(self, values: dict[str, float], note: str = "") -> NonFiniteLossError | None:
-        """Of means since the last time that they were logged. A scaler of float16 mends infinite gradients itself."""
-        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
-        checked = (
-            value for name, value in values.items() if "loss" in name or (name == "gradient_norm" and not scaled)
-        )
+        """Of means since the last time that they were logged."""
+        checked = (value for name, value in values.items() if "loss" in name or name == "gradient_norm")
         if all(map(math.isfinite, checked)):
             return None
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -279,6 +305,7 @@ class Loop:
         """Optimizer, schedule, position in the data, step, and what is kept beside the model's weights."""
         return {
             "step": self.step,
+            "skipped": (self.skipped, self.skipped_unlogged),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "sampler": self.sampler.state_dict(),
@@ -295,6 +322,7 @@ class Loop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`; the weights come from the model folder beside it."""
         self.step = state["step"]
+        self.skipped, self.skipped_unlogged = state.get("skipped", (0, 0))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.sampler.load_state_dict(state["sampler"])

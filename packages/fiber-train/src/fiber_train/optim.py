@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
@@ -13,34 +12,26 @@ from fiber_heads import TaskModel
 from torch import nn
 
 from fiber_train.config import OptimConfig
+from fiber_train.patterns import find_parameters
+
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}  # those of them on which torch knows AdamW
 
 
-def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Takes parts of a model out of training.
 
     Args:
-        model: Its parameters below the prefixes need no gradients afterwards.
-        prefixes: Names of modules or parameters, such as "backbone.image_stream.patch_embed".
+        model: Its parameters that the patterns mean need no gradients afterwards.
+        patterns: Names of modules or parameters, such as "backbone.image_stream.patch_embed", or patterns of them.
 
     Raises:
-        ValueError: A prefix names nothing; the message gives the nearest name.
+        ValueError: A pattern means nothing, and the message gives the nearest names; or they mean everything.
     """
-    parameters = dict(model.named_parameters())
-    for prefix in prefixes:
-        found = [value for name, value in parameters.items() if f"{name}.".startswith(f"{prefix}.")]
-        if not found:
-            names = [
-                *(
-                    name
-                    for name, module in model.named_modules()
-                    if name and next(module.parameters(), None) is not None
-                ),
-                *parameters,
-            ]
-            near = get_close_matches(prefix, names, n=1, cutoff=0)[0]
-            raise ValueError(f"optim.frozen: the model has no part {prefix!r}; did you mean {near!r}?")
-        for parameter in found:
+    for pattern in patterns:
+        for parameter in find_parameters(model, pattern, "optim.frozen").values():
             parameter.requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("optim.frozen: these freeze every parameter of the model, and nothing is left to train")
 
 
 def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, Any]]:
@@ -81,17 +72,39 @@ def parameter_groups(model: TaskModel, config: OptimConfig) -> list[dict[str, An
     return list(groups.values())
 
 
-def build_optimizer(model: TaskModel, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: TaskModel, config: OptimConfig, device: torch.device | None = None, precision: str = "32-true"
+) -> torch.optim.Optimizer:
     """The optimizer over `parameter_groups`, without the parts of the model that are frozen.
+
+    Args:
+        model: Its frozen parts need no gradients afterwards.
+        config: Which optimizer, and its rates.
+        device: Where the parameters will be when it steps; by default where they are.
+        precision: Of the run, as Fabric calls it.
 
     Raises:
         ValueError: There is no such optimizer, or it does not take the options.
     """
     freeze(model, config.frozen)
     make = load_object(config.optimizer)
-    known = {"betas": config.betas, "eps": config.eps}
+    known: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
     own = {name: value for name, value in known.items() if name in signature(make).parameters}
+    if config.fused is not None:
+        own["fused"] = config.fused
+    elif _can_fuse(make, model, config, device, precision):
+        own["fused"] = True
     try:
         return make(parameter_groups(model, config), **{**own, **config.options})
-    except TypeError as error:
-        raise ValueError(f"optim.options do not fit {config.optimizer}: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        settings = "optim.options" if config.fused is None else "optim.options or optim.fused"
+        raise ValueError(f"{settings} do not fit {config.optimizer}: {error}") from error
+
+
+def _can_fuse(make: Any, model: nn.Module, config: OptimConfig, device: torch.device | None, precision: str) -> bool:
+    """Whether torch computes a step of this optimizer in one kernel there, and nothing comes between."""
+    devices = {parameter.device.type for parameter in model.parameters()} if device is None else {device.type}
+    if make not in (torch.optim.AdamW, torch.optim.Adam) or not devices <= FUSED_DEVICES:
+        return False
+    clips_scaled = precision == "16-mixed" and config.max_norm is not None  # that kernel undoes the scale itself
+    return not clips_scaled and not config.options.keys() & {"foreach", "fused", "differentiable"}

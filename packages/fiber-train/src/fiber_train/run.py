@@ -101,8 +101,9 @@ def build_fabric(
     """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs."""
     trainer = task.config.trainer
     strategy = trainer.strategy
-    if strategy == "auto" and trainer.devices * trainer.num_nodes > 1 and task.needs_unused_parameters():
-        strategy = "ddp_find_unused_parameters_true"
+    several = trainer.devices * trainer.num_nodes > 1
+    if several and strategy in ("auto", "ddp", "ddp_spawn", "ddp_fork") and task.needs_unused_parameters():
+        strategy = f"{strategy.replace('auto', 'ddp')}_find_unused_parameters_true"
     try:
         fabric = Fabric(
             accelerator=trainer.accelerator,
@@ -176,7 +177,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         if epoch := describe_epoch(task, sampling):
             say(epoch)
         _tell_warmup(config.optim, trainer.max_steps)
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, fabric.device, trainer.precision)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
