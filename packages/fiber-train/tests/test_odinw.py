@@ -45,7 +45,16 @@ def test_the_thirteen_and_the_thirty_five() -> None:
 def test_all_are_run_from_the_same_weights_and_averaged(wild: Path, coarse: Path, tmp_path: Path, capsys) -> None:
     sets = tmp_path / "sets.yaml"
     sets.write_text("Packages: {root: Packages/Raw}\npothole: {root: pothole}\n")
-    words = [str(wild), "--out", str(tmp_path / "runs"), "--sets", str(sets), "small", f"model.checkpoint={coarse}"]
+    words = [
+        "--data",
+        str(wild),
+        "--out",
+        str(tmp_path / "runs"),
+        "--sets",
+        str(sets),
+        "small",
+        f"model.checkpoint={coarse}",
+    ]
     words = ["odinw", *words, *FEW, *LITTLE, "task.shots=2", "trainer.batch_size=2"]
     assert main(words) == 0
     table = json.loads((tmp_path / "runs" / "odinw.json").read_text())
@@ -67,6 +76,6 @@ def test_all_are_run_from_the_same_weights_and_averaged(wild: Path, coarse: Path
 
 
 def test_a_data_set_that_is_missing_is_told_before_the_first_run(wild: Path, tmp_path: Path, capsys) -> None:
-    assert main(["odinw", str(wild), "--out", str(tmp_path / "runs"), "--sets", "pothole,Aquarium"]) == 1
+    assert main(["odinw", "--data", str(wild), "--out", str(tmp_path / "runs"), "--sets", "pothole,Aquarium"]) == 1
     assert "raw-1024.coco: no such folder, of Aquarium; 1 lack" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

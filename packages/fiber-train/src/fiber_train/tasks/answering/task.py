@@ -57,7 +57,7 @@ class Answering(Task[AnsweringSettings]):
         So that the classes do not hang on which images are at hand; train and val of VQAv2 give 3,129.
         """
         data = self.config.data
-        sources = [at(self, source) for source in data.sources if source.format is None]
+        sources: list[Any] = [at(self, source) for source in data.sources if source.format is None]
         own = [each for each in sources or [self] if each.config.data.format is None]
         if self.given is not None or as_share(data.eval_split) is not None or (data.sources and not sources):
             return samples
@@ -72,13 +72,11 @@ class Answering(Task[AnsweringSettings]):
         self, backbone: FiberBackbone, samples: Sequence[QuestionSample], processor: FiberProcessor
     ) -> FiberForQuestionAnswering:
         """A fresh model whose answers are those of a file, or the frequent ones of the training questions."""
-        vocabulary = (
-            AnswerVocabulary.load(self.settings.answers)
-            if self.settings.answers
-            else AnswerVocabulary.from_annotations(
-                glance(self._counted(samples), "id", "multiple_choice_answer"), min_count=self.settings.min_count
-            )
-        )
+        if self.settings.answers:
+            vocabulary = AnswerVocabulary.load(self.settings.answers)
+        else:
+            counted: Any = glance(self._counted(samples), "id", "multiple_choice_answer")
+            vocabulary = AnswerVocabulary.from_annotations(counted, min_count=self.settings.min_count)
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
 
     def make_dataset(

@@ -80,10 +80,7 @@ def find_detection(
     encoded = encode_prompts(prompts, tokenizer, max_length=length)
     rows: dict[Any, list[dict[str, Any]]] = {}
     together = not data.frequencies
-
-    def find(batch: dict[str, Any]) -> list[dict[str, Any]]:
-        return model.find_categories(batch, encoded, settings.detection, limit_together=together)
-
+    find = partial(model.find_categories, prompts=encoded, settings=settings.detection, limit_together=together)
     make, names = partial(DetectionDataset, data, prompts=prompts[0]), " . ".join(map(str, categories.values()))
     for batch, results in look(make, find, settings.detection, words=names, limit_together=together):
         if data.frequencies:

@@ -56,7 +56,7 @@ def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
 
 def odinw(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Fine-tune on all data sets of ODinW, each from the same weights, and average."""
-    parser.add_argument("root", type=Path, help="folder of the data sets, as GLIP names them")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets, as GLIP names them")
     parser.add_argument("--out", type=Path, required=True, help="folder for a run of each, and odinw.json")
     parser.add_argument(
         "--sets", default="13", help="13, 35, names with commas between, or a YAML file like ours (%(default)s)"
@@ -76,7 +76,7 @@ def _odinw(options: Namespace) -> int:
 
     recipes = [word for word in options.overrides if "=" not in word]
     overrides = [word for word in options.overrides if "=" in word]
-    found = run_odinw(options.root, options.out, choose_sets(options.sets), recipes, overrides)
+    found = run_odinw(options.data, options.out, choose_sets(options.sets), recipes, overrides)
     if found is None:
         return STATUS
     sys.stdout.write(as_table(found))

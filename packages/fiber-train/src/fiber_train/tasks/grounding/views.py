@@ -82,8 +82,8 @@ class Looker:
         seen: dict[tuple[View, Any], dict[str, Any]] = {}  # a sample that fills up a batch too counts once
         for view in others:
             for batch in self.batches(make, view):
-                results = self._back(find(batch), batch, view, words)
-                seen |= {(view, name): each for name, each in zip(batch["ids"], results, strict=True) if each}
+                own = self._back(find(batch), batch, view, words)
+                seen |= {(view, name): each for name, each in zip(batch["ids"], own, strict=True) if each}
         for batch in self.batches(make, first):
             results = find(batch)
             if others:
