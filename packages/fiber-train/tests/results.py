@@ -32,6 +32,7 @@ except ImportError:  # as a script
 PAGE = Path(__file__).resolve().parents[1] / "RESULTS.md"
 SPLITS = {"train": 2000, "val": 200}
 DONE_FILE = "result.json"
+THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 BEFORE = "before it learned"
 HEAD = f"""# What the recipes reach on generated scenes
 
@@ -127,7 +128,7 @@ def _questions(scenes: Path, folder: Path) -> None:
 def config_of(recipe: Recipe, out: Path, *words: str) -> TrainConfig:
     """The configuration of a run."""
     given = [f"data.root={out / recipe.data}", f"out={out / 'runs' / _folder(recipe.name)}"]
-    given += [f"trainer.max_steps={recipe.steps}", f"trainer.threads={os.cpu_count()}", "data.num_workers=0"]
+    given += [f"trainer.max_steps={recipe.steps}", f"trainer.threads={THREADS}", "data.num_workers=0"]
     start = next((other for other in RUNS if other.name == recipe.start), None)
     if start is None:
         given.append(f"data.tokenizer={out / 'tokenizer'}")
@@ -156,7 +157,7 @@ def run(recipe: Recipe, out: Path) -> bool:
     if best.baseline is None:
         best = Measure(best.name, best.value, _before(recipe, out, best.name), BEFORE)
     result = {"name": best.name, "value": best.value, "baseline": best.baseline, "unit": best.unit}
-    result |= {"baseline_name": best.baseline_name, "seconds": seconds, "threads": os.cpu_count()}
+    result |= {"baseline_name": best.baseline_name, "seconds": seconds, "threads": THREADS}
     write_file(done, json.dumps(result, indent=2) + "\n")
     return True
 
