@@ -142,6 +142,20 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def recipes(session: nox.Session) -> None:
+    """RECIPES.md: the settings of the recipes beside the original's."""
+    install_wheels(session, closure("fiber-train"))
+    session.run("python", "packages/fiber-train/tests/recipe_page.py")
+
+
+@nox.session
+def results(session: nox.Session) -> None:
+    """RESULTS.md: what each recipe reaches on generated scenes, in an hour; runs that are whole are not made again."""
+    install_wheels(session, closure("fiber-train"))
+    session.run("python", "packages/fiber-train/tests/results.py", "--out", "results", *session.posargs)
+
+
+@nox.session
 def device(session: nox.Session) -> None:
     """What the accelerator that is here does with the models, in eight minutes: `nox -s device -- OPTIONS`."""
     install_wheels(session, closure("fiber-train"))

@@ -292,6 +292,20 @@ def test_a_fresh_head_expects_no_word() -> None:
     torch.testing.assert_close(logits.sigmoid(), torch.full((1, 3, 4), 0.01))
 
 
+@torch.no_grad()
+def test_prompt_vectors_are_each_of_their_own_position() -> None:
+    head, plain = random_head(prompt_vectors=True), random_head()
+    plain.load_state_dict({name: value for name, value in head.state_dict().items() if name != "prompt"})
+    maps, text, mask = batch_of([(64, 64)], (64, 64), torch.float32)[0], torch.randn(1, 6, 10), torch.ones(1, 6)
+    expected = plain(maps, text, mask).token_logits
+    assert not GroundingHead((8, 12, 16), 10, head.config).prompt.any(), "zero at first"
+    head.prompt.zero_()
+    assert torch.equal(head(maps, text, mask).token_logits, expected)
+    head.prompt[2] += 1
+    changed = (head(maps, text, mask).token_logits - expected).abs().amax(dim=(0, 1))
+    assert (changed > 0).tolist() == [False, False, True, False, False, False]
+
+
 def test_anchors_of_a_level() -> None:
     anchors = level_anchors([(2, 3), (1, 1)], (8, 128), 8.0)
     assert anchors[0][4].tolist() == [-20.0, -20.0, 44.0, 44.0]  # second row, second column

@@ -19,7 +19,7 @@ from fiber_heads.grounding.boxes import (
     is_at_least,
 )
 from fiber_heads.grounding.config import DetectionSettings
-from fiber_heads.grounding.postprocess import class_scores, detect_boxes, merge_chunks
+from fiber_heads.grounding.postprocess import class_scores, detect_boxes, merge_chunks, merge_views, mirror_boxes
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
@@ -228,3 +228,37 @@ def test_settings_that_make_no_sense_are_named() -> None:
         DetectionSettings(aggregation="MEAN")
     with pytest.raises(ValueError, match="candidates_per_level must be at least 1, is 0"):
         DetectionSettings(candidates_per_level=0)
+
+
+# Several views of an image
+
+
+def test_one_view_is_what_it_is_and_two_become_one() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    view = {"boxes": boxes, "scores": torch.tensor([0.9, 0.5]), "labels": torch.tensor([1, 2])}
+    alone, twice = merge_views([view], DetectionSettings()), merge_views([view, view], DetectionSettings())
+    for name, value in view.items():
+        assert torch.equal(alone[name], value)
+        assert torch.equal(twice[name], value), "what both views found is found once"
+    assert len(merge_views([view, view], DetectionSettings(), max_detections=1)["scores"]) == 1
+
+
+def test_boxes_of_one_thing_vote_and_those_of_another_class_do_not() -> None:
+    first = {"boxes": torch.tensor([[0.0, 0, 10, 10]]), "scores": torch.tensor([0.6]), "labels": torch.tensor([1])}
+    second = {"boxes": torch.tensor([[1.0, 0, 11, 10]]), "scores": torch.tensor([0.3]), "labels": torch.tensor([1])}
+    other = {**second, "labels": torch.tensor([2]), "scores": torch.tensor([0.1])}
+    found = merge_views([first, second, other], DetectionSettings(), "vote")
+    assert found["labels"].tolist() == [1, 2]
+    assert found["scores"].tolist() == pytest.approx([0.6, 0.1])
+    assert found["boxes"][0].tolist() == pytest.approx([1 / 3, 0, 10 + 1 / 3, 10])
+    assert found["boxes"][1].tolist() == [1, 0, 11, 10]
+    kept = merge_views([first, second, other], DetectionSettings(), "nms")
+    assert kept["boxes"][0].tolist() == [0, 0, 10, 10]
+
+
+def test_mirrored_boxes_hold_the_mirrored_pixels() -> None:
+    image, box = torch.zeros(8, 11), torch.tensor([[2.0, 1, 5, 7]])
+    image[1:7, 2:5] = 1
+    x1, y1, x2, y2 = mirror_boxes(box, 11)[0].int().tolist()
+    assert image.flip(1)[y1:y2, x1:x2].sum() == image.sum()
+    assert torch.equal(mirror_boxes(mirror_boxes(box, 11), 11), box)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -25,15 +24,18 @@ from fiber_train.evaluation import Evaluation
 from fiber_train.report import write_report
 from fiber_train.run import train
 from fiber_train.tasks.base import make_task
+from fiber_train.tasks.find import task_of_model
 from fiber_train.tasks.grounding.boxes import BoxData, worded_categories
 from fiber_train.tasks.grounding.evaluation import describe
 from fiber_train.tasks.grounding.examples import show_boxes
+from fiber_train.tasks.grounding.task import usual_copies
 from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
 from PIL import Image
 from pycocotools.coco import COCO
 
 from .conftest import FEW
+from .layouts import write_lvis, write_roboflow
 from .test_run import asked_to_stop, assert_same, losses
 
 LITTLE = ["task.model.num_blocks=1", "task.model.channels=16", "task.detection.score_threshold=0"]
@@ -44,38 +46,14 @@ def read(path: Path) -> Any:
     return Evaluation.from_json(content) if path.name == "evaluation.json" else content
 
 
-def write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 @pytest.fixture(scope="module")
 def as_lvis(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images in LVIS's form, circles being rare."""
-    root = tmp_path_factory.mktemp("lvis")
-    for split, name in (("train", "train"), ("val", "val")):
-        content = read(scenes / "annotations" / f"instances_{split}.json")
-        for category in content["categories"]:
-            category["frequency"] = "r" if category["name"] == "circle" else "f"
-        for image in content["images"]:
-            image |= {"neg_category_ids": [1, 2, 3, 4], "not_exhaustive_category_ids": []}
-            image["coco_url"] = f"http://images.example/{split}/{image.pop('file_name')}"
-        write(root / f"lvis_v1_{name}.json", content)
-    (root / "images").symlink_to(scenes / "images")
-    return root
+    return write_lvis(scenes, tmp_path_factory.mktemp("lvis"))
 
 
 @pytest.fixture(scope="module")
 def as_roboflow(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images as a data set of ODinW, with the category 0 that stands for the data set."""
-    root = tmp_path_factory.mktemp("odinw")
-    for split, name in (("train", "train"), ("val", "valid")):
-        content = read(scenes / "annotations" / f"instances_{split}.json")
-        content["categories"].insert(0, {"id": 0, "name": "shape", "supercategory": "none"})
-        write(root / name / "_annotations.coco.json", content)
-        for image in (scenes / "images" / split).iterdir():
-            os.link(image, root / name / image.name)
-    return root
+    return write_roboflow(scenes, tmp_path_factory.mktemp("odinw"))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +159,10 @@ def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: 
     out = finetune("odinw", *root)
     assert {row["category_id"] for row in read(out / "best" / "detections.json")} <= {1, 2, 3, 4}
     few = finetune("odinw", *root, "task.shots=2", "trainer.batch_size=2", name="few")
-    assert len(make_task(load_config(few / "config.yaml")).samples("train", training=True).detection.samples) <= 8
+    chosen = make_task(load_config(few / "config.yaml")).samples("train", training=True).detection.samples
+    assert len({sample["id"] for sample in chosen}) <= 8
+    assert [usual_copies(shots) for shots in (1, 3, 5, 10, 50)] == [8, 4, 2, 1, 1]
+    assert len(chosen) == 4 * len({sample["id"] for sample in chosen})
     assert "AP" in read(few / "best" / "evaluation.json")
 
     given = [*root, "out=o", "task.wording={cross: 'two {crossed bars} of a color'}"]
@@ -193,6 +174,37 @@ def test_odinw_in_full_with_few_shots_and_in_other_words(finetune, as_roboflow: 
         other = make_task(load_config("odinw", [*root, "out=o", f"task.wording={wrong}"]))
         with pytest.raises(ValueError, match=message):
             worded_categories(data, other.settings.wording)
+
+
+def test_settings_of_the_evaluation_travel_with_the_weights(finetune, as_lvis: Path) -> None:
+    sizes = ["data.eval_split=val", "task.chunk_size=3", "task.detection.max_detections=5"]
+    for folder in ("best", "model", "checkpoints/step-000003"):
+        path = finetune("lvis", f"data.root={as_lvis}", *sizes) / folder
+        settings = task_of_model(path, load_task_model(path), [f"data.root={as_lvis}"]).settings
+        assert (settings.chunk_size, settings.detection.max_detections) == (3, 5)
+    published = load_config("lvis", ["data.root=d", "out=o"]).task
+    assert (published.chunk_size, published.detection.max_detections) == (40, 300)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "learns"),
+    [
+        ("linear_probe", {"box", "centerness", "alignment"}),
+        ("prompt_v2", {"prompt"}),
+        ("prompt_v4", {"prompt", "box", "centerness", "alignment"}),
+    ],
+)
+def test_only_the_last_layers_or_prompt_vectors_learn(
+    recipe: str, learns: set[str], finetune, as_roboflow: Path
+) -> None:
+    start = finetune("odinw", f"data.root={as_roboflow}", "data.eval_split=valid")
+    out = start.with_name(recipe)
+    given = [f"data.root={as_roboflow}", f"model.checkpoint={start}", f"out={out}", *FEW, *LITTLE]
+    train(load_config(["odinw", "small", recipe], [*given, "data.eval_split=valid", "optim.schedule=constant"]))
+    before, after = (load_task_model(run).state_dict() for run in (start / "model", out))
+    changed = {name for name, value in after.items() if name not in before or not torch.equal(value, before[name])}
+    assert {name.split(".")[1] for name in changed} == learns
+    assert all(name.startswith("grounding_head.") for name in changed)
 
 
 def test_the_file_of_phrases_scores_what_the_run_says(finetune, entities: Path) -> None:

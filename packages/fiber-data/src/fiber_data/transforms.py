@@ -111,6 +111,7 @@ def build_detection_evaluation_transform(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     normalize: bool = True,
+    mirror: bool = False,
 ) -> v2.Compose:
     """The whole image at its own aspect ratio, for boxes.
 
@@ -124,12 +125,14 @@ def build_detection_evaluation_transform(
         mean: Mean of each color channel (R, G, B), on the scale [0, 1].
         std: Standard deviation of each color channel, on the same scale.
         normalize: False gives uint8 in 0..255 instead, for `normalize_images`.
+        mirror: Whether the image is flipped from left to right, whatever its text says: a view of a test.
 
     Returns:
         A transform from images of any size to float32 (3, H, W), H and W by `fit_size`; antialiased bilinear
         resize, [0, 1], normalized.
     """
-    return v2.Compose([v2.ToImage(), ResizeShorterSide(shorter, longest), *_normalization(mean, std, normalize)])
+    look = [ResizeShorterSide(shorter, longest), *([v2.RandomHorizontalFlip(1.0)] if mirror else [])]
+    return v2.Compose([v2.ToImage(), *look, *_normalization(mean, std, normalize)])
 
 
 def build_detection_training_transform(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _FILE_FOLDERS = ("annotations",)
 _ROBOFLOW_FILE = "_annotations.coco.json"
+_GLIP_FILE = "annotations_without_background.json"  # in GLIP's copies of ODinW
 _FREQUENCIES = ("r", "c", "f")
 _NEGATIVE, _PARTIAL = "neg_category_ids", "not_exhaustive_category_ids"
 
@@ -119,7 +120,8 @@ def read_detection(
 
     Sought in the folder itself or in ``annotations``: ``instances_<split>.json`` (COCO, with or without a year),
     ``lvis_v1_<split>.json`` and ``lvis_v0.5_<split>.json``, ``*obj*365_<split>.json`` and
-    ``zhiyuan_objv2_<split>.json`` (Objects365), and ``<split>/_annotations.coco.json`` (Roboflow, ODinW).
+    ``zhiyuan_objv2_<split>.json`` (Objects365), and ``<split>/_annotations.coco.json`` (Roboflow, ODinW); without that,
+    ``<split>/annotations_without_background.json`` or ``<split>_annotations_without_background.json`` (GLIP's ODinW).
     Images are sought below the folder as the file names them, by ``coco_url`` where LVIS names none, and in the
     patch folders of Objects365. Roboflow's category 0 is left out where others name it as their supercategory: it then
     stands for the data set.
@@ -168,6 +170,9 @@ def _pattern(split: str | None = None) -> str:
 
 
 def _find_file(root: Path, split: str) -> Path:
+    for glip in (root / split / _GLIP_FILE, root / f"{split}_{_GLIP_FILE}"):
+        if glip.is_file() and not (root / split / _ROBOFLOW_FILE).is_file():
+            return glip
     return find_annotation_file(
         root,
         ["*.json", "annotations/*.json", f"{escape(split)}/{_ROBOFLOW_FILE}"],
@@ -180,7 +185,7 @@ def _find_file(root: Path, split: str) -> Path:
 
 def _folders(root: Path, path: Path, split: str) -> list[Path]:
     """Where the images may lie. The file's own name tells the folder, such as val2017 of instances_val2017."""
-    if path.name == _ROBOFLOW_FILE:
+    if path.name == _ROBOFLOW_FILE or path.name.endswith(_GLIP_FILE):
         return [path.parent]
     return split_folders(root_of_images(root, path, _FILE_FOLDERS), path.stem.rpartition("_")[2], split)
 

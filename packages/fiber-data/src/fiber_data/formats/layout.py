@@ -102,19 +102,26 @@ def read_captions(
     return collect(iterate_captions(root, split, faults, check_images=check_images, hold_out=hold_out), faults)
 
 
-def iterate_questions(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
+def iterate_questions(
+    root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None, check_images: bool = True
+) -> Any:
     """What `read_questions` gives, its samples one by one, see `fiber_data.formats.streams`."""
-    return _first_or_plain("questions", read_vqav2, read_plain_questions, root, split, hold_out, faults)
+    return _first_or_plain(
+        "questions", read_vqav2, read_plain_questions, root, split, hold_out, faults, check_images=check_images
+    )
 
 
 @iterated_by(iterate_questions)
-def read_questions(root: str | Path, split: str, *, hold_out: float | None = None) -> Samples[QuestionSample]:
+def read_questions(
+    root: str | Path, split: str, *, hold_out: float | None = None, check_images: bool = True
+) -> Samples[QuestionSample]:
     """Reads the questions of one split from a folder: VQAv2's files, else ``questions.jsonl`` or ``questions.csv``.
 
     Args:
         root: Folder of the data set.
         split: ``"train"``, ``"val"``, ...
         hold_out: As of `read_plain_questions`.
+        check_images: Whether to leave out, with a warning, questions whose image is not on disk.
 
     Returns:
         As of `read_vqav2`, or of `read_plain_questions`.
@@ -122,7 +129,9 @@ def read_questions(root: str | Path, split: str, *, hold_out: float | None = Non
     Raises:
         SplitNotFoundError: The folder holds neither of them, or not this split; else as these.
     """
-    return _first_or_plain("questions", read_vqav2, read_plain_questions, root, split, hold_out)
+    return _first_or_plain(
+        "questions", read_vqav2, read_plain_questions, root, split, hold_out, check_images=check_images
+    )
 
 
 def iterate_statements(root: str | Path, split: str, faults: Faults, *, hold_out: float | None = None) -> Any:
@@ -231,15 +240,20 @@ def _first_or_plain(
     split: str,
     share: float | None,
     faults: Faults | None = None,
+    *,
+    check_images: bool | None = None,
     **options: Any,
 ) -> Any:
     """What the first reader gives whose format a folder holds: the published one, the plain form, or another.
 
-    With `faults` its samples come one by one. `options` are those of the published one.
+    With `faults` its samples come one by one. `check_images`, unless None, is for all of them, `options` for the
+    published one.
     """
+    common = {} if check_images is None else {"check_images": check_images}
 
     def give(read: Callable[..., Any], **own: Any) -> Any:
         """What one reader gives."""
+        own |= common
         return read(root, split, **own) if faults is None else _one_by_one(read, root, split, faults, **own)
 
     try:

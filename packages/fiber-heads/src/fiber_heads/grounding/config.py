@@ -9,6 +9,7 @@ from fiber_backbone.ranges import Ranged, ranged
 
 Aggregation = Literal["mean", "max", "power"]
 DeformablePath = Literal["auto", "operator", "plain"]
+Merging = Literal["nms", "vote"]
 
 
 @dataclass
@@ -37,6 +38,8 @@ class GroundingConfig(Ranged):
             original does. It matters only where a text fills all positions.
         deformable: How deformable convolutions are computed: `"operator"` is torchvision's, `"plain"` is equal and made
             of ordinary PyTorch, `"auto"` takes the faster: the operator on CUDA, the plain path elsewhere.
+        prompt_vectors: Whether every position of a text has a learned vector, zero at first, that is added to the fused
+            text: GLIP's prompt tuning, for which all else is frozen.
         drop_block: Share of the cells that DropBlock drops from the inputs of the two finest levels, in training.
         drop_block_size: Side of a dropped block in cells, odd.
         prior: Probability of a token at a fresh model's anchors.
@@ -64,6 +67,7 @@ class GroundingConfig(Ranged):
     padding_aware: bool = True
     no_object_column: bool = False
     deformable: DeformablePath = "auto"
+    prompt_vectors: bool = False
     drop_block: float = ranged(0.3, least=0, below=1)
     drop_block_size: int = ranged(3, least=1)
     prior: float = ranged(0.01, above=0, below=1)

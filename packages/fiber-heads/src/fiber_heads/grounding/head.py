@@ -69,6 +69,7 @@ class GroundingHead(nn.Module):
         self.box_scales = nn.Parameter(torch.ones(len(config.strides)))
         self.centerness = nn.Linear(config.channels, 1)
         self.alignment = Alignment(config.channels, hidden_size, config.prior, config.log_scale)
+        self.prompt = nn.Parameter(torch.zeros(config.max_tokens, hidden_size)) if config.prompt_vectors else None
         for linear in (self.box, self.centerness):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
@@ -98,6 +99,8 @@ class GroundingHead(nn.Module):
         levels = self.tower(self.pyramid(list(maps), extents), extents)
         x = torch.cat([level.flatten(2).mT for level in levels], dim=1)
         anchors, counts, valid = self._places(extents, len(maps[0]), x.device)
+        if self.prompt is not None:
+            text = text + self.prompt[: text.shape[1]].to(text.dtype)
         scales = torch.cat([scale.expand(count) for scale, count in zip(self.box_scales, counts, strict=True)])
         return GroundingPredictions(
             deltas=self.box(x) * scales[:, None],

@@ -366,8 +366,8 @@ class FiberForGrounding(TaskModel):
         return original_grounding_map(self.config, "grounding_head.")
 
     def original_may_lack(self, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """The whole head, which a checkpoint of the coarse stage has not; never a part of it."""
-        return () if any(HEAD.match(name) for name in tensors) else ("grounding_head.",)
+        """The whole head, which a checkpoint of the coarse stage has not; of a detector's only prompt vectors."""
+        return ("grounding_head.prompt",) if any(HEAD.match(name) for name in tensors) else ("grounding_head.",)
 
     def finish_original_checkpoint(self, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
         """Reads offsets and boxes as the original's head was trained to, if the checkpoint came with one."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from fiber_heads.grounding.boxes import class_nms, clip_boxes, decode_boxes, is_at_least
-from fiber_heads.grounding.config import Aggregation, DetectionSettings
+from fiber_heads.grounding.boxes import box_iou, class_nms, clip_boxes, decode_boxes, is_at_least
+from fiber_heads.grounding.config import Aggregation, DetectionSettings, Merging
 
 
 @torch.no_grad()
@@ -114,6 +114,44 @@ def merge_chunks(chunks: Sequence[dict[str, Tensor]], max_detections: int | None
     order = merged["scores"].argsort(descending=True, stable=True)
     merged = {key: value[order] for key, value in merged.items()}
     return merged if max_detections is None else _limit(merged, max_detections)
+
+
+def merge_views(
+    views: Sequence[dict[str, Tensor]],
+    settings: DetectionSettings,
+    merging: Merging = "nms",
+    max_detections: int | None = None,
+) -> dict[str, Tensor]:
+    """The detections of one image from those of several views of it: at other sizes, mirrored.
+
+    Args:
+        views: Results of `detect_boxes`, their boxes in pixels of the one image.
+        settings: Of which `max_iou` decides which boxes are of one thing.
+        merging: `"nms"` keeps the best box of each thing; `"vote"` moves it to the mean of all its boxes, weighted by
+            score (Gidaris and Komodakis, ICCV 2015).
+        max_detections: As of `merge_chunks`.
+
+    Returns:
+        As `detect_boxes` gives them; of one view what it is.
+    """
+    every = merge_chunks(views)
+    if len(views) > 1:
+        kept = class_nms(every["boxes"], every["scores"], every["labels"], settings.max_iou)
+        found = {key: value[kept] for key, value in every.items()}
+        if merging == "vote" and len(kept):
+            alike = found["labels"][:, None] == every["labels"]
+            alike &= box_iou(found["boxes"][:, None], every["boxes"]) > settings.max_iou
+            votes = (alike * every["scores"]).to(every["boxes"])
+            mean = votes @ every["boxes"] / votes.sum(dim=1, keepdim=True).clamp(min=1e-12)
+            found["boxes"] = torch.where(votes.any(dim=1, keepdim=True), mean, found["boxes"])
+        every = found
+    return every if max_detections is None else _limit(every, max_detections)
+
+
+def mirror_boxes(boxes: Tensor, width: Tensor | float) -> Tensor:
+    """Half-open boxes (n, 4) of an image `width` pixels wide as they are in its mirror image, and back."""
+    first, top, last, bottom = boxes.unbind(dim=-1)
+    return torch.stack([width - last, top, width - first, bottom], dim=-1)
 
 
 def _best_of_levels(scores: Tensor, anchors_per_level: Sequence[int], count: int) -> tuple[Tensor, Tensor, Tensor]:

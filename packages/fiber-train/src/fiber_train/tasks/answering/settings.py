@@ -14,6 +14,6 @@ class AnsweringSettings(TaskSettings):
     """Which answers a question answering model chooses from."""
 
     answers: str | None = None
-    """File of the answers; without one they are the frequent ones of the training questions."""
+    """File of the answers; without one they are the frequent ones of the training splits' questions, all of them."""
     min_count: int = ranged(9, least=1)
     """How many training questions an answer must answer; 9 gives the usual 3,129 of VQAv2."""

@@ -16,10 +16,12 @@ from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
-from fiber_train.config import share_of_lines
+from fiber_train.config import as_share, share_of_lines
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.examples import Example, Said, Shown, show_image, spread
+from fiber_train.mixture import at
 from fiber_train.tasks.answering.settings import AnsweringSettings
+from fiber_train.tasks.answering.splits import SplitPart, split_parts
 from fiber_train.tasks.base import NO_ANNOTATIONS, Task
 
 _MEASURED = 300  # questions, for calibration
@@ -36,12 +38,34 @@ class Answering(Task[AnsweringSettings]):
     commands = ('fiber answer photo.jpg "what is this?" --checkpoint {run}',)
 
     def read(self, split: str) -> Sequence[QuestionSample]:
-        """Questions, with answers if the split has them; several splits are joined by +, such as train+val."""
+        """Questions, with answers if the split has them; several splits, or parts of them, are joined by +.
+
+        Such as `train+val[:-1000]`; see `fiber_train.tasks.answering.splits`.
+        """
+        return _joined([self._read_part(part) for part in split_parts(split)])
+
+    def _read_part(self, part: SplitPart) -> Sequence[QuestionSample]:
         share = share_of_lines(self.config.data)
-        parts = [self.open(read_questions, part, hold_out=share) for part in split.split("+")]
-        if len(parts) == 1:
-            return parts[0]
-        return Samples(chain.from_iterable(parts), chain.from_iterable(map(faults_of, parts)))
+        found = self.open(read_questions, part.name, hold_out=share)
+        return found if part.is_whole else part.take(found, self._read_every(part.name))
+
+    def _read_every(self, split: str) -> Sequence[QuestionSample]:
+        """The questions of a split's file, whether or not their images are on disk."""
+        share = share_of_lines(self.config.data)
+        return self.open(read_questions, split, hold_out=share, check_images=False)
+
+    def _counted(self, samples: Sequence[QuestionSample]) -> Sequence[QuestionSample]:
+        """Those by which answers are counted: of the task's own files the whole splits, on disk and held back or not.
+
+        So that the classes do not hang on which images are at hand; train and val of VQAv2 give 3,129.
+        """
+        data = self.config.data
+        sources: list[Any] = [at(self, source) for source in data.sources if source.format is None]
+        own = [each for each in sources or [self] if each.config.data.format is None]
+        if self.given is not None or as_share(data.eval_split) is not None or (data.sources and not sources):
+            return samples
+        names = [(each, part.name) for each in own for part in split_parts(each.config.data.train_split)]
+        return _joined([each._read_every(name) for each, name in dict.fromkeys(names)]) if own else samples
 
     def texts(self, samples: Sequence[QuestionSample]) -> Iterator[str]:
         """All questions."""
@@ -51,11 +75,11 @@ class Answering(Task[AnsweringSettings]):
         self, backbone: FiberBackbone, samples: Sequence[QuestionSample], processor: FiberProcessor
     ) -> FiberForQuestionAnswering:
         """A fresh model whose answers are those of a file, or the frequent ones of the training questions."""
-        vocabulary = (
-            AnswerVocabulary.load(self.settings.answers)
-            if self.settings.answers
-            else AnswerVocabulary.from_annotations(samples, min_count=self.settings.min_count)
-        )
+        if self.settings.answers:
+            vocabulary = AnswerVocabulary.load(self.settings.answers)
+        else:
+            counted: Any = glance(self._counted(samples), "id", "multiple_choice_answer")
+            vocabulary = AnswerVocabulary.from_annotations(counted, min_count=self.settings.min_count)
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
 
     def make_dataset(
@@ -148,6 +172,13 @@ class Answering(Task[AnsweringSettings]):
                 for measure in (overall, *(each for each in found.measures if each.group == _QUESTION_TYPE))
             ]
         return "\n".join(lines)
+
+
+def _joined(parts: Sequence[Sequence[QuestionSample]]) -> Sequence[QuestionSample]:
+    """The questions of all parts, with what was wrong with their files."""
+    if len(parts) == 1:
+        return parts[0]
+    return Samples(chain.from_iterable(parts), chain.from_iterable(map(faults_of, parts)))
 
 
 def _is_annotated(samples: Sequence[QuestionSample], split: str) -> bool:

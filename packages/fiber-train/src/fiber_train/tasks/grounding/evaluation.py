@@ -1,14 +1,13 @@
 """How well boxes fit words: detection by AP, phrases by recall, expressions by accuracy.
 
-`batches` of the functions gives the evaluation batches of the data set that is made with the evaluation's transform and
-options of images, as keywords; `collect` is `fiber_train.Task.collect`. What is found of all files is to be kept before
-any of it is scored.
+`look` of the functions asks the model about the images of a data set in all their views; `collect` is
+`fiber_train.Task.collect`. What is found of all files is to be kept before any of it is scored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,12 +42,12 @@ from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.tasks.base import NO_ANNOTATIONS
 from fiber_train.tasks.grounding.boxes import has_box_to_learn, is_box
 from fiber_train.tasks.grounding.settings import GroundingSettings
+from fiber_train.tasks.grounding.views import Looker
 from fiber_train.tasks.ids import in_order
 
 _KS = (1, 5, 10)
 _AP_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 _AP_TITLES = {"AP": "AP, IoU 0.5 to 0.95", "AP50": "AP at IoU 0.5, categories by name"}
-Batches = Callable[[Callable[..., Any]], Iterable[dict[str, Any]]]
 Collect = Callable[..., tuple[Sequence[Any], Evaluation]]
 
 
@@ -70,7 +69,7 @@ def find_detection(
     data: DetectionData,
     categories: Mapping[int, str | Wording],
     processor: GroundingProcessor,
-    batches: Batches,
+    look: Looker,
     settings: GroundingSettings,
 ) -> Found:
     """The boxes of all categories; the predictions are COCO's results file."""
@@ -80,8 +79,10 @@ def find_detection(
     )
     encoded = encode_prompts(prompts, tokenizer, max_length=length)
     rows: dict[Any, list[dict[str, Any]]] = {}
-    for batch in batches(partial(DetectionDataset, data, prompts=prompts[0])):
-        results = model.find_categories(batch, encoded, settings.detection, limit_together=not data.frequencies)
+    together = not data.frequencies
+    find = partial(model.find_categories, prompts=encoded, settings=settings.detection, limit_together=together)
+    make, names = partial(DetectionDataset, data, prompts=prompts[0]), " . ".join(map(str, categories.values()))
+    for batch, results in look(make, find, settings.detection, words=names, limit_together=together):
         if data.frequencies:
             results = _as_evaluated(model, results)
         rows |= {name: _coco_rows(name, result) for name, result in zip(batch["ids"], results, strict=True)}
@@ -173,7 +174,7 @@ def find_phrases(
     model: FiberForGrounding,
     name: str,
     samples: Sequence[GroundingSample],
-    batches: Batches,
+    look: Looker,
     settings: GroundingSettings,
     split: str,
 ) -> Found:
@@ -184,7 +185,7 @@ def find_phrases(
     asked = ask_phrases(name, samples)
     found: dict[Any, list[list[list[float]]]] = {}
     cut: dict[Any, int] = {}
-    for batch, results in _find(model, samples, batches, settings.detection):
+    for batch, results in _find(model, samples, look, settings.detection):
         for entry, result, maps in zip(batch["ids"], results, batch["phrase_maps"], strict=True):
             cut[entry] = sum(not maps[label - 1].any() for label in asked[entry][1])
             found[entry] = [result["boxes"][result["labels"] == label].tolist() for label in asked[entry][1]]
@@ -281,14 +282,14 @@ def find_expressions(
     name: str,
     samples: Sequence[GroundingSample],
     processor: GroundingProcessor,
-    batches: Batches,
+    look: Looker,
     settings: GroundingSettings,
 ) -> Found:
     """Boxes for expressions and, if the settings ask, for empty ones; predictions for `fiber-eval refcoco`."""
-    found = _find_expressions(model, samples, batches, None)
+    found = _find_expressions(model, samples, look, None)
     blind: dict[Any, Any] = {}
     if settings.empty_expressions:
-        blind = _find_expressions(model, samples, batches, processor)
+        blind = _find_expressions(model, samples, look, processor)
     found = in_order(samples, found)
     entries = {entry: {"boxes": boxes, "scores": scores} for entry, (boxes, scores) in found.items()}
     score = partial(score_expressions, found, name, samples, blind)
@@ -340,15 +341,12 @@ def _precisions(found: Mapping[Any, Any], targets: Mapping[Any, Any], ks: Sequen
 
 
 def _find_expressions(
-    model: FiberForGrounding, samples: Sequence[GroundingSample], batches: Batches, blind: GroundingProcessor | None
+    model: FiberForGrounding, samples: Sequence[GroundingSample], look: Looker, blind: GroundingProcessor | None
 ) -> dict[Any, tuple[list[list[float]], list[float]]]:
     """By id the boxes and scores of all processes."""
     found: dict[Any, tuple[list[list[float]], list[float]]] = {}
 
-    def whole(make: Callable[[Any], Any]) -> Iterator[dict[str, Any]]:
-        return map(_with_tokens_left, batches(make))
-
-    for batch, results in _find(model, samples, whole, REFERRING, blind):
+    for batch, results in _find(model, samples, look, REFERRING, blind, _with_tokens_left):
         for entry, result in zip(batch["ids"], results, strict=True):
             found[entry] = (result["boxes"].tolist(), result["scores"].tolist())
     return gather_by_id(found)
@@ -357,14 +355,19 @@ def _find_expressions(
 def _find(
     model: FiberForGrounding,
     samples: Sequence[GroundingSample],
-    batches: Batches,
+    look: Looker,
     settings: DetectionSettings,
     blind: GroundingProcessor | None = None,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Batches of captions with the boxes found for their phrases, or, with the processor `blind`, for empty texts."""
-    for batch in batches(partial(GroundingDataset, samples)):
-        asked = batch if blind is None else batch | _empty_texts(len(batch["ids"]), blind)
-        yield batch, _as_evaluated(model, model.find(asked, settings))
+
+    def find(batch: dict[str, Any]) -> list[dict[str, Any]]:
+        asked = prepare(batch) if blind is None else batch | _empty_texts(len(batch["ids"]), blind)
+        return model.find(asked, settings)
+
+    for batch, results in look(partial(GroundingDataset, samples), find, settings):
+        yield batch, _as_evaluated(model, results)
 
 
 def _with_tokens_left(batch: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -52,6 +53,7 @@ from fiber_train.tasks.grounding.evaluation import (
 )
 from fiber_train.tasks.grounding.examples import show_boxes
 from fiber_train.tasks.grounding.settings import BoxFiles, GroundingSettings
+from fiber_train.tasks.grounding.views import Looker, View, views_of
 from fiber_train.tasks.ids import only
 
 
@@ -66,7 +68,7 @@ class Grounding(Task[GroundingSettings]):
         'fiber refer photo.jpg "the man on the left" --checkpoint {run} --draw drawn',
     )
     training_settings = (
-        *("model", "train", "original", "shots", "shorter", "longest", "shorter_in_evaluation", "flip"),
+        *("model", "train", "original", "shots", "copies", "shorter", "longest", "shorter_in_evaluation", "flip"),
         *(f"prompts.{each.name}" for each in fields(PromptConfig) if each.name != "separator"),
     )
 
@@ -101,7 +103,9 @@ class Grounding(Task[GroundingSettings]):
         """Boxes of any format; in training of categories as many shots as are asked for."""
         data = as_boxes(super().samples(split, training))
         if training and data.detection is not None and self.settings.shots is not None:
-            data.detection = take_shots(data.detection, self.settings.shots, seed=self.config.trainer.seed)
+            few = take_shots(data.detection, self.settings.shots, seed=self.config.trainer.seed)
+            copies = self.settings.copies or usual_copies(self.settings.shots)
+            data.detection = replace(few, samples=[*few.samples] * copies)
         return data
 
     def take_share(self, samples: Any, share: float, *, held: bool) -> BoxData:
@@ -200,18 +204,22 @@ class Grounding(Task[GroundingSettings]):
         ("detection" for categories): by id the boxes found.
         """
 
-        def batches(make: Callable[..., Any]) -> Iterable[dict[str, Any]]:
-            dataset = make(transform=self.make_transform(processor, False), **self.image_options)
-            return self.batches_of(dataset, processor, fabric)
+        def batches(make: Callable[..., Any], view: View) -> Iterable[dict[str, Any]]:
+            transform = build_detection_evaluation_transform(
+                view.shorter, view.longest, normalize=False, mirror=view.mirrored
+            )
+            return self.batches_of(make(transform=transform, **self.image_options), processor, fabric)
 
         parts, settings, split = [], self.settings, self.config.data.eval_split
+        views = views_of(settings, processor.shorter, processor.longest)
+        look = Looker(batches, views, settings.test_time.merging)
         if (data := samples.detection) is not None:
             categories = worded_categories(data, settings.wording)
-            parts.append(find_detection(model, data, categories, processor, batches, settings))
+            parts.append(find_detection(model, data, categories, processor, look, settings))
         for name, captions in samples.captions.items():
-            parts.append(find_phrases(model, name, captions, batches, settings, split))
+            parts.append(find_phrases(model, name, captions, look, settings, split))
         for name, expressions in samples.expressions.items():
-            parts.append(find_expressions(model, name, expressions, processor, batches, settings))
+            parts.append(find_expressions(model, name, expressions, processor, look, settings))
         files = self.keep({name: content for part in parts for name, content in part.predictions.items()})
         return sum((part.score(self.collect) for part in parts), Evaluation(predictions=files))
 
@@ -263,3 +271,8 @@ class Grounding(Task[GroundingSettings]):
     def describe(self, found: Evaluation) -> str:
         """A line for each file."""
         return describe(found)
+
+
+def usual_copies(shots: int) -> int:
+    """How often an epoch passes images of few-shot training: GLIP's 8, 4, 2 and 1 times with 1, 3, 5 and 10 shots."""
+    return 2 ** max(0, round(math.log2(10 / shots)))

@@ -1,7 +1,8 @@
-"""`fiber detect`, `fiber ground`, `fiber refer`."""
+"""`fiber detect`, `fiber ground`, `fiber refer`, `fiber odinw`."""
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,35 @@ def refer(parser: ArgumentParser) -> Callable[[Namespace], int]:
         return _find(options, lambda model, images: model.refer(images, [options.expression] * len(images)))
 
     return run
+
+
+def odinw(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Fine-tune on all data sets of ODinW, each from the same weights, and average."""
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets, as GLIP names them")
+    parser.add_argument("--out", type=Path, required=True, help="folder for a run of each, and odinw.json")
+    parser.add_argument(
+        "--sets", default="13", help="13, 35, names with commas between, or a YAML file like ours (%(default)s)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="settings of all runs, such as model.checkpoint=runs/fine task.shots=3; a word without = is a recipe to "
+        "lay over odinw, such as linear_probe",
+    )
+    return _odinw
+
+
+def _odinw(options: Namespace) -> int:
+    from fiber_train.stopping import STATUS
+    from fiber_train.tasks.grounding.odinw import as_table, choose_sets, run_odinw
+
+    recipes = [word for word in options.overrides if "=" not in word]
+    overrides = [word for word in options.overrides if "=" in word]
+    found = run_odinw(options.data, options.out, choose_sets(options.sets), recipes, overrides)
+    if found is None:
+        return STATUS
+    sys.stdout.write(as_table(found))
+    return 0
 
 
 def _add_options(parser: ArgumentParser) -> None:
