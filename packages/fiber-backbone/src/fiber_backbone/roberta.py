@@ -12,17 +12,18 @@ Shapes: B batch, L tokens, P tokens already decoded, D channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 
 from fiber_backbone.attention import KeyValue, merge_heads, split_heads
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.streams import Insert, StreamSizes, TextStream, rescale_linear
+from fiber_backbone.streams import Insert, StreamSizes, TextStream, compute, rescale_linear
 
 # Fields of `FiberConfig` and what transformers calls them.
 FIELDS = {
@@ -92,6 +93,10 @@ class RobertaStream(TextStream):
         """See `Stream`."""
         return self._sizes
 
+    def units(self) -> list[nn.Module]:
+        """See `Stream`: the layers."""
+        return list(self.encoder.layer)
+
     def embed(self, input_ids: Tensor, past_length: Tensor | None = None) -> Tensor:
         """See `TextStream`."""
         table = self.embeddings
@@ -112,10 +117,10 @@ class RobertaStream(TextStream):
         final_norm: bool = True,
     ) -> tuple[Tensor, KeyValue]:
         """See `TextStream`."""
-        arguments = (self.encoder.layer[layer], hidden, mask, insert or Insert(), past, final_norm)
+        function: Any = self._layer
         if self.gradient_checkpointing and self.training:
-            return checkpoint(self._layer, *arguments, use_reentrant=False)
-        return self._layer(*arguments)
+            function = partial(checkpoint, self._layer, use_reentrant=False)
+        return compute(function, self.encoder.layer[layer], hidden, mask, insert or Insert(), past, final_norm)
 
     def _layer(
         self, layer: Any, hidden: Tensor, mask: Tensor, insert: Insert, past: KeyValue | None, final_norm: bool

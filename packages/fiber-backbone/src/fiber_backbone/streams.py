@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from fiber_backbone.attention import KeyValue
 from fiber_backbone.config import FiberConfig
 
 Size = tuple[int, int]
+Found = TypeVar("Found")
 
 
 class Insert(NamedTuple):
@@ -59,6 +60,15 @@ class StreamSizes:
         """Sizes of some of the blocks."""
         dims, heads = (tuple(each[block] for block in blocks) for each in (self.dims, self.heads))
         return StreamSizes(dims, heads, self.dropout, self.attention_dropout)
+
+
+def compute(function: Callable[..., Found], unit: nn.Module, *arguments: Any) -> Found:
+    """`function(unit, *arguments)`, by way of `unit.around(function, *arguments)` if the unit has that.
+
+    There, what keeps the unit's weights in pieces (`fiber_heads.sharding`) brings them together for the while.
+    """
+    around = getattr(unit, "around", None)
+    return function(unit, *arguments) if around is None else around(function, *arguments)
 
 
 def rescale_linear(module: nn.Module, std: float) -> None:
@@ -107,6 +117,10 @@ class Stream(nn.Module, ABC):
     @abstractmethod
     def sizes(self) -> StreamSizes:
         """Sizes of all blocks."""
+
+    def units(self) -> list[nn.Module]:
+        """The modules that `run` computes one at a time, each by way of `compute`, bottom to top; others stay whole."""
+        return []
 
     def adapt(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
         """A weight that was made for another resolution or length, resized.

@@ -12,6 +12,7 @@ Shapes: B batch, H W map, C channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.streams import ImageStream, Insert, Size, StreamSizes, rescale_linear
+from fiber_backbone.streams import ImageStream, Insert, Size, StreamSizes, compute, rescale_linear
 from fiber_backbone.windows import WindowPlan, plan_windows, resize_relative_position_bias, window_attention, within
 
 BIAS_TABLE = "relative_position_bias_table"
@@ -109,6 +110,10 @@ class SwinStream(ImageStream):
         """The blocks of the last two stages."""
         return sum(self.depths[-2:])
 
+    def units(self) -> list[nn.Module]:
+        """See `Stream`: the blocks."""
+        return [block for layer in self.layers for block in layer.blocks]
+
     def embed(self, pixel_values: Tensor) -> Tensor:
         """See `ImageStream`."""
         return self.patch_embed(pixel_values)
@@ -121,11 +126,10 @@ class SwinStream(ImageStream):
         index = block - sum(self.depths[:stage])
         plan = self._plan((x.shape[1], x.shape[2]), bool(index % 2), x.device)
         sizes = None if sizes is None else sizes // self.pyramid_strides[stage]
-        arguments = (self.layers[stage].blocks[index], x, plan, insert or Insert(), sizes)
+        function: Any = _block
         if self.gradient_checkpointing and self.training:
-            x = checkpoint(_block, *arguments, use_reentrant=False)
-        else:
-            x = _block(*arguments)
+            function = partial(checkpoint, _block, use_reentrant=False)
+        x = compute(function, self.layers[stage].blocks[index], x, plan, insert or Insert(), sizes)
         if index + 1 < self.depths[stage]:
             return x, None
         if stage + 1 < len(self.depths):

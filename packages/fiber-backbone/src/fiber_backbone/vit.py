@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fiber_backbone.attention import merge_heads, split_heads
 from fiber_backbone.config import FiberConfig
-from fiber_backbone.streams import ImageStream, Insert, StreamSizes, rescale_linear
+from fiber_backbone.streams import ImageStream, Insert, StreamSizes, compute, rescale_linear
 
 
 class VitStream(ImageStream):
@@ -108,6 +108,10 @@ class VitStream(ImageStream):
         attention = self.blocks[0].attn
         return StreamSizes((attention.proj.out_features,) * len(self.blocks), (attention.num_heads,) * len(self.blocks))
 
+    def units(self) -> list[nn.Module]:
+        """See `Stream`: the blocks."""
+        return list(self.blocks)
+
     def embed(self, pixel_values: Tensor) -> Tensor:
         """See `ImageStream`; positions are interpolated for images of another size."""
         x = self.patch_embed(pixel_values)  # (B, rows, columns, C)
@@ -128,11 +132,10 @@ class VitStream(ImageStream):
         self, x: Tensor, block: int, insert: Insert | None = None, sizes: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """See `ImageStream`."""
-        arguments = (self.blocks[block], x[:, 0], insert or Insert())
+        function: Any = _block
         if self.gradient_checkpointing and self.training:
-            x = checkpoint(_block, *arguments, use_reentrant=False)
-        else:
-            x = _block(*arguments)
+            function = partial(checkpoint, _block, use_reentrant=False)
+        x = compute(function, self.blocks[block], x[:, 0], insert or Insert())
         return x[:, None], None
 
     def final_norm(self, x: Tensor) -> Tensor:
