@@ -75,7 +75,9 @@ def member(rank: int, world: int, folder: str) -> None:
             model.set_gradient_checkpointing()
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("repeat", "piece")) if kind == "cider" and world == 4 else init_device_mesh("cpu", (world,))  # fmt: skip
         shard(model, mesh)
-        assert sum(local(each).numel() for each in model.parameters()) < 0.75 * sum(map(Tensor.numel, model.parameters()))
+        assert sum(local(each).numel() for each in model.parameters()) < 0.75 * sum(
+            map(Tensor.numel, model.parameters())
+        )
         found[kind, parts] = two_steps(model, kind, rank, world, parts, is_syncing=kind == "coarse" and world == 4)
         if kind == "coarse" and world == 2:
             found["alone", parts] = each_for_itself(model.eval(), rank)
@@ -96,16 +98,19 @@ def each_for_itself(model: TaskModel, rank: int) -> list[Tensor]:
         return [found[0], other(**batch).loss]
 
 
+@pytest.fixture(scope="module")
+def one() -> dict[str, list[Tensor]]:
+    """What one process finds; made first, so that processes that are forked have imported everything."""
+    return {kind: two_steps(MODELS[kind](), kind, 0, 1, 1) for kind in ("coarse", "contrast", "gold", "cider", "fine")}
+
+
 @pytest.fixture(scope="module", params=CASES)
-def by_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict]:
+def by_processes(
+    one: dict, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, dict]:
     folder = tmp_path_factory.mktemp("processes")
     mp.start_processes(member, (request.param, str(folder)), nprocs=request.param, start_method="fork")
     return request.param, torch.load(folder / f"{request.param}.pt")
-
-
-@pytest.fixture(scope="module")
-def one() -> dict[str, list[Tensor]]:
-    return {kind: two_steps(MODELS[kind](), kind, 0, 1, 1) for kind in ("coarse", "contrast", "gold", "cider", "fine")}
 
 
 def flat(found: Sequence[Tensor]) -> list[Tensor]:

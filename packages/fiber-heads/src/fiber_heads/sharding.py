@@ -11,6 +11,7 @@ process by process, such as an evaluation, whose batches differ in number.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -35,6 +36,7 @@ def shard(model: TaskModel, mesh: DeviceMesh) -> None:
     Raises:
         ValueError: The model cannot be trained in pieces.
     """
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # none is changed in place
     model.prepare_sharding()
     model.scalars = frozenset(name for name, value in model.named_parameters() if value.ndim == 0)
     for name in model.scalars:  # `fully_shard` takes none; all that is computed with them is the same for one element
@@ -60,7 +62,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's piece, which shares its memory; of other tensors they themselves."""
+    """The piece of this process, which shares its memory; of other tensors they themselves."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -37,6 +37,7 @@ FREE_SETTINGS = (
     "trainer.eval_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
+    "trainer.async_checkpoints",
     "trainer.tensorboard",
     "trainer.max_steps",
     "trainer.max_epochs",
