@@ -249,7 +249,7 @@ class Loop:
             return error
         found = find_nonfinite({"model": self.model.module.state_dict(), **self.state_dict()})
         if not alone:  # another process may have other pieces
-            found = sorted(gather_by_id(dict.fromkeys(found)))
+            found = list(gather_by_id(dict.fromkeys(found)))
         if not found:
             return None
         return NonFiniteLossError(
@@ -273,8 +273,8 @@ class Loop:
         match path:
             case ("optimizer", "state", int(index), _):
                 return [each for group in self.optimizer.param_groups for each in group["params"]][index]
-            case ("average", str(name)):
-                return self.average and self.average.state_dict().get(name)
+            case ("average", str(name)) if self.average is not None:
+                return self.average.state_dict().get(name)
         return None
 
     def averaged(self) -> AbstractContextManager[None]:

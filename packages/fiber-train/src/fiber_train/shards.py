@@ -19,8 +19,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-Path_ = tuple[str | int, ...]  # the keys by which nested dictionaries lead to a value
-Like = Callable[[Path_], Tensor | None]
+Keys = tuple[str | int, ...]  # the keys by which nested dictionaries lead to a value
+Like = Callable[[Keys], Tensor | None]
 
 
 def take_apart(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -29,10 +29,10 @@ def take_apart(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tens
     The former has under "tensors" where each belongs, and whether it has no dimensions: the latter have one element.
     """
     plain: dict[str, Any] = {}
-    places: dict[str, tuple[Path_, bool]] = {}
+    places: dict[str, tuple[Keys, bool]] = {}
     tensors: dict[str, Tensor] = {}
 
-    def walk(node: Mapping[Any, Any], into: dict[Any, Any], path: Path_) -> None:
+    def walk(node: Mapping[Any, Any], into: dict[Any, Any], path: Keys) -> None:
         for key, value in node.items():
             if isinstance(value, Mapping):
                 into[key] = {}
@@ -92,7 +92,7 @@ def cut(state: dict[str, Any], like: Like) -> dict[str, Any]:
     return state
 
 
-def _is_in_pieces(like: Tensor | None, shape: torch.Size, path: Path_, scalar: bool) -> bool:
+def _is_in_pieces(like: Tensor | None, shape: torch.Size, path: Keys, scalar: bool) -> bool:
     """Whether a tensor has its pieces where a parameter has: of a single element the number of steps has not."""
     return isinstance(like, DTensor) and like.shape == shape and not (scalar and path[-1] == "step")
 
@@ -104,7 +104,7 @@ def _shaped(tensor: Tensor, like: Tensor | None, scalar: bool) -> Tensor:
     return tensor.reshape(()) if scalar or (like is not None and like.ndim == 0 and tensor.numel() == 1) else tensor
 
 
-def _room(found: Any, like: Tensor | None, path: Path_, scalar: bool) -> Tensor:
+def _room(found: Any, like: Tensor | None, path: Keys, scalar: bool) -> Tensor:
     """Where a tensor is read to."""
     if like is not None and _is_in_pieces(like, found.size, path, scalar):
         return torch.empty_like(like, dtype=found.properties.dtype, requires_grad=False)
