@@ -24,3 +24,12 @@ def test_killed_and_resumed(straight: tuple[Path, Path, float], tmp_path: Path, 
     data, whole, seconds = straight
     kill_and_resume(data, tmp_path / "killed", share * seconds)
     assert differing(whole, tmp_path / "killed") == []
+
+
+@pytest.mark.parametrize(("kind", "share"), [("ddp", 0.8), ("fsdp", 0.7)])
+def test_two_killed_and_resumed(straight: tuple[Path, Path, float], tmp_path: Path, kind: str, share: float) -> None:
+    data, _, _ = straight
+    began = time.monotonic()
+    finish(data, tmp_path / "whole", kind)
+    kill_and_resume(data, tmp_path / "killed", share * (time.monotonic() - began), kind)
+    assert differing(tmp_path / "whole", tmp_path / "killed") == []

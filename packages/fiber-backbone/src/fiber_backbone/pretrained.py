@@ -28,6 +28,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
     A subclass says how it is described (`to_config`) and how it is built from the description (`from_config`).
     """
 
+    _given: Mapping[str, Tensor] | None = None  # weights to save in place of the model's own
+
     def to_config(self) -> dict[str, Any]:
         """A JSON-serializable description from which `from_config` builds the model."""
         raise NotImplementedError
@@ -147,9 +149,33 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             value.data = value.data.to(tensors[name].dtype)
         self.load_state_dict(dict(tensors))
 
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, state_dict: Mapping[str, Tensor] | None = None, **hub: Any
+    ) -> str | None:
+        """Writes weights and description to a folder.
+
+        Args:
+            save_directory: Made if need be.
+            state_dict: The weights, as in transformers; by default the model's own. Of a model whose weights lie in
+                pieces on several processes, `fiber_heads.sharding.whole_state` gives them.
+            **hub: As of `ModelHubMixin.save_pretrained`: `push_to_hub`, `repo_id`, ...
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self._given = state_dict
+        try:
+            return super().save_pretrained(save_directory, **hub)
+        finally:
+            self._given = None
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        config = {"model_class": name_of(type(self), "fiber.models"), **self.to_config()}
-        tensors = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
+        kind = type(self)
+        if kind.__bases__[0].__name__ == "FSDPModule":  # `fully_shard` puts a class of its own over the model's
+            kind = kind.__bases__[1]
+        config = {"model_class": name_of(kind, "fiber.models"), **self.to_config()}
+        given = self.state_dict() if self._given is None else self._given
+        tensors = {name: value.detach().contiguous() for name, value in given.items()}
         # Each file is written beside its target and renamed, so that a reader never meets half of one.
         described, weights = (save_directory / f".{name}.partial" for name in (CONFIG_FILE, WEIGHTS_FILE))
         described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PretrainedConfig, PreTrainedModel, RobertaConfig, RobertaModel
 
@@ -90,6 +90,10 @@ class RobertaStream(TextStream):
     def sizes(self) -> StreamSizes:
         """See `Stream`."""
         return self._sizes
+
+    def units(self) -> list[nn.Module]:
+        """See `Stream`: the layers."""
+        return list(self.encoder.layer)
 
     def embed(self, input_ids: Tensor, past_length: Tensor | None = None) -> Tensor:
         """See `TextStream`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -88,13 +89,18 @@ class Stream(nn.Module, ABC):
     gradient_checkpointing: bool = False
     compile_options: Mapping[str, Any] | None = None
 
-    def compute(self, block: Callable[..., Any], *arguments: Any) -> Any:
-        """A block's function of its arguments, in training as the two switches ask; for `run`."""
+    def compute(self, block: Callable[..., Any], unit: nn.Module, *arguments: Any) -> Any:
+        """`block(unit, *arguments)`, in training as the two switches ask; for `run`.
+
+        Where a unit has `around`, it is called by that: there, what keeps the unit's weights in pieces
+        (`fiber_heads.sharding`) brings them together for the while.
+        """
         if self.training and self.compile_options is not None:
             block = torch.compile(block, **self.compile_options)  # what was compiled is kept with the function's code
         if self.training and self.gradient_checkpointing:
-            return checkpoint(block, *arguments, use_reentrant=False)
-        return block(*arguments)
+            block = partial(checkpoint, block, use_reentrant=False)
+        around = getattr(unit, "around", None)
+        return block(unit, *arguments) if around is None else around(block, *arguments)
 
     @classmethod
     @abstractmethod
@@ -140,6 +146,10 @@ class Stream(nn.Module, ABC):
             if name.startswith(f"{path}."):
                 return int(name.removeprefix(f"{path}.").partition(".")[0])
         return count if name.startswith("norm.") else -1
+
+    def units(self) -> list[nn.Module]:
+        """The modules that `run` computes one at a time, each by way of `compute`, bottom to top; others stay whole."""
+        return []
 
     def adapt(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
         """A weight that was made for another resolution or length, resized.

@@ -109,6 +109,10 @@ class SwinStream(ImageStream):
         """The blocks of the last two stages."""
         return sum(self.depths[-2:])
 
+    def units(self) -> list[nn.Module]:
+        """See `Stream`: the blocks."""
+        return [block for layer in self.layers for block in layer.blocks]
+
     def embed(self, pixel_values: Tensor) -> Tensor:
         """See `ImageStream`."""
         return self.patch_embed(pixel_values)

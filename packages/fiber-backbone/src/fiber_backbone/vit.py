@@ -107,6 +107,10 @@ class VitStream(ImageStream):
         attention = self.blocks[0].attn
         return StreamSizes((attention.proj.out_features,) * len(self.blocks), (attention.num_heads,) * len(self.blocks))
 
+    def units(self) -> list[nn.Module]:
+        """See `Stream`: the blocks."""
+        return list(self.blocks)
+
     def embed(self, pixel_values: Tensor) -> Tensor:
         """See `ImageStream`; positions are interpolated for images of another size."""
         x = self.patch_embed(pixel_values)  # (B, rows, columns, C)

@@ -25,6 +25,7 @@ from fiber_heads.distributed import BatchMean
 from fiber_heads.generation import Caption, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.processing import Images
+from fiber_heads.sharding import copy_weights, whole
 from fiber_heads.task import TaskModel, TaskOutput
 
 Reward = Callable[[Tensor, Sequence[Sequence[str]]], Tensor]
@@ -242,7 +243,12 @@ class FiberForCaptioning(TaskModel):
                 parameter.grad = None
         else:
             for name, part in self._frozen[0].items():
-                part.load_state_dict(getattr(self, name).state_dict())
+                copy_weights(getattr(self, name), part)
+
+    def prepare_sharding(self) -> None:
+        """Makes GOLD's frozen copy, which each process has for itself."""
+        if self.config.objective == "gold":
+            self._refresh()
 
     def _reward_loss(
         self, features: Tensor, references: Sequence[Sequence[str]], forced: Tensor | None, seeds: Tensor | None
@@ -262,7 +268,7 @@ class FiberForCaptioning(TaskModel):
             original=settings.original,
         )
         parts = () if settings.original else (self.backbone, self.word_head)
-        with _without_dropout(*parts):
+        with _without_dropout(*parts), whole(self.backbone, self.word_head):
             ids, _ = sample(CachedDecoder(self.backbone, self.word_head, features.detach()), drawing, forced, seeds)
         rewards = self.reward(ids, references).to(features)
         if rewards.shape != ids.shape[:1]:

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from fiber_heads.distributed import all_gather, rank
 from fiber_heads.draws import draw
 from fiber_heads.initialization import initialize
+from fiber_heads.sharding import local
 
 
 @dataclass
@@ -106,8 +107,7 @@ class ContrastiveHead(nn.Module):
             followed by the filled slots of the queue if it keeps inputs. With `original` this process's batch stands
             for the global one.
         """
-        with torch.no_grad():
-            self.temperature.clamp_(0.001, 1.0)
+        self.limit()
         with torch.autocast(image_features.device.type, enabled=False):
             at_least_float32 = torch.promote_types(image_features.dtype, torch.float32)
             image, text = image_features.to(at_least_float32), text_features.to(at_least_float32)
@@ -120,6 +120,11 @@ class ContrastiveHead(nn.Module):
             )
         of_samples = (to_text[2] + to_image[2]) / 2
         return Contrast((to_text[0] + to_image[0]) / 2, to_text[1], to_image[1], of_samples)
+
+    @torch.no_grad()
+    def limit(self) -> None:
+        """Keeps the temperature in its range."""
+        local(self.temperature).clamp_(0.001, 1.0)
 
     def _used(self, queue: FeatureQueue) -> int:
         """How many slots of the queue take part in the loss."""

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, autograd
+from torch.distributed.tensor import DTensor
 
 from fiber_heads.distributed import BatchMean, max_over_processes, world_size
 from fiber_heads.share import Begun, Pairs, Share, padded
@@ -94,7 +95,9 @@ class GradCache:
         loss = _SendBack.apply(gradients, *results) if results else pairs.pixel_values.new_zeros(())
         if number + 1 == len(self._parts) and world_size() > 1:
             # Processes average the gradients of this backward pass; with the others' sums, so all must take part in it.
-            loss = loss + 0.0 * torch.stack([each.sum() for each in model.parameters() if each.requires_grad]).sum()
+            # Of a sharded model those that are in pieces here do so by themselves.
+            learned = [each for each in model.parameters() if each.requires_grad and not isinstance(each, DTensor)]
+            loss = loss + 0.0 * torch.stack([each.sum() for each in learned]).sum()
         return TaskOutput(loss)
 
     def _join(self) -> Share:

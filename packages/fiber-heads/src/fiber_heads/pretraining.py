@@ -179,6 +179,8 @@ class FiberForPretraining(SearchModel):
 
         With `original` each part is compared in itself, as there.
         """
+        if self.contrastive_head is not None:
+            self.contrastive_head.limit()  # of a sharded model, forward passes change only what they gathered
         passes = super().passes(parts)
         if len(parts) == 1 or self.config.original or self.config.objectives == ("mlm",):
             return passes
@@ -345,6 +347,18 @@ class FiberForPretraining(SearchModel):
         """Notes if the original's two rankers disagree."""
         if self.matching_head is not None:
             report.notes.extend(describe_rank_output(tensors))
+
+    def prepare_sharding(self) -> None:
+        """Refuses a queue of inputs, of which processes encode unlike numbers while they wait for each other's weights.
+
+        Raises:
+            ValueError: There is one.
+        """
+        if self.queue is not None and self.queue.inputs != "none":
+            raise ValueError(
+                f"a queue with queue_inputs={self.queue.inputs!r} cannot be trained in pieces (fsdp, hsdp); set "
+                "queue_inputs to 'none', or train with ddp"
+            )
 
     def training_state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights: the queue."""

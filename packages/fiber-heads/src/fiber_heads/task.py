@@ -85,6 +85,7 @@ class TaskModel(PretrainedModel):
         config_class: A dataclass, or None for a model that has nothing to set.
         processor: What prepares images and texts that come as they are, for methods such as `answer`. It is saved with
             the model and comes with it; set it where there is none.
+        scalars: Parameters without dimensions, which have one element while the model is sharded.
         accepts_loss_kwargs: False: `loss` is a mean over the batch, which transformers' Trainer divides by the number
             of accumulated batches itself.
     """
@@ -92,6 +93,7 @@ class TaskModel(PretrainedModel):
     config_class: ClassVar[type[Any] | None] = None
     accepts_loss_kwargs: ClassVar[bool] = False
     processor: Processor | None = None
+    scalars: frozenset[str] = frozenset()
     config: Any
     _needed: ClassVar[tuple[str, ...]] = ()
 
@@ -316,6 +318,13 @@ class TaskModel(PretrainedModel):
         """Whether the original decays a parameter of `no_weight_decay` all the same, by oversight."""
         image_query_norm = ".image_stream.cross_attention." in name and name.endswith(".norm.weight")
         return name.endswith((".gate", ".temperature")) or image_query_norm
+
+    def prepare_sharding(self) -> None:
+        """Called before the weights are taken apart (`fiber_heads.sharding`): the last look at them as they are.
+
+        Raises:
+            ValueError: The model cannot be trained in pieces; the message says what to set.
+        """
 
     def training_state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights."""

@@ -1,8 +1,11 @@
 """Checkpoints: written whole, verified on reading.
 
 A checkpoint is a model folder (weights, configuration, tokenizer, image settings, the task's settings), so that every
-tool can use it, with one more file, `training.pt`, that a resumed run needs. `fiber.json` lists its files with their
-sizes and checksums.
+tool can use it, with what a resumed run needs beside: `training.pt`, and in `training/` the tensors of it, such as the
+optimizer's. `fiber.json` lists its files with their sizes and checksums.
+
+Several processes write a checkpoint together, each its share of `training/`, into a folder that all of them see; the
+first one does the rest, and puts the folder in its place when all are done.
 """
 
 from __future__ import annotations
@@ -10,20 +13,24 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from fiber_data import load_processor
 from fiber_heads import AutoFiber, TaskModel
+from torch import Tensor
+from torch import distributed as dist
 
 from fiber_train.ownership import MARKER, find_damage, is_ours
+from fiber_train.shards import Like, cut, put_together, take_apart, write_tensors
 from fiber_train.stopping import say
-from fiber_train.writing import WriteError, replace_folder, restore
+from fiber_train.writing import WriteError, replace_folder, restore, temporary
 
 _NAME = re.compile(r"step-(\d+)")
-TRAINING_FILE, WEIGHTS_FILE = "training.pt", "model.safetensors"
+TRAINING_FILE, TENSORS, WEIGHTS_FILE = "training.pt", "training", "model.safetensors"
 
 
 def find_checkpoints(run: str | Path) -> list[Path]:
@@ -65,7 +72,9 @@ def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskMode
     if is_ours(folder):
         if damage := find_damage(folder, names=(WEIGHTS_FILE,)):
             raise ValueError(f"{folder} is damaged: {damage}; use another checkpoint of the run, or copy it again")
-        if change := find_damage(folder, but=(WEIGHTS_FILE, TRAINING_FILE, MARKER)):  # it may be somebody's intention
+        if change := find_damage(
+            folder, but=(WEIGHTS_FILE, TRAINING_FILE, TENSORS, MARKER)
+        ):  # it may be somebody's intention
             warnings.warn(f"{folder}: {change}; it is used as it is now", stacklevel=2)
     model = AutoFiber.from_pretrained(folder, trusted=trusted)
     if not isinstance(model, TaskModel):
@@ -97,37 +106,79 @@ def load_model(
 
 
 def save_checkpoint(
-    run: str | Path, step: int, write_model: Callable[[Path], None], state: dict[str, Any], keep: int
+    run: str | Path,
+    step: int,
+    write_model: Callable[[Path], None],
+    state: Mapping[str, Any],
+    keep: int,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
     """Writes one checkpoint and deletes the oldest beyond `keep`.
 
     Args:
         run: The run's folder.
         step: Optimizer steps done.
-        write_model: Fills a folder with the model and its processor.
+        write_model: Fills a folder with the model and its processor; the first process calls it.
         state: What else a resumed run needs: tensors, numbers and plain containers only.
         keep: How many checkpoints stay.
+        group: Of several processes, on the CPU; all of them call this. None for one process.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
         WriteError: It cannot be written; the message names the last one that is whole.
+        SystemExit: It cannot be written, on other processes than the first.
     """
+    return write_checkpoint(run, step, write_model, *take_apart(state), keep, group)
+
+
+def write_checkpoint(
+    run: str | Path,
+    step: int,
+    write_model: Callable[[Path], None],
+    plain: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    keep: int,
+    group: dist.ProcessGroup | None = None,
+) -> Path:
+    """`save_checkpoint` of a state that was taken apart."""
+    target = Path(run) / "checkpoints" / f"step-{step:06}"
+    if group is not None and dist.get_rank(group):
+        if _told(group):
+            with suppress(OSError):  # the first process has it too, and says it
+                write_tensors(temporary(target) / TENSORS, tensors, group)
+            if _told(group):
+                return target
+        raise SystemExit(0)
 
     def write(folder: Path) -> None:
         write_model(folder)
-        _save_tensors(folder / TRAINING_FILE, state)
+        (folder / TENSORS).mkdir()
+        _told(group, True)
+        write_tensors(folder / TENSORS, tensors, group)
+        _save_tensors(folder / TRAINING_FILE, dict(plain))
 
-    target = Path(run) / "checkpoints" / f"step-{step:06}"
     try:
         replace_folder(target, write, "checkpoint")
-    except WriteError as error:
+    except BaseException as error:
+        _told(group, False)
+        if not isinstance(error, WriteError):
+            raise
         before = find_checkpoints(run)
         raise WriteError(f"{error} from {before[-1].name if before else 'its beginning'}") from error
+    _told(group, True)
     for old in filter(is_ours, find_checkpoints(run)[:-keep]):
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _told(group: dist.ProcessGroup | None, good: bool = True) -> bool:
+    """What the first process says of how it goes."""
+    said = [good]
+    if group is not None:
+        dist.broadcast_object_list(said, group=group, group_src=0)
+    return said[0]
 
 
 def _save_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -181,8 +232,12 @@ def tidy(run: str | Path) -> None:
         restore(target)
 
 
-def load_training_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` put into `training.pt`, read without executing anything.
+def load_training_state(checkpoint: Path, like: Like = lambda path: None) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `state`, read without executing anything.
+
+    Args:
+        checkpoint: The folder.
+        like: By the keys that lead to a tensor one whose pieces of it this process needs; the others come whole.
 
     Raises:
         FileNotFoundError: The folder has no such file (a model folder, not a checkpoint).
@@ -200,4 +255,6 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, no training state; use another checkpoint of the run")
-    return state
+    if "tensors" not in state:  # written by 0.3 or before: they are in it
+        return cut(state, like)
+    return put_together(state, checkpoint / TENSORS, like)

@@ -198,6 +198,8 @@ class TrainerConfig(Ranged):
     devices: int = ranged(1, least=1)
     num_nodes: int = ranged(1, least=1)
     strategy: str = "auto"
+    """How processes share the work: "auto" and "ddp", each has all of the model; "fsdp", each has a piece of all that
+    training keeps (weights, gradients, optimizer, average), "hsdp", so inside each host; or another of Fabric's."""
     precision: str = "32-true"
     """Of Fabric: one of `PRECISIONS`."""
     compile: bool = False
@@ -212,6 +214,8 @@ class TrainerConfig(Ranged):
     checkpoint_every: int = ranged(1000, least=1)
     keep_checkpoints: int = ranged(2, least=1)
     """How many of the newest checkpoints to keep, beside the best by the task's measure."""
+    async_checkpoints: bool = False
+    """Whether checkpoints are written while training goes on, from a copy in the memory of the host."""
     tensorboard: bool = True
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from fiber_heads.sharding import local
 from torch import Tensor, nn
 
 
@@ -15,6 +16,8 @@ class NonFiniteLossError(FloatingPointError):
 
 def find_nonfinite(state: Mapping[str, Any]) -> list[str]:
     """Names of the tensors in nested dictionaries and lists that hold a NaN or an infinity; waits for the device once.
+
+    Of tensors that lie in pieces, this process's piece is looked at.
 
     Args:
         state: Such as a state dict. Names of what lies deeper are joined by dots.
@@ -57,7 +60,7 @@ def find_nan_output(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
 
 def _tensors(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(node, Tensor):
-        yield prefix, node
+        yield prefix, local(node)
     elif isinstance(node, Mapping):
         for key, value in node.items():
             yield from _tensors(value, f"{prefix}.{key}" if prefix else str(key))

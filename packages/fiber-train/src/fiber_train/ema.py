@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from fiber_heads.sharding import local
 from torch import Tensor, nn
 
 
@@ -25,8 +26,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Moves the average by a small step towards the model's weights, without waiting for the device."""
-        weights = [value.detach().float() for value in self._parameters.values()]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - self.decay)
+        weights = [local(value).detach().float() for value in self._parameters.values()]
+        torch._foreach_lerp_([local(value) for value in self._averages.values()], weights, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -44,7 +45,7 @@ class WeightAverage:
             parameter.copy_(values[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by the parameters' names, float32."""
+        """The averages by the parameters' names, float32; of a sharded model in pieces as they are."""
         return dict(self._averages)
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from fiber_data import EpochSampler, derive_seed
+from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch import distributed as dist
@@ -283,6 +284,8 @@ class Loop:
         if self.counted and (error := self._nonfinite(self._means(alone))):
             return error
         found = find_nonfinite({"model": self.model.module.state_dict(), **self.state_dict()})
+        if not alone:  # another process may have other pieces
+            found = list(gather_by_id(dict.fromkeys(found)))
         if not found:
             return None
         return NonFiniteLossError(
@@ -297,6 +300,15 @@ class Loop:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         steps = f"steps {self.step - self.counted + 1} to {self.step}"
         return NonFiniteLossError(f"a loss or gradient is not finite in {steps} ({shown}){note}")
+
+    def pieces(self, path: tuple[str | int, ...]) -> Tensor | None:
+        """The parameter that a tensor of `state_dict` belongs to, found there by the keys `path`."""
+        match path:
+            case ("optimizer", "state", int(index), _):
+                return [each for group in self.optimizer.param_groups for each in group["params"]][index]
+            case ("average", str(name)) if self.average is not None:
+                return self.average.state_dict().get(name)
+        return None
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model has the averaged weights inside, if the run keeps an average."""

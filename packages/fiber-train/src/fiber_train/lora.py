@@ -35,7 +35,7 @@ def add_adapters(model: TaskModel, config: LoraConfig) -> None:
     for each in config.whole or ():
         whole |= find_parameters(model, each, f"{SETTING}.whole").keys()
     learns = [value for name, value in model.named_parameters() if name in whole and value.requires_grad]
-    settings = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
+    settings: Any = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
     peft.inject_adapter_in_model(peft.LoraConfig(**settings, target_modules=sorted(targets)), model)
     for parameter in learns:
         parameter.requires_grad_(True)

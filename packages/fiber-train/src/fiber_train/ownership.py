@@ -98,7 +98,7 @@ def find_damage(folder: Path, names: Collection[str] | None = None, but: Collect
     Args:
         folder: What `mark` marked.
         names: Files to look at, by default all that are listed.
-        but: Files not to look at.
+        but: Files and folders in it not to look at.
 
     Raises:
         ValueError: A newer version wrote it.
@@ -108,7 +108,7 @@ def find_damage(folder: Path, names: Collection[str] | None = None, but: Collect
         return f"it has no {MARKER} that can be read"
     for name, wanted in marker["files"].items():
         path = folder / name
-        if (names is not None and name not in names) or name in but:
+        if (names is not None and name not in names) or name.partition("/")[0] in but:
             continue
         shown = f"{name if name.isprintable() else repr(name):.80}"
         if not os.path.isfile(path):  # noqa: PTH113 - Path's fails for some names

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
+from fiber_heads.sharding import whole, whole_state
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -23,7 +24,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from fiber_train.build import build_model
-from fiber_train.checkpoint import find_checkpoints, load_training_state, save_checkpoint
+from fiber_train.checkpoint import find_checkpoints, load_training_state
 from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
 from fiber_train.data_check import read_samples
@@ -34,13 +35,15 @@ from fiber_train.launch import as_launched, environment
 from fiber_train.loop import Loop
 from fiber_train.lora import add_adapters, merged
 from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
-from fiber_train.optim import build_optimizer
+from fiber_train.optim import build_optimizer, freeze
 from fiber_train.peers import ending_together
 from fiber_train.progress import Progress
 from fiber_train.run_folder import claimed, on_first
+from fiber_train.saving import Saver, saving
 from fiber_train.schedule import PlateauSchedule, build_scheduler, warmup_steps
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
+from fiber_train.strategy import make_strategy
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, read_metrics, tracking
@@ -107,16 +110,15 @@ def build_fabric(
     Where a launcher started the process, the task's configuration gets its devices and hosts.
     """
     trainer = task.config.trainer = as_launched(task.config.trainer)
-    strategy = trainer.strategy
     several = trainer.devices * trainer.num_nodes > 1
-    if several and strategy in ("auto", "ddp", "ddp_spawn", "ddp_fork") and task.needs_unused_parameters():
-        strategy = f"{strategy.replace('auto', 'ddp')}_find_unused_parameters_true"
     try:
         fabric = Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=strategy,
+            strategy=make_strategy(
+                trainer.strategy, several=several, unused=several and task.needs_unused_parameters()
+            ),
             precision=trainer.precision,  # type: ignore[arg-type]
             plugins=environment(),  # type: ignore[arg-type]
             callbacks=list(callbacks),
@@ -124,7 +126,7 @@ def build_fabric(
         )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise ValueError(
-            f"trainer.accelerator={trainer.accelerator}, devices={trainer.devices}, strategy={strategy}, "
+            f"trainer.accelerator={trainer.accelerator}, devices={trainer.devices}, strategy={trainer.strategy}, "
             f"precision={trainer.precision} cannot be had here: {error!s:.300}"
         ) from error
     if stop is not None:
@@ -154,11 +156,20 @@ class _Run:
     loop: Loop
     report: LoadReport | None
 
-    def write_model(self, folder: Path) -> None:
-        """The model, its processor and its task's settings."""
+    def model_writer(self, *, copy: bool = False) -> Callable[[Path], None]:
+        """What fills a folder with the model as it is now, its processor and its task's settings, on the first process.
+
+        Args:
+            copy: Whether it may be called when the model is no longer as it is now.
+        """
         with merged(self.model):
-            self.model.save_pretrained(folder)
-        write_task(self.task, folder)
+            weights = whole_state(self.model, wanted=self.loop.fabric.is_global_zero, copy=copy)
+
+        def write(folder: Path) -> None:
+            self.model.save_pretrained(folder, state_dict=weights)
+            write_task(self.task, folder)
+
+        return write
 
     def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
         """Writes those of the newest evaluation to the run's folder."""
@@ -188,10 +199,14 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         if epoch := describe_epoch(task, sampling):
             say(epoch)
         _tell_warmup(config.optim, trainer.max_steps)
-    optimizer = build_optimizer(model, config.optim, fabric.device, trainer.precision)
-    scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
     task.prepare_training(model, samples, processor)
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    freeze(model, config.optim.frozen)  # before DDP takes note of what learns
+    wrapped = fabric.setup_module(model)
+    optimizer = build_optimizer(
+        model, config.optim, precision=trainer.precision
+    )  # of the weights' pieces, if they were taken apart
+    scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
+    wrapped_optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
     optim = config.optim
     average = None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay)
     loop = Loop(
@@ -208,7 +223,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         Progress(task.keeps_best_by, trainer.patience, scheduler if isinstance(scheduler, PlateauSchedule) else None),
     )
     if checkpoint is not None:
-        loop.load_state_dict(load_training_state(checkpoint))
+        loop.load_state_dict(load_training_state(checkpoint, loop.pieces))
         if loop.step > trainer.max_steps:
             raise ValueError(
                 f"{config.out} has done {loop.step} steps already, trainer.max_steps is {trainer.max_steps}; "
@@ -242,22 +257,26 @@ def _way_out(checkpoint: Path | None) -> str:
 def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: StopRequest) -> Evaluation | None:
     out = Path(task.config.out)
     run = _build(task, fabric, checkpoint)
-    loop, trainer = run.loop, run.loop.config
+    loop, trainer, background = run.loop, run.loop.config, run.loop.config.async_checkpoints
     if run.report is not None and checkpoint is None and fabric.is_global_zero:
         say(f"weights to start from: {run.report}")
+
+    def announce(step: int, folder: Path) -> None:
+        fabric.call("on_checkpoint", step=step, folder=folder)
 
     def save() -> None:
         if fabric.is_global_zero:
             tracker.sync()
-            folder = save_checkpoint(out, loop.step, run.write_model, loop.state_dict(), trainer.keep_checkpoints)
-            fabric.call("on_checkpoint", step=loop.step, folder=folder)
-        fabric.barrier()
+        saver.save(loop.step, run.model_writer(copy=saver.background), loop.state_dict())
 
     def evaluate() -> Evaluation:
         with loop.averaged():
-            found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=run.keep_predictions)
+            with whole(run.model):
+                found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=run.keep_predictions)
+            saver.wait()  # nothing is on disk of an evaluation that would not be made up for
+            write_model = run.model_writer()
             if fabric.is_global_zero:
-                keep_best(out, task.keeps_best_by, found, loop.step, run.write_model)
+                keep_best(out, task.keeps_best_by, found, loop.step, write_model)
         fabric.barrier()
         fabric.call("on_evaluation_end", step=loop.step, evaluation=found)
         return found
@@ -267,7 +286,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, owed, trainer.tensorboard, also)
     results = None
     try:
-        with tracking(tracker):
+        with tracking(tracker), saving(Saver(out, trainer.keep_checkpoints, announce, background=background)) as saver:
             if checkpoint is not None:
                 tracker.say(f"going on from {checkpoint}")
             fabric.call("on_train_start", loop=loop, model=run.model)
@@ -283,10 +302,12 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     except Stopped:
         fabric.call("on_train_end", step=loop.step, evaluation=None)
         raise
-    if results is not None and fabric.is_global_zero:
+    if results is not None:
         with loop.averaged(), stop.deferred():
-            replace_folder(out / "model", run.write_model)
-            write_json(out / EVALUATION_FILE, results.to_json())
+            write_model = run.model_writer()
+            if fabric.is_global_zero:
+                replace_folder(out / "model", write_model)
+                write_json(out / EVALUATION_FILE, results.to_json())
     fabric.barrier()
     fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results

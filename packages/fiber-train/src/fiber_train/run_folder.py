@@ -39,6 +39,7 @@ FREE_SETTINGS = (
     "trainer.patience",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
+    "trainer.async_checkpoints",
     "trainer.tensorboard",
     "trainer.max_steps",
     "trainer.max_epochs",

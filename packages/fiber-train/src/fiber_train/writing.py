@@ -66,31 +66,31 @@ def replace_folder(target: Path, write: Callable[[Path], None], kind: str = "mod
         FileExistsError: There is a folder without our marker.
         WriteError: It cannot be written; the old one stays.
     """
-    temporary, old = _temporary(target), _old(target)
+    fresh, old = temporary(target), _old(target)
     restore(target)
     if not is_empty(target) and not is_ours(target):
         raise FileExistsError(f"{target} holds other files; choose another folder (it has no {MARKER} of ours)")
     with explained(target):
         try:
-            temporary.mkdir(parents=True)
-            write(temporary)
-            files = [path for path in temporary.rglob("*") if path.is_file() and path != temporary / MARKER]
-            mark(temporary, kind, files)
-            for path in (*files, temporary / MARKER, temporary):
+            fresh.mkdir(parents=True)
+            write(fresh)
+            files = [path for path in fresh.rglob("*") if path.is_file() and path != fresh / MARKER]
+            mark(fresh, kind, files)
+            for path in (*files, fresh / MARKER, fresh):
                 sync(path)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full
+            shutil.rmtree(fresh, ignore_errors=True)  # the disk may be full
             raise
         if target.exists():
             target.rename(old)
-        temporary.rename(target)
+        fresh.rename(target)
         sync(target.parent)
     _clear(old, target)
 
 
 def restore(target: Path) -> None:
     """Undoes what a crash left half done in `replace_folder`."""
-    shutil.rmtree(_temporary(target), ignore_errors=True)
+    shutil.rmtree(temporary(target), ignore_errors=True)
     if _old(target).is_dir() and not target.exists():
         _old(target).rename(target)
     _clear(_old(target), target)
@@ -123,7 +123,8 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def _temporary(target: Path) -> Path:
+def temporary(target: Path) -> Path:
+    """Where `replace_folder` lets a folder be filled."""
     return target.with_name(f".{target.name}.partial")
 
 
