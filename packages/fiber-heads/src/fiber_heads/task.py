@@ -91,6 +91,7 @@ class TaskModel(PretrainedModel):
 
     config_class: ClassVar[type[Any] | None] = None
     accepts_loss_kwargs: ClassVar[bool] = False
+    example: ClassVar[str] = ""  # an expression of `model` that shows its use, for model cards
     processor: Processor | None = None
     config: Any
     _needed: ClassVar[tuple[str, ...]] = ()

@@ -23,6 +23,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from fiber_train.build import build_model
+from fiber_train.card import run_card, write_card
 from fiber_train.checkpoint import find_checkpoints, load_training_state, save_checkpoint
 from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
@@ -40,7 +41,7 @@ from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, read_metrics, tracking
 from fiber_train.unreadable import Unreadable
-from fiber_train.writing import replace_folder
+from fiber_train.writing import Content, replace_folder
 
 FIRST_PROCESS = "FIBER_FIRST_PROCESS"  # its id, in the environment of those that it starts
 
@@ -148,7 +149,12 @@ class _Run:
         self.model.save_pretrained(folder)
         write_task(self.task, folder)
 
-    def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
+    def write_measured(self, found: Evaluation, folder: Path) -> None:
+        """The same with a card that holds the numbers of these weights."""
+        self.write_model(folder)
+        write_card(folder, run_card(self.task, self.model, found, self.loop.step))
+
+    def keep_predictions(self, files: Mapping[str, Content]) -> None:
         """Writes those of the newest evaluation to the run's folder."""
         if self.loop.fabric.is_global_zero:
             target = Path(self.task.config.out) / "predictions"
@@ -242,7 +248,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
         with loop.averaged():
             found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=run.keep_predictions)
             if fabric.is_global_zero:
-                keep_best(out, task.keeps_best_by, found, loop.step, run.write_model)
+                keep_best(out, task.keeps_best_by, found, loop.step, partial(run.write_measured, found))
         fabric.barrier()
         fabric.call("on_evaluation_end", step=loop.step, evaluation=found)
         return found
@@ -268,7 +274,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
         raise
     if results is not None and fabric.is_global_zero:
         with loop.averaged(), stop.deferred():
-            replace_folder(out / "model", run.write_model)
+            replace_folder(out / "model", partial(run.write_measured, results))
             write_json(out / EVALUATION_FILE, results.to_json())
     fabric.barrier()
     fabric.call("on_train_end", step=loop.step, evaluation=results)
