@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from fiber_data import train_tokenizer
 from fiber_heads import AutoFiber
 from fiber_train import checkpoint
 from fiber_train.cli import main
+from fiber_train.evaluation import Evaluation
 from fiber_train.original import read_answers
 
 from .originals import ANSWERS, make, save
@@ -80,23 +84,39 @@ def test_what_the_tensors_do_not_tell_is_given(options, tmp_path: Path, capsys) 
     assert "'heads' is no FIELD=VALUE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["itm", "vqa", "nlvr2", "caption", "fine"])
+def evaluate_in(rank: int, port: int, words: list[str]) -> None:
+    """One of two processes that a launcher has started, as torchrun does."""
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    assert main([*words, "trainer.accelerator=cpu", "trainer.devices=2"]) == 0
+
+
+@pytest.mark.parametrize("name", ["itc", "itm", "vqa", "nlvr2", "caption", "fine"])
 def test_evaluation_takes_the_file_as_it_is(name: str, options, scenes: Path, tmp_path: Path) -> None:
-    """From the file the same numbers as from the folder made of it."""
+    """From the file, in one process and in two, the same numbers as from the folder made of it."""
     file, out = save(make(name), tmp_path / f"{name}.pth"), tmp_path / "out"
     assert main(["convert", str(file), str(out), *options]) == 0
     more = (
         ["task.evaluate.detection=true", "task.shorter_in_evaluation=64", "task.longest=64"] if name == "fine" else []
     )
     more += ["task.model.generation.num_beams=1", "task.model.generation.max_length=4"] if name == "caption" else []
-    numbers = []
-    for place, source in enumerate((file, out)):
+    numbers: dict[str, Any] = {}
+    for place, source in {"file": file, "folder": out, "two": file}.items():
         target = tmp_path / f"{place}.json"
         words = ["evaluate", "--checkpoint", str(source), "--data", str(scenes), "--out", str(target)]
-        assert main([*words, *options, "data.num_workers=0", *more]) == 0
-        numbers.append(json.loads(target.read_text()))
-    assert numbers[0] == numbers[1]
-    assert numbers[0]["measures"]
+        words += [*options, "data.num_workers=0", *more]
+        if place == "two":
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            mp.start_processes(evaluate_in, (port, words), nprocs=2, start_method="fork")
+        else:
+            assert main(words) == 0
+        numbers[place] = json.loads(target.read_text())
+    assert numbers["file"] == numbers["folder"]
+    one, two = (Evaluation.from_json(numbers[place]).numbers() for place in ("file", "two"))
+    assert one == pytest.approx(two, abs=1e-6)
+    assert numbers["file"]["measures"]
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class Matched:
             if self.cosines is None:
                 self._kept[row] = (None, own)
             else:
-                columns = own.isfinite().nonzero().squeeze(1)
+                columns = (own != -torch.inf).nonzero().squeeze(1)  # NaN stays, and is refused
                 self._kept[row] = (columns, own[columns])
                 self._lowest = min(self._lowest, float(own[columns].min()))
 
