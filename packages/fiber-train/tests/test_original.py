@@ -49,7 +49,7 @@ def test_every_kind_becomes_a_folder_that_loads_without_more(name: str, options,
     assert main(["convert", str(file), str(out), *options]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{out}: {type(model).__name__}, ")
-    assert f"fiber: {file}: " in printed.err
+    assert f"{file}: " in printed.err
     found: Any = AutoFiber.from_pretrained(out)
     assert type(found) is type(model)
     assert found.state_dict().keys() == model.state_dict().keys()
@@ -74,7 +74,16 @@ def test_a_card_s_three_lines_run(options, scenes: Path, tmp_path: Path, capsys)
 
 def test_what_the_tensors_do_not_tell_is_given(options, tmp_path: Path, capsys) -> None:
     file = save(make("itc"), tmp_path / "itc.ckpt")
-    words = ["convert", str(file), str(tmp_path / "large"), *options, "image_size=128", "num_attention_heads=4"]
+    words = [
+        "convert",
+        str(file),
+        str(tmp_path / "large"),
+        *options,
+        "--set",
+        "image_size=128",
+        "--set",
+        "num_attention_heads=4",
+    ]
     assert main(words) == 0
     config = AutoFiber.from_pretrained(tmp_path / "large").backbone.config
     assert (config.image_size, config.window_size, config.num_attention_heads) == (128, 8, 4)
@@ -104,7 +113,7 @@ def test_evaluation_takes_the_file_as_it_is(name: str, options, scenes: Path, tm
     for place, source in {"file": file, "folder": out, "two": file}.items():
         target = tmp_path / f"{place}.json"
         words = ["evaluate", "--checkpoint", str(source), "--data", str(scenes), "--out", str(target)]
-        words += [*options, "data.num_workers=0", *more]
+        words += [*options, *more, "data.num_workers=0"]
         if place == "two":
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -132,7 +141,7 @@ def test_commands_take_the_file_as_it_is(name: str, words, options, scenes: Path
     places = {"PHOTO": str(next(folder.glob("*.png"))), "FOLDER": str(folder)}
     assert main([places.get(word, word) for word in words] + ["--checkpoint", str(file), *options]) == 0
     printed = capsys.readouterr()
-    assert printed.out.strip() and f"fiber: {file}: " in printed.err
+    assert printed.out.strip() and f"{file}: " in printed.err
 
 
 def test_what_cannot_be_loaded_is_one_sentence(

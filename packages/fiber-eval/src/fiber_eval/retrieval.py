@@ -7,22 +7,19 @@ cannot pass 0.2 at K = 1.) What differs from those evaluators: ties are defined;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, Unpack, get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Unpack, get_args
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from fiber_eval._ranks import AddUp, Blocks, Ties, alone, recalls_in_blocks, row_blocks
 from fiber_eval.samples import MetricOptions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Ties = Literal["pessimistic", "optimistic"]
-Blocks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # rows [n] of the matrix of scores, and these [n, texts]
-AddUp = Callable[[Tensor], Tensor]  # the sum over processes
 
 # Two features of one id may differ by the rounding of bf16 and of another batch; by more, they are two things.
 SAME_FEATURE_TOLERANCE = 0.05
@@ -69,11 +66,11 @@ def retrieval_recall(
     owner = _owners(text_image_index, *scores.shape).to(scores.device)
     if not scores.is_floating_point():
         scores = scores.double()
-    blocks = _blocks(len(scores), chunk_size, owner.device, lambda rows: scores[rows])
-    return _both_directions(blocks, owner, len(scores), ks, ties, _alone)
+    blocks = row_blocks(len(scores), chunk_size, owner.device, lambda rows: scores[rows])
+    return recalls_in_blocks(blocks, owner, len(scores), ks, ties, alone)
 
 
-def retrieval_recall_in_blocks(
+def retrieval_recall_inrow_blocks(
     blocks: Blocks,
     text_image_index: Tensor | Sequence[int],
     *,
@@ -111,7 +108,7 @@ def retrieval_recall_in_blocks(
     """
     _check_options(ks, ties, chunk_size=1)
     owner = _owners(text_image_index, num_images, len(text_image_index))
-    return _both_directions(blocks, owner, num_images, ks, ties, add_up or _alone)
+    return recalls_in_blocks(blocks, owner, num_images, ks, ties, add_up or alone)
 
 
 class RetrievalRecall(Metric):
@@ -241,10 +238,10 @@ class RetrievalRecall(Metric):
         owner = _find(text_image_ids, image_ids, text_ids[first])
 
         candidates = texts.double().T
-        blocks = _blocks(
+        blocks = row_blocks(
             len(images), self.chunk_size, owner.device, lambda rows: (images[rows].double() @ candidates).float()
         )
-        return _both_directions(blocks, owner, len(images), self.ks, self.ties, _alone)
+        return recalls_in_blocks(blocks, owner, len(images), self.ks, self.ties, alone)
 
     def _sync_dist(
         self, dist_sync_fn: Callable = gather_all_tensors, process_group: ProcessGroup | None = None
@@ -262,17 +259,6 @@ class RetrievalRecall(Metric):
         if name.endswith("features"):
             return torch.empty((0, 0), device=self.device)
         return torch.empty(0, dtype=torch.int64, device=self.device)
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _blocks(num_images: int, size: int, device: torch.device, score: Callable[[slice], Tensor]) -> Blocks:
-    """The rows that a function gives, so many at a time."""
-    images = torch.arange(num_images, device=device)
-    parts = [slice(start, start + size) for start in range(0, num_images, size)]
-    return lambda: ((images[part], score(part)) for part in parts)
 
 
 def _owners(text_image_index: Tensor | Sequence[int], num_images: int, num_texts: int) -> Tensor:
@@ -351,60 +337,3 @@ def _find(text_image_ids: Tensor, image_ids: Tensor, text_ids: Tensor) -> Tensor
             "update with every image, or leave these texts out"
         )
     return owner
-
-
-def _both_directions(
-    blocks: Blocks, owner: Tensor, num_images: int, ks: Sequence[int], ties: Ties, add_up: AddUp
-) -> dict[str, Tensor]:
-    """The result from the scores of some images with all texts, image by image exactly once over all processes."""
-    has_text = torch.isin(torch.arange(num_images, device=owner.device), owner)
-    image_ranks, text_ranks = _ranks(blocks, owner, num_images, ties, add_up)
-    result = {}
-    for direction, ranks in (("image_to_text", image_ranks[has_text]), ("text_to_image", text_ranks)):
-        values = ranks.double().cpu()
-        for k in ks:
-            result[f"{direction}_recall@{k}"] = (values <= k).double().mean()
-        result[f"{direction}_median_rank"] = values.quantile(0.5).floor()
-        result[f"{direction}_mean_rank"] = values.mean()
-    recalls = [value for name, value in result.items() if "_recall@" in name]
-    return result | {"mean_recall": torch.stack(recalls).mean()}
-
-
-def _ranks(blocks: Blocks, owner: Tensor, num_images: int, ties: Ties, add_up: AddUp) -> tuple[Tensor, Tensor]:
-    """Of each image and of each text, 1 + the number of wrong candidates before the best right one.
-
-    Right is a candidate of the query's image. The rank of an image without a text means nothing.
-    """
-    image_ranks, came = (torch.zeros(num_images, dtype=torch.int64, device=owner.device) for _ in range(2))
-    text_ranks = torch.ones_like(owner)
-    # The score of each text with its own image; mps has no float64, nor scores in it.
-    own = torch.zeros(len(owner), dtype=torch.float32 if owner.device.type == "mps" else torch.float64).to(owner.device)
-
-    def before(scores: Tensor, best: Tensor) -> Tensor:
-        return scores >= best if ties == "pessimistic" else scores > best
-
-    for rows, scores in blocks():
-        if scores.shape != (len(rows), len(owner)):
-            raise ValueError(
-                f"a block of scores must be [its images, all texts] = {(len(rows), len(owner))}, but is "
-                f"{tuple(scores.shape)}"
-            )
-        if scores.isnan().any():
-            raise ValueError(
-                "the scores hold NaN, which has no rank; look for NaN in the features or the model's output"
-            )
-        right = rows[:, None] == owner
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        image_ranks[rows] += 1 + (before(scores, best) & ~right).sum(dim=1)
-        own += scores.masked_fill(~right, 0).sum(dim=0)  # of one image at most
-        came += torch.bincount(rows, minlength=num_images)
-    image_ranks, own, came = add_up(image_ranks), add_up(own), add_up(came)
-    if (wrong := (came != 1).nonzero().flatten()).numel():
-        raise ValueError(
-            f"each image needs its scores once over all processes, but those of image {wrong[0].item()} came "
-            f"{came[wrong[0]].item()} times; give each row to one process"
-        )
-    wrong_before = torch.zeros_like(text_ranks)
-    for rows, scores in blocks():
-        wrong_before += (before(scores, own.to(scores.dtype)) & (rows[:, None] != owner)).sum(dim=0)
-    return image_ranks, text_ranks + add_up(wrong_before)

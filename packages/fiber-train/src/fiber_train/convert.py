@@ -18,10 +18,13 @@ def convert(parser: ArgumentParser) -> Callable[[Namespace], int]:
     parser.add_argument("out", type=Path, help="folder to write: weights, configuration, processor, card")
     add_original(parser)
     parser.add_argument(
-        "known",
-        nargs="*",
+        "--set",
+        dest="known",
+        action="append",
+        default=[],
         metavar="FIELD=VALUE",
-        help="what its tensors do not tell, or another resolution: fields of FiberConfig, such as image_size=480",
+        help="what its tensors do not tell, or another resolution: a field of FiberConfig, such as image_size=480; can "
+        "be given again",
     )
     return _convert
 
