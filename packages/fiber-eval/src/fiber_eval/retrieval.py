@@ -70,7 +70,7 @@ def retrieval_recall(
     return recalls_in_blocks(blocks, owner, len(scores), ks, ties, alone)
 
 
-def retrieval_recall_inrow_blocks(
+def retrieval_recall_in_blocks(
     blocks: Blocks,
     text_image_index: Tensor | Sequence[int],
     *,
