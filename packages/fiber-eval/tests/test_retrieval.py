@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fiber_eval import RetrievalRecall, retrieval_recall
+from fiber_eval import RetrievalRecall, retrieval_recall, retrieval_recall_in_blocks
 from safetensors.torch import load_file
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -160,6 +160,29 @@ def test_chunks_change_nothing(chunk_size: int):
     metric = RetrievalRecall(chunk_size=chunk_size)
     update(metric, data, slice(None), slice(None))
     assert metric.compute() == expected
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_blocks_of_rows_in_any_order_give_what_the_matrix_gives(ties: str, dtype: torch.dtype):
+    data = samples()
+    scores = (data["image_features"] @ data["text_features"].T).round(decimals=1).to(dtype)
+    order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(3))
+
+    def blocks():
+        return ((rows, scores[rows]) for rows in order.split(7))
+
+    found = retrieval_recall_in_blocks(blocks, data["owner"], num_images=len(scores), ties=ties)
+    assert found == retrieval_recall(scores, data["owner"], ties=ties)
+
+
+def test_rows_that_are_lacking_or_come_twice_are_told():
+    scores, owner = torch.randn(3, 3), [0, 1, 2]
+    for rows, message in (([0, 2], "image 1 came 0 times"), ([0, 1, 2, 2], "image 2 came 2 times")):
+        with pytest.raises(ValueError, match=message):
+            retrieval_recall_in_blocks(lambda rows=rows: [(torch.tensor(rows), scores[rows])], owner, num_images=3)
+    with pytest.raises(ValueError, match=r"\[its images, all texts\] = \(2, 3\), but is \(2, 2\)"):
+        retrieval_recall_in_blocks(lambda: [(torch.arange(2), scores[:2, :2])], owner, num_images=3)
 
 
 def test_batches_order_and_repeats_change_nothing():

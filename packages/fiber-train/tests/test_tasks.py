@@ -206,3 +206,15 @@ def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
     ):
         assert main(words) == 1, words
         assert message in capsys.readouterr().err
+
+
+def test_saved_models_have_a_card_with_their_numbers(finetune, scenes: Path) -> None:
+    out = finetune("nlvr2")
+    for folder, found in (("best", read_evaluation(out / "best")), ("model", read_evaluation(out))):
+        card = (out / folder / "README.md").read_text()
+        measure = found.find("accuracy")
+        assert card.startswith("---\n") and "library_name: fiber" in card
+        assert f"{measure.value:.4g}" in card and measure.baseline_name in card
+        assert f"`{scenes.name}`" in card and str(scenes.parent) not in card
+        assert "AutoFiber.from_pretrained" in card and "model.judge(" in card
+        assert "started from | `run`" in card and "## Limits" in card

@@ -8,6 +8,7 @@ ours.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(path)  # a queue of images, which nobody reads here, takes 7 GB
+            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         reason = "" if "weights_only" in reason else f" ({reason:.200})"  # torch's advice to read it unsafely

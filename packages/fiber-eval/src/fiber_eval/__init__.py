@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fiber_eval.question_answering import VQAAccuracy, normalize_answer, vqa_accuracy
     from fiber_eval.reasoning import NLVR2Accuracy, nlvr2_accuracy
     from fiber_eval.referring import ReferringAccuracy, referring_accuracy
-    from fiber_eval.retrieval import RetrievalRecall, retrieval_recall
+    from fiber_eval.retrieval import RetrievalRecall, retrieval_recall, retrieval_recall_in_blocks
 
 _MODULES = {
     "captioning": ("CaptionScores", "score_captions"),
@@ -26,7 +26,7 @@ _MODULES = {
     "question_answering": ("VQAAccuracy", "normalize_answer", "vqa_accuracy"),
     "reasoning": ("NLVR2Accuracy", "nlvr2_accuracy"),
     "referring": ("ReferringAccuracy", "referring_accuracy"),
-    "retrieval": ("RetrievalRecall", "retrieval_recall"),
+    "retrieval": ("RetrievalRecall", "retrieval_recall", "retrieval_recall_in_blocks"),
 }
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "read_flickr30k_entities",
     "referring_accuracy",
     "retrieval_recall",
+    "retrieval_recall_in_blocks",
     "score_captions",
     "vqa_accuracy",
 ]

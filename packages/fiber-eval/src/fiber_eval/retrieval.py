@@ -8,19 +8,18 @@ cannot pass 0.2 at K = 1.) What differs from those evaluators: ties are defined;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Unpack, get_args
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from fiber_eval._ranks import AddUp, Blocks, Ties, alone, recalls_in_blocks, row_blocks
 from fiber_eval.samples import MetricOptions
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Ties = Literal["pessimistic", "optimistic"]
 
 # Two features of one id may differ by the rounding of bf16 and of another batch; by more, they are two things.
 SAME_FEATURE_TOLERANCE = 0.05
@@ -64,18 +63,52 @@ def retrieval_recall(
     _check_options(ks, ties, chunk_size)
     if scores.ndim != 2 or scores.numel() == 0:
         raise ValueError(f"scores must be a filled matrix [images, texts], but its shape is {tuple(scores.shape)}")
-    num_images, num_texts = scores.shape
-    owner = _as_ids(text_image_index, "text_image_index", num_texts).to(scores.device)
-    if owner.min() < 0 or owner.max() >= num_images:
-        raise ValueError(
-            f"text_image_index must lie in 0..{num_images - 1}, the rows of scores, but goes from {owner.min().item()} "
-            f"to {owner.max().item()}; number the images by their row"
-        )
+    owner = _owners(text_image_index, *scores.shape).to(scores.device)
     if not scores.is_floating_point():
         scores = scores.double()
-    return _both_directions(
-        lambda rows: scores[rows], lambda rows: scores.T[rows], owner, num_images, ks, ties, chunk_size
-    )
+    blocks = row_blocks(len(scores), chunk_size, owner.device, lambda rows: scores[rows])
+    return recalls_in_blocks(blocks, owner, len(scores), ks, ties, alone)
+
+
+def retrieval_recall_in_blocks(
+    blocks: Blocks,
+    text_image_index: Tensor | Sequence[int],
+    *,
+    num_images: int,
+    ks: Sequence[int] = (1, 5, 10),
+    ties: Ties = "pessimistic",
+    add_up: AddUp | None = None,
+) -> dict[str, Tensor]:
+    """`retrieval_recall` of a matrix that is never whole in one place: blocks of its rows, in any number of processes.
+
+    Memory holds one block and a few numbers for each image and text.
+
+    Args:
+        blocks: Gives the rows of this process block by block: which images, [n] int64, and their scores [n, M texts].
+            It is called twice and gives the same each time.
+        text_image_index: [M], the row of each text's image, in 0..num_images-1, alike in every process.
+        num_images: N, the rows of all processes. Each row comes once.
+        ks: As in `retrieval_recall`, like `ties`.
+        ties: As there.
+        add_up: Gives the sum of a tensor over all processes, such as an all-reduce; None: there is one process.
+
+    Returns:
+        As `retrieval_recall`, the same in every process.
+
+    Raises:
+        ValueError: As of `retrieval_recall`; or a row came twice, or never.
+
+    Example:
+        >>> import torch
+        >>> from fiber_eval import retrieval_recall_in_blocks
+        >>> scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.3, 0.1]])  # two images, three texts
+        >>> blocks = lambda: ((torch.tensor([row]), scores[[row]]) for row in range(2))
+        >>> retrieval_recall_in_blocks(blocks, [0, 0, 1], num_images=2, ks=(1,))["image_to_text_recall@1"].item()
+        0.5
+    """
+    _check_options(ks, ties, chunk_size=1)
+    owner = _owners(text_image_index, num_images, len(text_image_index))
+    return recalls_in_blocks(blocks, owner, num_images, ks, ties, add_up or alone)
 
 
 class RetrievalRecall(Metric):
@@ -204,13 +237,11 @@ class RetrievalRecall(Metric):
         texts, text_image_ids = texts[first], text_image_ids[first]
         owner = _find(text_image_ids, image_ids, text_ids[first])
 
-        def score(queries: Tensor, candidates: Tensor) -> Callable[[slice], Tensor]:
-            candidates = candidates.double().T
-            return lambda rows: (queries[rows].double() @ candidates).float()
-
-        return _both_directions(
-            score(images, texts), score(texts, images), owner, len(images), self.ks, self.ties, self.chunk_size
+        candidates = texts.double().T
+        blocks = row_blocks(
+            len(images), self.chunk_size, owner.device, lambda rows: (images[rows].double() @ candidates).float()
         )
+        return recalls_in_blocks(blocks, owner, len(images), self.ks, self.ties, alone)
 
     def _sync_dist(
         self, dist_sync_fn: Callable = gather_all_tensors, process_group: ProcessGroup | None = None
@@ -228,6 +259,19 @@ class RetrievalRecall(Metric):
         if name.endswith("features"):
             return torch.empty((0, 0), device=self.device)
         return torch.empty(0, dtype=torch.int64, device=self.device)
+
+
+def _owners(text_image_index: Tensor | Sequence[int], num_images: int, num_texts: int) -> Tensor:
+    """The row of each text's image, int64 [num_texts]."""
+    owner = _as_ids(text_image_index, "text_image_index", num_texts)
+    if not num_images or not num_texts:
+        raise ValueError(f"retrieval needs images and texts, but there are {num_images} and {num_texts}")
+    if owner.min() < 0 or owner.max() >= num_images:
+        raise ValueError(
+            f"text_image_index must lie in 0..{num_images - 1}, the rows of scores, but goes from {owner.min().item()} "
+            f"to {owner.max().item()}; number the images by their row"
+        )
+    return owner
 
 
 def _check_widths(parts: list[Tensor]) -> None:
@@ -293,52 +337,3 @@ def _find(text_image_ids: Tensor, image_ids: Tensor, text_ids: Tensor) -> Tensor
             "update with every image, or leave these texts out"
         )
     return owner
-
-
-def _both_directions(
-    image_rows: Callable[[slice], Tensor],
-    text_rows: Callable[[slice], Tensor],
-    owner: Tensor,
-    num_images: int,
-    ks: Sequence[int],
-    ties: Ties,
-    chunk_size: int,
-) -> dict[str, Tensor]:
-    """The result from two functions that give the scores of some images [n, M], of some texts [n, N]."""
-    images = torch.arange(num_images, device=owner.device)
-    has_text = torch.isin(images, owner)
-    ranks = {
-        "image_to_text": _ranks(image_rows, images, owner, ties, chunk_size)[has_text],
-        "text_to_image": _ranks(text_rows, owner, images, ties, chunk_size),
-    }
-    result = {}
-    for direction, values in ranks.items():
-        values = values.double().cpu()
-        for k in ks:
-            result[f"{direction}_recall@{k}"] = (values <= k).double().mean()
-        result[f"{direction}_median_rank"] = values.quantile(0.5).floor()
-        result[f"{direction}_mean_rank"] = values.mean()
-    recalls = [value for name, value in result.items() if "_recall@" in name]
-    return result | {"mean_recall": torch.stack(recalls).mean()}
-
-
-def _ranks(
-    rows: Callable[[slice], Tensor], query_image: Tensor, candidate_image: Tensor, ties: Ties, chunk_size: int
-) -> Tensor:
-    """[queries], 1 + the number of wrong candidates before the best right one.
-
-    Right is a candidate of the query's image. The rank of a query without a right candidate means nothing.
-    """
-    ranks = torch.empty_like(query_image)  # filled in place: small tensors kept from each chunk fragment the heap
-    for start in range(0, len(query_image), chunk_size):
-        chunk = slice(start, start + chunk_size)
-        scores = rows(chunk)
-        if scores.isnan().any():
-            raise ValueError(
-                "the scores hold NaN, which has no rank; look for NaN in the features or the model's output"
-            )
-        right = query_image[chunk, None] == candidate_image
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        before = scores >= best if ties == "pessimistic" else scores > best
-        ranks[chunk] = 1 + (before & ~right).sum(dim=1)
-    return ranks

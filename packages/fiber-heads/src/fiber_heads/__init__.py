@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingOutput
     from fiber_heads.processing import Processor, PromptProcessor
     from fiber_heads.reasoning import FiberForVisualReasoning, Judgment
+    from fiber_heads.recognition import Recognized, recognize_original
     from fiber_heads.retrieval import FiberForRetrieval
     from fiber_heads.search import SearchModel, search_scores
     from fiber_heads.task import TaskModel, TaskOutput, check_batch
@@ -46,6 +47,7 @@ _MODULES = {
     "matching": ("MatchingHead",),
     "pretraining": ("FiberForPretraining", "Negatives", "PretrainingOutput"),
     "reasoning": ("FiberForVisualReasoning", "Judgment"),
+    "recognition": ("Recognized", "recognize_original"),
     "retrieval": ("FiberForRetrieval",),
     "search": ("SearchModel", "search_scores"),
     "processing": ("Processor", "PromptProcessor"),
@@ -82,12 +84,14 @@ __all__ = [
     "PretrainingOutput",
     "Processor",
     "PromptProcessor",
+    "Recognized",
     "SearchModel",
     "TaskModel",
     "TaskOutput",
     "check_batch",
     "generate",
     "initialize",
+    "recognize_original",
     "sample_negatives",
     "search_scores",
 ]

@@ -68,6 +68,7 @@ class FiberForQuestionAnswering(TaskModel):
         ValueError: If the backbone has no joint projection.
     """
 
+    example = 'model.answer("photo.jpg", "what is on the table?")'
     config_class = AnsweringConfig
     config: AnsweringConfig
 

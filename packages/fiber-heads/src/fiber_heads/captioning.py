@@ -76,6 +76,7 @@ class FiberForCaptioning(TaskModel):
         ValueError: If the backbone lacks one of the projections.
     """
 
+    example = 'model.caption("photo.jpg")'
     config_class = CaptioningConfig
     config: CaptioningConfig
 

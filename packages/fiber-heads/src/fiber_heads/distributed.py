@@ -77,6 +77,15 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def sum_over_processes(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum of a tensor over all processes, told by way of their device and given back on the tensor's own."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().to(device, copy=True)
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
 def max_over_processes(number: int, device: torch.device) -> int:
     """The largest of the processes' numbers, told by way of their device."""
     if world_size() == 1:

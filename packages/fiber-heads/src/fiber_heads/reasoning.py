@@ -43,6 +43,8 @@ class FiberForVisualReasoning(TaskModel):
         ValueError: If the backbone has no joint projection.
     """
 
+    example = 'model.judge("left.jpg", "right.jpg", "both images show two dogs")'
+
     def __init__(self, backbone: FiberBackbone) -> None:
         super().__init__(backbone)
         if not backbone.config.joint_projection:

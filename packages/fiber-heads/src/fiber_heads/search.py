@@ -26,6 +26,8 @@ from fiber_heads.matching import MatchingHead
 from fiber_heads.processing import Images, Texts, as_list, is_prepared
 from fiber_heads.task import TaskModel
 
+PAIRS = 65_536  # that are listed at a time, 1 MiB
+
 State = TypeVar("State", ImageState, TextState)
 Queries = Literal["both", "images", "texts"]
 
@@ -63,9 +65,12 @@ def search_scores(
     if first is None:
         if shape is None:
             raise ValueError("without scores of a first step give shape, the numbers of images and texts")
-        return score_pairs(torch.cartesian_prod(*map(torch.arange, shape))).view(shape)
+        rows, columns = (torch.arange(size) for size in shape)
+        blocks = rows.split(max(1, PAIRS // max(1, len(columns))))
+        return torch.cat([score_pairs(torch.cartesian_prod(block, columns)) for block in blocks]).view(shape)
     again = rerank_candidates(first, top_k, queries)
-    return place_reranked(first, again, score_pairs(again.nonzero()))
+    reranked = torch.cat([score_pairs(pairs) for pairs in again.nonzero().split(PAIRS)])
+    return place_reranked(first, again, reranked)
 
 
 def rerank_candidates(scores: Tensor, top_k: int, queries: Queries = "both") -> Tensor:
@@ -83,10 +88,18 @@ def rerank_candidates(scores: Tensor, top_k: int, queries: Queries = "both") -> 
     return again
 
 
-def place_reranked(scores: Tensor, again: Tensor, reranked: Tensor) -> Tensor:
-    """The second step's scores (P,) of the pairs `again` (N, M), all others moved below them, in float64."""
+def place_reranked(
+    scores: Tensor, again: Tensor, reranked: Tensor, *, highest: float | None = None, lowest: float | None = None
+) -> Tensor:
+    """The second step's scores (P,) of the pairs `again` (N, M), all others moved below them, in float64.
+
+    Of some rows of a larger matrix, `highest` is the first step's highest score of all rows, and `lowest` the second's
+    lowest.
+    """
     first, reranked = scores.double().cpu(), reranked.double().cpu()
-    moved = first - first.max() + reranked.min() - 1
+    highest = first.max().item() if highest is None else highest
+    lowest = reranked.min().item() if lowest is None else lowest
+    moved = first - highest + lowest - 1
     return moved.masked_scatter(again, reranked).to(scores.device)
 
 
@@ -98,6 +111,7 @@ class SearchModel(TaskModel):
         matching_head: Gives the second step's logits; None: search is by cosines alone.
     """
 
+    example = 'model.search(["photo.jpg"], ["two dogs on a beach"])'
     contrastive_head: ContrastiveHead | None
     matching_head: MatchingHead | None
 
@@ -174,6 +188,45 @@ class SearchModel(TaskModel):
             for part in pairs.cpu().split(chunk_size)
         ]
         return torch.cat(scores)
+
+    @torch.no_grad()
+    def score_texts(
+        self,
+        images: ImageState,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        wanted: Tensor | None = None,
+        *,
+        chunk_size: int = 16,
+    ) -> Tensor:
+        """`score_pairs` of a few begun images with any number of texts, which are begun a chunk at a time.
+
+        To search a test set in bounded memory, begin its images a few at a time: beginning the texts anew for each few
+        costs little beside the pairs.
+
+        Args:
+            images: N begun images.
+            input_ids: (M, L) of the texts, padded to the right, wherever they lie.
+            attention_mask: (M, L).
+            wanted: (N, M) bool, which pairs to score; all if None.
+            chunk_size: Texts begun, and pairs computed, at a time.
+
+        Returns:
+            (N, M) float32 on the host; -inf for pairs that are not wanted.
+
+        Raises:
+            ValueError: As of `score_pairs`.
+        """
+        scores = torch.full((len(images), len(input_ids)), -torch.inf)
+        columns = torch.arange(len(input_ids)) if wanted is None else wanted.any(dim=0).nonzero().squeeze(1)
+        for block in columns.split(chunk_size):
+            asked = scores.new_ones(len(images), len(block)) if wanted is None else wanted[:, block]
+            pairs = asked.nonzero()
+            longest = int(attention_mask[block].sum(dim=1).max())
+            tokens, mask = (part[block, :longest].to(self.device) for part in (input_ids, attention_mask))
+            logits = self.score_pairs(images, self.backbone.begin_text(tokens, mask), pairs, chunk_size=chunk_size)
+            scores[pairs[:, 0], block[pairs[:, 1]]] = logits.float().cpu()
+        return scores
 
     def rerank(
         self,

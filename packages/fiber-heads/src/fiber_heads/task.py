@@ -92,6 +92,7 @@ class TaskModel(PretrainedModel):
 
     config_class: ClassVar[type[Any] | None] = None
     accepts_loss_kwargs: ClassVar[bool] = False
+    example: ClassVar[str] = ""  # an expression of `model` that shows its use, for model cards
     processor: Processor | None = None
     scalars: frozenset[str] = frozenset()
     config: Any

@@ -21,9 +21,12 @@ from typing import Any
 import torch
 from fiber_data import load_processor
 from fiber_heads import AutoFiber, TaskModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor
 from torch import distributed as dist
 
+from fiber_train.original import describe, load_original
 from fiber_train.ownership import MARKER, find_damage, is_ours
 from fiber_train.shards import Like, cut, put_together, take_apart, write_tensors
 from fiber_train.stopping import say
@@ -31,6 +34,7 @@ from fiber_train.writing import WriteError, replace_folder, restore, temporary
 
 _NAME = re.compile(r"step-(\d+)")
 TRAINING_FILE, TENSORS, WEIGHTS_FILE = "training.pt", "training", "model.safetensors"
+_HUB_NAME = re.compile(r"[\w.-]*\w/\w[\w.-]*")
 
 
 def find_checkpoints(run: str | Path) -> list[Path]:
@@ -41,34 +45,73 @@ def find_checkpoints(run: str | Path) -> list[Path]:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder that a user means: a model folder or checkpoint itself, or a run's best, finished or newest one.
+    """Where the model is that a user means.
+
+    Args:
+        path: A model folder or checkpoint itself, or a run, of which its best, finished or newest model is taken; a
+            file of the original; or, if nothing of that name is here, the name of a repository on the hub.
+
+    Returns:
+        A folder, or the original's file.
 
     Raises:
         FileNotFoundError: There is none; the message says what was sought.
     """
     given = Path(path)
     candidates = [given, given / "best", given / "model", *reversed(find_checkpoints(given))]
+    if given.name == WEIGHTS_FILE:
+        candidates.append(given.parent)
     for folder in candidates:
         if (folder / "config.json").is_file() and (folder / "preprocessor_config.json").is_file():
             return folder
+    if given.is_file():
+        return given
+    if not given.exists() and _HUB_NAME.fullmatch(str(path)):
+        return _download(str(path))
     raise FileNotFoundError(
         f"{given} holds no model; expected the folder of a run, of a checkpoint, or one with config.json, "
-        "model.safetensors and preprocessor_config.json"
+        "model.safetensors and preprocessor_config.json; a checkpoint file of the original; or the name of a "
+        "repository on the hub"
     )
 
 
-def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskModel:
-    """The model, of whatever task, in a folder that `find_model` finds; in eval mode, in float32, on the CPU.
+def _download(name: str) -> Path:
+    """The folder of a repository on the hub, without what only a resumed run needs."""
+    try:
+        return Path(snapshot_download(name, ignore_patterns=[TRAINING_FILE]))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:  # no network, no such repository
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise FileNotFoundError(
+            f"{name} holds no model: there is no such file or folder here, and the hub gave no repository of that name "
+            f"({reason:.200})"
+        ) from error
+
+
+def load_task_model(
+    path: str | Path,
+    trusted: Collection[str] = (),
+    *,
+    tokenizer: str | Path | None = None,
+    answers: str | Path | None = None,
+) -> TaskModel:
+    """The model, of whatever task, that `find_model` finds; in eval mode, in float32, on the CPU.
 
     Args:
-        path: The folder.
+        path: A folder, a file of the original, or a name on the hub.
         trusted: Import paths that the folder's files may name; entry points they always may.
+        tokenizer: For a file of the original, as of `fiber_train.original.load_original`.
+        answers: Likewise.
 
     Raises:
         FileNotFoundError: There is none.
         ValueError: It is of a class that no installed package declares, or its weights are not those that were written.
     """
     folder = find_model(path)
+    if folder.is_file():
+        original, found = load_original(folder, tokenizer=tokenizer, answers=answers)
+        for sentence in describe(folder, found):
+            say(sentence)
+        return original.float()
     if is_ours(folder):
         if damage := find_damage(folder, names=(WEIGHTS_FILE,)):
             raise ValueError(f"{folder} is damaged: {damage}; use another checkpoint of the run, or copy it again")
@@ -83,21 +126,29 @@ def load_task_model(path: str | Path, trusted: Collection[str] = ()) -> TaskMode
 
 
 def load_model(
-    checkpoint: str | Path, *, kind: type[TaskModel] = TaskModel, trusted: Collection[str] = ()
+    checkpoint: str | Path,
+    *,
+    kind: type[TaskModel] = TaskModel,
+    trusted: Collection[str] = (),
+    tokenizer: str | Path | None = None,
+    answers: str | Path | None = None,
 ) -> tuple[Any, Any]:
-    """The model, in eval mode on the best device, and the processor of a run, checkpoint or model folder.
+    """The model, in eval mode on the best device, and its processor.
 
     Args:
-        checkpoint: Of a run its best model is taken, else the finished or the newest one.
+        checkpoint: A run, of which its best model is taken, else the finished or the newest one; a checkpoint or model
+            folder; a file of the original; or a name on the hub.
         kind: The class that the model must be of.
         trusted: Import paths that the folder's files may name; entry points they always may.
+        tokenizer: For a file of the original, as of `fiber_train.original.load_original`.
+        answers: Likewise.
 
     Raises:
         FileNotFoundError: There is no model.
         ValueError: It is of another task.
     """
     folder = find_model(checkpoint)
-    model = load_task_model(folder, trusted)
+    model = load_task_model(folder, trusted, tokenizer=tokenizer, answers=answers)
     if not isinstance(model, kind):
         raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
     if model.processor is None:

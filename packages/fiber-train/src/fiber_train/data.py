@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fiber_train.checkpoint import find_model
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
+from fiber_train.original import ORIGINAL_TOKENIZER
 from fiber_train.stopping import leave_signals_to_parent
 from fiber_train.writing import replace_folder, restore
 
@@ -83,9 +84,6 @@ class Dealt(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(range(self.rank, len(self._sampler), self.world_size))
-
-
-ORIGINAL_TOKENIZER = "FacebookAI/roberta-base"
 
 
 def tokenizer_source(config: TrainConfig) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fiber_data.formats import faults_of
 
-from fiber_train.writing import write_file
+from fiber_train.writing import Content, write_file
 
 EVALUATION_FILE = "evaluation.json"
 _MOST_NAMES = 20  # of measures in a message
@@ -104,7 +104,7 @@ class Evaluation:
     """
 
     measures: list[Measure] = field(default_factory=list)
-    predictions: Mapping[str, str | bytes] = field(default_factory=dict)
+    predictions: Mapping[str, Content] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     outputs: Mapping[Any, Any] = field(default_factory=dict)
     extra: list[Measure] = field(default_factory=list)
@@ -188,7 +188,7 @@ def read_evaluation(run: str | Path) -> Evaluation:
     return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
-def write_predictions(files: Mapping[str, str | bytes], folder: Path) -> None:
+def write_predictions(files: Mapping[str, Content], folder: Path) -> None:
     """Writes files to a folder, each of them whole or not at all."""
     for name, content in files.items():
         write_file(folder / name, content)

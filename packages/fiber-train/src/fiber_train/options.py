@@ -13,16 +13,27 @@ if TYPE_CHECKING:
 
 
 def add_checkpoint(parser: ArgumentParser) -> None:
-    """`--checkpoint` and `--trust`, by which `load_checkpoint` loads."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a run, checkpoint or model")
+    """`--checkpoint` and what it needs beside, by which `load_checkpoint` loads."""
+    what = "folder of a run, checkpoint or model; a checkpoint file of the original; or a name on the hub"
+    parser.add_argument("--checkpoint", type=Path, required=True, help=what)
+    add_original(parser)
     add_trust(parser)
+
+
+def add_original(parser: ArgumentParser) -> None:
+    """`--tokenizer` and `--answers`, which the original's files lack."""
+    source = "of an original file: folder or hub name of its tokenizer (roberta-base)"
+    parser.add_argument("--tokenizer", metavar="SOURCE", help=source)
+    listed = "of an original file that answers questions: its answers, a JSON list in the order of classes"
+    parser.add_argument("--answers", type=Path, metavar="FILE", help=listed)
 
 
 def load_checkpoint(options: Namespace, kind: type[TaskModel]) -> tuple[Any, Any]:
     """The model and the processor that `--checkpoint` names; arguments and errors as of `fiber_train.load_model`."""
     from fiber_train.checkpoint import load_model
 
-    return load_model(options.checkpoint, kind=kind, trusted=options.trust)
+    original = {"tokenizer": options.tokenizer, "answers": options.answers}
+    return load_model(options.checkpoint, kind=kind, trusted=options.trust, **original)
 
 
 def check_option(option: str, value: float, **bounds: Any) -> None:

@@ -24,6 +24,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from fiber_train.build import build_model
+from fiber_train.card import run_card, write_card
 from fiber_train.checkpoint import find_checkpoints, load_training_state
 from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
@@ -48,7 +49,7 @@ from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, read_metrics, tracking
 from fiber_train.unreadable import Unreadable
-from fiber_train.writing import replace_folder
+from fiber_train.writing import Content, replace_folder
 
 FIRST_PROCESS = "FIBER_FIRST_PROCESS"  # its id, in the environment of those that it starts
 
@@ -171,7 +172,17 @@ class _Run:
 
         return write
 
-    def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
+    def measured_writer(self, found: Evaluation) -> Callable[[Path], None]:
+        """The same with a card that holds the numbers of these weights."""
+        write_model = self.model_writer()
+
+        def write(folder: Path) -> None:
+            write_model(folder)
+            write_card(folder, run_card(self.task, self.model, found, self.loop.step))
+
+        return write
+
+    def keep_predictions(self, files: Mapping[str, Content]) -> None:
         """Writes those of the newest evaluation to the run's folder."""
         if self.loop.fabric.is_global_zero:
             target = Path(self.task.config.out) / "predictions"
@@ -274,7 +285,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             with whole(run.model):
                 found = task.measure(loop.model, run.held_out, run.processor, fabric, keep=run.keep_predictions)
             saver.wait()  # nothing is on disk of an evaluation that would not be made up for
-            write_model = run.model_writer()
+            write_model = run.measured_writer(found)
             if fabric.is_global_zero:
                 keep_best(out, task.keeps_best_by, found, loop.step, write_model)
         fabric.barrier()
@@ -304,7 +315,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
         raise
     if results is not None:
         with loop.averaged(), stop.deferred():
-            write_model = run.model_writer()
+            write_model = run.measured_writer(results)
             if fabric.is_global_zero:
                 replace_folder(out / "model", write_model)
                 write_json(out / EVALUATION_FILE, results.to_json())

@@ -8,8 +8,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fiber_train.options import add_checkpoint, add_trust
+
+if TYPE_CHECKING:
+    from fiber_train.writing import Content
 
 
 def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -75,7 +79,8 @@ def _evaluate(options: Namespace) -> int:
     if options.predictions:
         (claim_folder if options.predictions.is_dir() else claim_file)(options.predictions, "--predictions")
     folder = find_model(options.checkpoint)
-    model, processor = load_model(folder, trusted=options.trust)
+    original = {"tokenizer": options.tokenizer, "answers": options.answers}
+    model, processor = load_model(folder, trusted=options.trust, **original)
     given = [f"data.root={options.data}"]
     given += [] if options.split is None else [f"data.eval_split={options.split}"]
     task = task_of_model(folder, model, [*given, *options.overrides], options.trust)
@@ -95,7 +100,7 @@ def _evaluate(options: Namespace) -> int:
     return 0
 
 
-def _keep_predictions(target: Path, files: Mapping[str, str | bytes]) -> None:
+def _keep_predictions(target: Path, files: Mapping[str, Content]) -> None:
     """Writes one file under the name that was given, several, or to a folder, under names that are free in it."""
     from fiber_train.stopping import say
     from fiber_train.writing import free_name, write_file

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
 from fiber_train.ownership import MARKER, is_empty, is_ours, mark, read_marker
+
+Content = str | bytes | IO[bytes]  # of a file: text, bytes, or an open file, for what memory need not hold
 
 
 class WriteError(OSError):
@@ -39,7 +42,7 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, content: str | bytes) -> None:
+def write_file(path: Path, content: Content) -> None:
     """Writes a file, a text in UTF-8, so that it is never half there.
 
     Raises:
@@ -47,7 +50,12 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     with explained(path):
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str | bytes):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            content.seek(0)
+            with temporary.open("wb") as file:
+                shutil.copyfileobj(content, file)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)

@@ -53,6 +53,7 @@ class FiberForGrounding(TaskModel):
         ValueError: If the backbone is not one of the fine stage, or its strides are not the head's.
     """
 
+    example = 'model.detect("photo.jpg", ["dog", "cat"])'
     config_class = GroundingConfig
     config: GroundingConfig
 

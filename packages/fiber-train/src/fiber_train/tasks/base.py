@@ -40,6 +40,7 @@ from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
 from fiber_train.examples import Shown
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
+from fiber_train.writing import Content
 
 NO_MONITOR = "none"  # as task.monitor
 WAYS_OUT = f"data.eval_split or task.monitor to another, or task.monitor={NO_MONITOR} to keep no best"
@@ -47,7 +48,7 @@ NO_ANNOTATIONS = "no annotations"  # as the reason of what is left out
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 Samples = Mapping[str, Any] | Callable[[str], Any]  # by split, or a function of it
-Keep = Callable[[Mapping[str, str | bytes]], None]  # takes files of predictions by name
+Keep = Callable[[Mapping[str, Content]], None]  # takes files of predictions by name
 
 
 class Task(ABC, Generic[Settings]):
@@ -300,7 +301,7 @@ class Task(ABC, Generic[Settings]):
             raise ValueError(f"{self.config.data.eval_split}: {found.left_out[0]}")
         return only(samples, predictions), found
 
-    def keep(self, files: Mapping[str, str | bytes]) -> Mapping[str, str | bytes]:
+    def keep(self, files: Mapping[str, Content]) -> Mapping[str, Content]:
         """Puts the files of predictions where `measure` was told to, before they are scored, and gives them back."""
         if self._keep is not None:
             self._keep(files)

@@ -87,7 +87,9 @@ def task_of_model(folder: Path, model: TaskModel, overrides: Sequence[str], trus
 
 def _layers(folder: Path) -> list[tuple[str, Any]]:
     """What a model's folder and its run say of settings that an evaluation has a use for, each with its file."""
-    layers = []
+    layers: list[tuple[str, Any]] = []
+    if folder.is_file():  # of the original, whatever lies around it
+        return layers
     for run in (folder, *folder.resolve().parents[:2]):  # run/best, run/checkpoints/step-1
         if (path := run / CONFIG_FILE).is_file() and is_ours(run):
             layer = read_recipe(path)

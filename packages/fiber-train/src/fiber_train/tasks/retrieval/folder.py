@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from fiber_backbone import ImageState
 from fiber_data import BrokenImageError, FiberProcessor
 from fiber_heads.search import SearchModel, search_scores
 from torch import Tensor
@@ -38,7 +37,7 @@ def retrieve(
     rerank: int = 0,
     batch_size: int = 32,
 ) -> list[Match]:
-    """The images that fit a text best; each is read and encoded once.
+    """The images that fit a text best.
 
     Args:
         model: Trained with contrast, and with matching if `rerank` is used.
@@ -46,8 +45,8 @@ def retrieve(
         images: Files to search; those that cannot be read are left out with a warning.
         query: What to look for.
         top: How many to return.
-        rerank: How many of the best to re-rank by matching with the text, which is slower and sharper, and keeps the
-            encodings of all images on the host meanwhile (1.1 MiB each at base size and 384 px).
+        rerank: How many of the best to re-rank by matching with the text, which is slower and sharper; these are read
+            again.
         batch_size: Images encoded at a time.
 
     Returns:
@@ -60,13 +59,12 @@ def retrieve(
         raise ValueError("the query is empty; say what to look for")
     text = model.backbone.begin_text(**{name: value.to(model.device) for name, value in processor(text=query).items()})
     paths: list[Path] = []
-    features, states = [], []
+    features = []
     for start in tqdm(range(0, len(images), batch_size), desc="encoding", unit="batch", disable=None):
         good, pixels = _read(processor, images[start : start + batch_size])
         if good:
             begun = model.begin_images(pixels, batch_size=batch_size)
             features.append(model.image_features(begun, batch_size=batch_size))
-            states += [begun.map(lambda tensor: tensor.cpu())] if rerank else []
             paths += good
     if not paths:
         raise ValueError(f"none of the {len(images)} images could be read; the first is {images[0]}")
@@ -74,10 +72,13 @@ def retrieve(
     shown = cosines.squeeze(1).tolist()
 
     def rerank_pairs(pairs: Tensor) -> Tensor:
-        logits = model.score_pairs(ImageState.cat(states), text, pairs)
-        for row, logit in zip(pairs[:, 0].tolist(), logits.tolist(), strict=True):
-            shown[row] = logit
-        return logits
+        for part in pairs[:, 0].split(batch_size):  # of all images only these are read and begun again
+            best = torch.cat([processor(images=paths[row])["pixel_values"] for row in part.tolist()])
+            begun = model.begin_images(best, batch_size=batch_size)
+            logits = model.score_pairs(begun, text, torch.stack([torch.arange(len(part)), torch.zeros_like(part)], 1))
+            for row, logit in zip(part.tolist(), logits.tolist(), strict=True):
+                shown[row] = logit
+        return torch.tensor([shown[row] for row in pairs[:, 0].tolist()], dtype=torch.float64)
 
     scores = search_scores(cosines, rerank_pairs if rerank else None, top_k=rerank, queries="texts").squeeze(1)
     return [Match(paths[row], shown[row]) for row in scores.argsort(descending=True)[:top].tolist()]

@@ -18,3 +18,7 @@ class RetrievalSettings(TaskSettings):
     """Objectives (itc, itm or both) and queue; the run fills in what images are normalized by."""
     rerank: int = ranged(16, least=0)
     """With both: how many of the best by contrast evaluations re-rank by matching; 0 for every pair."""
+    block_size: int = ranged(16, least=1)
+    """Images begun at a time for evaluations by matching, in each process; every caption is begun anew for them."""
+    pair_batch_size: int = ranged(16, least=1)
+    """Pairs, of which both streams read each other, that evaluations compute at a time."""

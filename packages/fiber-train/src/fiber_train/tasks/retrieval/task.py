@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
-from fiber_backbone import FiberBackbone, ImageState, TextState
+from fiber_backbone import FiberBackbone
 from fiber_data import CaptionSample, FiberProcessor, glance
-from fiber_eval import retrieval_recall
+from fiber_eval import retrieval_recall_in_blocks
 from fiber_heads import FiberForRetrieval
 from fiber_heads.distributed import gather_by_id
-from fiber_heads.search import search_scores
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -24,12 +23,15 @@ from fiber_train.tasks.captions import (
     check_captioned,
     check_contrast,
     count,
-    count_captions,
     with_normalization,
 )
 from fiber_train.tasks.recall import KS, recall_lines, recall_measures, recall_preview
+from fiber_train.tasks.retrieval.scores import Cosines, Matched, ScoreBlocks, deal
 from fiber_train.tasks.retrieval.settings import RetrievalSettings
 from fiber_train.tasks.search_examples import show_search
+
+_BLOCK = 64  # images whose cosines are made at a time
+_NOTHING = np.empty((0, 0), np.float32)
 
 
 class Retrieval(CaptionTask[RetrievalSettings]):
@@ -65,65 +67,88 @@ class Retrieval(CaptionTask[RetrievalSettings]):
         """Recall over all images and captions by all that the model has: cosines, matches, or both in two steps.
 
         The predictions are all scores, as `fiber-eval retrieval` takes them; of an image its scores of all captions.
+        No process holds more scores than those of its share of the images. `outputs` has these alone, unless
+        `task.metrics` needs all; the file is in the first process, and where it is kept.
         """
-        encode = self._encode if model.matching_head is None else self._begin
-        encoded = encode(model, samples, processor, fabric)
+        encoded = self._encode(model, samples, processor, fabric)
         samples, found = self.collect(encoded, samples, "images")
-        images, texts = zip(*(encoded[sample["id"]] for sample in glance(samples, "id")), strict=True)
-        if model.matching_head is None:
-            scores = torch.from_numpy(np.concatenate(images) @ np.concatenate(texts).T)
+        known = list(glance(samples, "id", "captions"))
+        ids, sizes = [sample["id"] for sample in known], [len(sample["captions"]) for sample in known]
+        owners = [row for row, size in enumerate(sizes) for _ in range(size)]
+        cosines = None
+        if self._by_contrast(model):
+            images, texts = (torch.cat(part) for part in zip(*(encoded[name] for name in ids), strict=True))
+            cosines = Cosines(images, texts, self.settings.rerank)
+        encoded = {}
+        if model.matching_head is not None:
+            matched = self._match(model, samples, processor, fabric, cosines)
+            scores = ScoreBlocks(ids, owners, matched.rows, matched, fabric.device)
         else:
-            scores = self._scores(model, ImageState.cat(images), TextState.cat(texts), fabric)
-        owners = [row for row, own in enumerate(texts) for _ in range(len(own))]
-        file = io.BytesIO()
-        np.savez_compressed(file, scores=scores.numpy(), text_image_index=np.array(owners))
-        found.predictions = self.keep({"predictions.npz": file.getvalue()})
-        found.outputs = {sample["id"]: row for sample, row in zip(glance(samples, "id"), scores, strict=True)}
+            assert cosines is not None
+            scores = ScoreBlocks(ids, owners, deal(len(ids), _BLOCK), cosines, fabric.device)
+        written = scores.write(fabric.is_global_zero or self._keep is not None)
+        found.predictions = self.keep({"predictions.npz": written})
+        found.outputs = scores.gathered() if self._metrics and fabric.world_size > 1 else scores.by_id()
         found.counts |= count(samples)
-        found.measures += recall_measures(retrieval_recall(scores, owners, ks=KS), count_captions(samples))
+        numbers = retrieval_recall_in_blocks(scores, owners, num_images=len(ids), ks=KS, add_up=scores.add_up)
+        found.measures += recall_measures(numbers, sizes)
         return found
+
+    def _by_contrast(self, model: FiberForRetrieval) -> bool:
+        """Whether cosines have a say: not where every pair is matched anyway."""
+        return model.contrastive_head is not None and (model.matching_head is None or self.settings.rerank > 0)
 
     def _encode(
         self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
-    ) -> dict[Any, tuple[Any, Any]]:
-        """By id the features of the image (1, D) and of its captions, on the host."""
+    ) -> dict[Any, tuple[Tensor, Tensor]]:
+        """By id of the images that can be read the features of the image (1, D) and of its captions, on the host.
+
+        They are empty where nothing is to be compared by them.
+        """
         found: dict[Any, tuple[Any, Any]] = {}
         sizes = _num_captions(samples)
-        for batch in self.batches(model, samples, processor, fabric):
-            images = model.encode_images(batch["pixel_values"]).float().cpu().numpy()
-            texts = model.encode_texts(batch["input_ids"], batch["attention_mask"]).float().cpu().numpy()
-            found |= _by_id(batch["ids"], images, texts, sizes)
-        return gather_by_id(found)
+        for batch in self.batches(model, samples, processor, fabric, deal=True):
+            own = ~batch["replaced"]
+            ids = list(compress(batch["ids"], own.tolist()))
+            if ids and self._by_contrast(model):
+                counts = torch.tensor([sizes[name] for name in batch["ids"]])
+                kept = own.repeat_interleave(counts.to(own.device))
+                images = model.encode_images(batch["pixel_values"][own])
+                texts = model.encode_texts(batch["input_ids"][kept], batch["attention_mask"][kept])
+                found |= _by_id(ids, images.float().cpu().numpy(), texts.float().cpu().numpy(), sizes)
+            else:
+                found |= dict.fromkeys(ids, (_NOTHING, _NOTHING))
+        gathered = gather_by_id(found)
+        return {name: (torch.from_numpy(image), torch.from_numpy(text)) for name, (image, text) in gathered.items()}
 
-    def _begin(
-        self, model: FiberForRetrieval, samples: Sequence[CaptionSample], processor: FiberProcessor, fabric: Fabric
-    ) -> dict[Any, tuple[ImageState, TextState]]:
-        """By id the image and its captions up to the cut, on the host.
+    def _match(
+        self,
+        model: FiberForRetrieval,
+        samples: Sequence[CaptionSample],
+        processor: FiberProcessor,
+        fabric: Fabric,
+        cosines: Cosines | None,
+    ) -> Matched:
+        """Matches blocks of images, each begun by one process, with the captions that they want; all captions in turn.
 
-        Every process begins all of them: pairs are many more, and those are shared out.
+        Of images and captions no more are begun at a time than `task.block_size` and `task.pair_batch_size`.
         """
-        found: dict[Any, tuple[ImageState, TextState]] = {}
-        sizes = _num_captions(samples)
-        for batch in self.batches(model, samples, processor, fabric, share=False):
-            images = model.backbone.begin_image(batch["pixel_values"]).map(_to_host)
-            texts = model.backbone.begin_text(batch["input_ids"], batch["attention_mask"]).map(_to_host)
-            found |= _by_id(batch["ids"], images, texts, sizes)
-        return found
-
-    def _scores(self, model: FiberForRetrieval, images: ImageState, texts: TextState, fabric: Fabric) -> Tensor:
-        """(images, captions) in float64 on the host."""
-
-        def score_pairs(pairs: Tensor) -> Tensor:
-            own = range(fabric.global_rank, len(pairs), fabric.world_size)
-            logits = model.score_pairs(images, texts, pairs[list(own)]).double().tolist()
-            found = gather_by_id(dict(zip(own, logits, strict=True)))
-            return torch.tensor([found[index] for index in range(len(pairs))], dtype=torch.float64)
-
-        first = None
-        if model.contrastive_head is not None:
-            first = (model.image_features(images) @ model.text_features(texts).T).double().cpu()
-        shape = (len(images), len(texts))
-        return search_scores(first, score_pairs, shape=shape, top_k=self.settings.rerank)
+        matched, known = Matched(cosines), list(glance(samples, "id", "captions"))
+        places = {sample["id"]: row for row, sample in enumerate(known)}
+        tokens = processor(text=[caption for sample in known for caption in sample["captions"]])
+        if cosines is not None:
+            cosines.ask()
+        size = self.settings.block_size
+        for batch in self.batches(model, samples, processor, fabric, batch_size=size, deal=True):
+            own = ~batch["replaced"]
+            rows = torch.tensor([places[name] for name in compress(batch["ids"], own.tolist())], dtype=torch.int64)
+            if len(rows):
+                begun = model.backbone.begin_image(batch["pixel_values"][own])
+                wanted = None if cosines is None else cosines.wanted(rows)
+                chunk = self.settings.pair_batch_size
+                matched.add(rows, model.score_texts(begun, **tokens, wanted=wanted, chunk_size=chunk))
+        matched.finish()
+        return matched
 
     def needs_unused_parameters(self) -> bool:
         """Contrast leaves the fused blocks unused, matching the poolers."""
@@ -149,7 +174,3 @@ def _by_id(ids: Sequence[Any], images: Any, texts: Any, sizes: Mapping[Any, int]
         found[name] = (images[row : row + 1], texts[start : start + sizes[name]])
         start += sizes[name]
     return found
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    return tensor.cpu()
