@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
@@ -24,18 +25,19 @@ from safetensors.torch import load_file
 
 from fiber_train.build import build_model
 from fiber_train.checkpoint import find_checkpoints, load_training_state, save_checkpoint
-from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
+from fiber_train.config import TrainConfig, TrainerConfig
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
 from fiber_train.data_check import read_samples
 from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.loop import Loop
-from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
-from fiber_train.optim import build_optimizer, build_scheduler, warmup_steps
+from fiber_train.mixture import check_training, make_training_set, texts
+from fiber_train.optim import build_optimizer, build_scheduler
 from fiber_train.run_folder import claimed, on_first
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
+from fiber_train.summary import Summary, summarize
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
 from fiber_train.tracking import Tracker, read_metrics, tracking
@@ -90,11 +92,41 @@ def train(
             return None
 
 
+def dry_run(
+    config: TrainConfig,
+    *,
+    task: type[Task[Any]] | Task[Any] | None = None,
+    samples: Samples | None = None,
+) -> Summary:
+    """Builds all that `train` would begin with, in one process and without writing to `config.out`.
+
+    Args:
+        config: As of `train`, like the others.
+        task: As there.
+        samples: As there.
+
+    Returns:
+        What the run would tell at its start.
+
+    Raises:
+        ValueError: As of `train`, before its first step.
+        FileNotFoundError: Data or weights are missing.
+    """
+    with tempfile.TemporaryDirectory() as folder, _threads(config.trainer.threads):
+        made = make_task(replace(config, out=folder), task, samples)
+        build_fabric(made, launch=False)  # says what this machine does not have
+        alone = copy(made)
+        alone.config = replace(made.config, trainer=replace(config.trainer, devices=1, num_nodes=1, strategy="auto"))
+        return _build(made, build_fabric(alone), None).summary
+
+
 def build_fabric(
     task: Task[Any],
     callbacks: Sequence[Any] = (),
     loggers: Sequence[Logger] = (),
     stop: StopRequest | None = None,
+    *,
+    launch: bool = True,
 ) -> Fabric:
     """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs."""
     trainer = task.config.trainer
@@ -118,7 +150,8 @@ def build_fabric(
         ) from error
     if stop is not None:
         _tell_each_other(fabric, stop)
-    fabric.launch()
+    if launch:
+        fabric.launch()
     return fabric
 
 
@@ -141,7 +174,7 @@ class _Run:
     data: TrainingData
     held_out: Any
     loop: Loop
-    report: LoadReport | None
+    summary: Summary
 
     def write_model(self, folder: Path) -> None:
         """The model, its processor and its task's settings."""
@@ -170,12 +203,21 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     dataset, sampling = make_training_set(task, samples, processor, model)
     data = build_training_data(config, dataset, fabric, task.make_collator(processor, True), sampling)
     trainer = _with_steps(config.trainer, data)
-    if fabric.is_global_zero:
-        if epoch := describe_epoch(task, sampling):
-            say(epoch)
-        _tell_warmup(config.optim, trainer.max_steps)
     optimizer = build_optimizer(model, config.optim)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
+    summary = summarize(
+        task,
+        model,
+        processor,
+        optimizer,
+        data,
+        samples,
+        held_out,
+        trainer=trainer,
+        sampling=sampling,
+        report=report,
+        device=fabric.device,
+    )
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     optim = config.optim
@@ -199,7 +241,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
                 f"{config.out} has done {loop.step} steps already, trainer.max_steps is {trainer.max_steps}; "
                 "give at least as many, or choose another out"
             )
-    return _Run(task, model, processor, data, held_out, loop, report)
+    return _Run(task, model, processor, data, held_out, loop, summary)
 
 
 def _train(task: Task[Any], fabric: Fabric, stop: StopRequest) -> Evaluation | None:
@@ -228,8 +270,8 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     out = Path(task.config.out)
     run = _build(task, fabric, checkpoint)
     loop, trainer = run.loop, run.loop.config
-    if run.report is not None and checkpoint is None and fabric.is_global_zero:
-        say(f"weights to start from: {run.report}")
+    if fabric.is_global_zero:
+        run.summary.tell(out)
 
     def save() -> None:
         if fabric.is_global_zero:
@@ -289,14 +331,6 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
         steps = trainer.max_epochs * data.steps_of_epoch()
     every = trainer.eval_every
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
-
-
-def _tell_warmup(optim: OptimConfig, max_steps: int) -> None:
-    if optim.warmup > max_steps:
-        say(
-            f"optim.warmup is {optim.warmup:,.0f} steps but the run has {max_steps:,}: the warm-up is cut to "
-            f"{warmup_steps(optim, max_steps):,} of them; set optim.warmup to a number below, or a share such as 0.1"
-        )
 
 
 def keep_best(

@@ -22,27 +22,57 @@ def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
         "laid over those before it",
     )
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, print what the run would be, and stop"
+    )
     add_trust(parser)
     return _train
 
 
 def _train(options: Namespace) -> int:
-    from fiber_train.config import load_config, to_yaml
+    from fiber_train.config import load_config, resolved_yaml
 
     layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
     overrides = [word for word in options.overrides if "=" in word]
     if options.trust:
         overrides.append(f"model.trusted={json.dumps(options.trust)}")
-    config = load_config(layers, overrides)
     if options.print_config:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(resolved_yaml(layers, overrides))
         return 0
-    from fiber_train.run import train as run  # what is misspelled was told before
+    config = load_config(layers, [*(["out=."] if options.dry_run else []), *overrides])
+    from fiber_train.run import dry_run  # what is misspelled was told before
+    from fiber_train.run import train as run
     from fiber_train.tasks.base import make_task
 
+    if options.dry_run:
+        sys.stdout.write(f"{dry_run(config)}\n")
+        return 0
     task = make_task(config)
     results = run(config, task=task)
     return _stopped() if results is None else _print_once(task.summary(results))
+
+
+def recipes(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """List the recipes, or show what one sets."""
+    commands = parser.add_subparsers(dest="action", metavar="show")
+    show = commands.add_parser("show", help="print all settings of a recipe, or of several laid over each other")
+    show.add_argument("names", nargs="+", help="recipes, and settings such as trainer.devices=8")
+    return _recipes
+
+
+def _recipes(options: Namespace) -> int:
+    from fiber_train.config import resolved_yaml
+    from fiber_train.recipe_files import describe_recipes
+
+    if options.action == "show":
+        layers = [word for word in options.names if "=" not in word]
+        overrides = [word for word in options.names if "=" in word]
+        sys.stdout.write(resolved_yaml(layers, overrides))
+        return 0
+    found = describe_recipes()
+    width = max(map(len, found))
+    sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in found.items()))
+    return 0
 
 
 def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -102,6 +132,21 @@ def _keep_predictions(target: Path, files: Mapping[str, str | bytes]) -> None:
         path = target if is_file else free_name(target / name)
         write_file(path, content)
         say(f"predictions in {path}")
+
+
+def pipeline(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Run the steps of a file, each from what an earlier one left; the same command goes on where it stopped."""
+    parser.add_argument("file", type=Path, help="YAML file with a list of steps")
+    parser.add_argument("overrides", nargs="*", help="settings of all steps to change, such as trainer.devices=8")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be done, and stop")
+    return _pipeline
+
+
+def _pipeline(options: Namespace) -> int:
+    from fiber_train.pipeline import read_pipeline, run_pipeline
+
+    steps = read_pipeline(options.file, options.overrides)
+    return 0 if run_pipeline(steps, dry_run=options.dry_run) else _stopped()
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
