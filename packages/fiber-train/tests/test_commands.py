@@ -16,7 +16,7 @@ from fiber_train.cli import main
 from fiber_train.config import load_config, to_yaml
 from fiber_train.ownership import mark
 from fiber_train.quickstart import run_configs
-from fiber_train.run_folder import _check_settings, _flat, _resolved
+from fiber_train.run_folder import _check_settings, _resolved, flat
 from fiber_train.writing import replace_folder
 from PIL import Image
 
@@ -156,7 +156,7 @@ def test_a_run_is_the_same_however_its_paths_are_spelt(tmp_path: Path, monkeypat
     run, first = tmp_path / "run", config("ck")
     run.mkdir()
     (run / "config.yaml").write_text(to_yaml(first))
-    mark(run, "run", paths=_resolved(_flat({"model": {"checkpoint": "ck"}})))
+    mark(run, "run", paths=_resolved(flat({"model": {"checkpoint": "ck"}})))
     for same in ("ck", "./ck", "ck/../ck", "link", str(tmp_path / "ck")):
         _check_settings(run, config(same))
     with pytest.raises(ValueError, match=r"model\.checkpoint"):

@@ -70,7 +70,7 @@ def claimed(config: TrainConfig, fabric: Fabric) -> Iterator[Path | None]:
             if checkpoint is not None:
                 _check_settings(out, config)
             with explained(out):
-                mark(out, "run", paths=_resolved(_flat(asdict(config))))
+                mark(out, "run", paths=_resolved(flat(asdict(config))))
             write_file(out / CONFIG_FILE, to_yaml(config))
             return checkpoint
 
@@ -98,7 +98,7 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     path = out / CONFIG_FILE
     if not path.is_file():
         return
-    old, new = _flat(OmegaConf.to_container(read_recipe(path), resolve=True)), _flat(asdict(config))
+    old, new = flat(OmegaConf.to_container(read_recipe(path), resolve=True)), flat(asdict(config))
     before = (read_marker(out) or {}).get("paths", _resolved(old))
     differing = [
         f"{key} (was {old.get(key)!r}, is {value!r})"
@@ -134,11 +134,12 @@ def _same(key: str, old: Any, new: Any, before: Mapping[str, str]) -> bool:
     return was == str(Path(new).resolve())
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested settings by their full names."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return leaves

@@ -145,8 +145,8 @@ def pipeline(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _pipeline(options: Namespace) -> int:
     from fiber_train.pipeline import read_pipeline, run_pipeline
 
-    steps = read_pipeline(options.file, options.overrides)
-    return 0 if run_pipeline(steps, dry_run=options.dry_run) else _stopped()
+    root, steps = read_pipeline(options.file, options.overrides)
+    return 0 if run_pipeline(root, steps, dry_run=options.dry_run) else _stopped()
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:

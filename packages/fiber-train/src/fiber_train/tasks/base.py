@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone import FiberBackbone
 from fiber_backbone.seams import load_object, name_of, resolve
 from fiber_data import (
     FiberProcessor,
@@ -35,7 +35,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig, as_share
-from fiber_train.data import Collate, OnDevice, build_evaluation_loader, image_overrides
+from fiber_train.data import Collate, OnDevice, backbone_sizes, build_evaluation_loader
 from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
@@ -212,9 +212,7 @@ class Task(ABC, Generic[Settings]):
             tokenizer: Of the run.
             start: The processor of the weights that the run starts from, if it starts from any of ours.
         """
-        overrides = image_overrides(self.config.model)
-        size = overrides.get("image_size") or getattr(start, "image_size", None)
-        size = size or FiberConfig.from_preset(self.config.model.preset, **overrides).image_size
+        size = backbone_sizes(self.config).image_size
         normalization = {} if start is None else {"mean": start.mean, "std": start.std}
         return FiberProcessor(tokenizer, size, self.config.data.max_length, **normalization)
 

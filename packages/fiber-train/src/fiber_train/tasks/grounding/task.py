@@ -28,6 +28,7 @@ from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import share_of_lines
+from fiber_train.data import backbone_sizes, trusted_names
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task, fill_in
 from fiber_train.tasks.grounding.boxes import (
@@ -125,9 +126,9 @@ class Grounding(Task[GroundingSettings]):
 
     def make_processor(self, tokenizer: PreTrainedTokenizerBase, start: Any = None) -> GroundingProcessor:
         """Images of any shape, padded to the backbone's last stride."""
-        settings, model = self.settings, self.config.model
+        settings = self.settings
         with torch.device("meta"):  # sizes alone
-            backbone = FiberBackbone.from_config(FiberConfig.from_preset(model.preset).grown(**model.overrides))
+            backbone = FiberBackbone.from_config(backbone_sizes(self.config), trusted=trusted_names(self.config))
         return GroundingProcessor(
             tokenizer,
             shorter=settings.shorter_in_evaluation,
