@@ -275,7 +275,11 @@ class _State:
         if old is None:
             return todo
         now = self._record(step)
-        changed = [name for name, mark in now["sources"].items() if old["sources"].get(name) not in (None, mark)]
+        changed = [
+            name
+            for name, mark in now["sources"].items()
+            if mark is not None and old["sources"].get(name) not in (None, mark)
+        ]
         if changed and not step.may_replace():
             raise ValueError(
                 f"{step.folder} was made of another {changed[0]} than there is now; remove it to make it anew, or "
