@@ -47,6 +47,8 @@ class DataConfig(Ranged):
     eval_split: str = "val"
     """The held-out split; or a share of the training split that is held out, such as 0.1: about so many images, chosen
     by their ids alone, which training then leaves out."""
+    test_split: str | None = None
+    """A split that the best weights are measured on once, at the end of the run; with its predictions in `test/`."""
     sources: list[SourceConfig] = field(default_factory=list)
     """Several data sets to learn from in place of the one in `root`. An epoch draws its exact number of samples from
     each; of which part, follows from where the epochs before it ended."""
@@ -179,6 +181,10 @@ class TrainerConfig(Ranged):
     keep_checkpoints: int = ranged(2, least=1)
     """How many of the newest checkpoints to keep, beside the best by the task's measure."""
     tensorboard: bool = True
+    loggers: list[Any] = field(default_factory=list)
+    """More loggers of Lightning Fabric: `wandb`, `mlflow` or import paths; with arguments `{class: PATH, ...}`."""
+    profile: str | None = None
+    """Steps of which to write a trace to `profile/` in the run's folder, such as `10:15`."""
 
 
 @dataclass

@@ -28,6 +28,7 @@ from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import Evaluation
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, stopping
+from fiber_train.throughput import Throughput
 from fiber_train.tracking import WAITING, Tracker
 from fiber_train.unreadable import Unreadable, UnreadableError
 
@@ -47,6 +48,7 @@ class Loop:
         average: Of the weights over the steps, to evaluate and keep in their place, or None.
         unreadable: Training samples that others were taken for, and how many may be.
         source_losses: Losses of each data set of several.
+        throughput: How fast the steps are, if that is watched.
         step: Optimizer steps done.
         sums: Of losses and metrics over the steps since the last time that they were logged, on the device.
         counted: These steps.
@@ -64,6 +66,7 @@ class Loop:
     average: WeightAverage | None = None
     unreadable: Unreadable = field(default_factory=Unreadable)
     source_losses: SourceLosses = field(default_factory=SourceLosses)
+    throughput: Throughput | None = None
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     counted: int = 0
@@ -103,7 +106,8 @@ class Loop:
             while self.step < self.config.max_steps:
                 began = time.perf_counter()
                 try:
-                    values, ids = self._step(self._patient(batches, stop))
+                    with nullcontext() if self.throughput is None else self.throughput.counted():
+                        values, ids = self._step(self._patient(batches, stop))
                 except Stopped:
                     if stop.insisted:
                         raise
@@ -116,6 +120,8 @@ class Loop:
                 self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
                 self.elapsed += time.perf_counter() - began
+                if self.throughput is not None and (told := self.throughput.advance(self.step, self.elapsed)):
+                    tracker.say(told)
                 last, stopped = self.step == self.config.max_steps, agreed(stop.asked or tracker.cut_off)
                 evaluating = not last and bool(self.config.eval_every) and self.step % self.config.eval_every == 0
                 if self.step % self.config.log_every == 0 or last:
@@ -225,6 +231,8 @@ class Loop:
             values["unreadable"] = self.unreadable.replaced
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         waiting = {WAITING: self.waited / self.elapsed}
+        if self.throughput is not None:
+            waiting |= self.throughput.numbers(self.elapsed)
         self.waited = self.elapsed = 0.0
         tracker.log(self.step, {f"train/{name}": value for name, value in values.items()} | rates | waiting)
 

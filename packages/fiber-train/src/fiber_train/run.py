@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,19 @@ from fiber_train.data_check import read_samples
 from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
+from fiber_train.final_test import measure_test, task_of_test
+from fiber_train.loggers import load_loggers, tell_settings
 from fiber_train.loop import Loop
-from fiber_train.mixture import check_training, make_training_set, texts
+from fiber_train.mixture import check_training, make_training_set, read_held_out, texts
 from fiber_train.optim import build_optimizer, build_scheduler
-from fiber_train.run_folder import claimed, on_first
+from fiber_train.profiling import Profile, parse_steps
+from fiber_train.run_folder import claimed, flat, on_first
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.summary import Summary, summarize
 from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
+from fiber_train.throughput import Throughput
 from fiber_train.tracking import Tracker, read_metrics, tracking
 from fiber_train.unreadable import Unreadable
 from fiber_train.writing import replace_folder
@@ -83,7 +87,9 @@ def train(
     with stopping() as stop, _threads(config.trainer.threads):
         try:
             made = make_task(config, task, samples)
-            fabric = build_fabric(made, callbacks, loggers, stop)
+            own = load_loggers(config.trainer.loggers)
+            profiles = [Profile(parse_steps(steps), Path(config.out))] if (steps := config.trainer.profile) else []
+            fabric = build_fabric(made, [*callbacks, *profiles], [*loggers, *own], stop)
             return _train(made, fabric, stop)
         except Stopped:
             stop.leave()
@@ -194,6 +200,8 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     samples, held_out = read_samples(task, fabric)
     check_training(task, samples)
     check_monitor(task, task.check(held_out))
+    if (own := task_of_test(task)) is not None:
+        own.check(read_held_out(own))
     processor = build_processor(config, task.make_processor, texts(task, samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model, report = build_model(task, samples, processor)
@@ -233,6 +241,13 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         average,
         Unreadable(config.data.max_unreadable),
         SourceLosses([source.name for source in config.data.sources]),
+        Throughput(
+            trainer.batch_size,
+            trainer.max_steps,
+            fabric.device,
+            trainer.precision,
+            config.model.gradient_checkpointing,
+        ),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
@@ -272,6 +287,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     loop, trainer = run.loop, run.loop.config
     if fabric.is_global_zero:
         run.summary.tell(out)
+        tell_settings(fabric.loggers, flat(asdict(task.config)))
 
     def save() -> None:
         if fabric.is_global_zero:
@@ -313,6 +329,9 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             replace_folder(out / "model", run.write_model)
             write_json(out / EVALUATION_FILE, results.to_json())
     fabric.barrier()
+    if results is not None:
+        with stop.at_once():
+            measure_test(task, fabric)
     fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results
 

@@ -25,6 +25,7 @@ FREE_SETTINGS = (
     "data.index",
     "data.num_workers",
     "data.max_unreadable",
+    "data.test_split",
     "model.gradient_checkpointing",
     "model.trusted",
     "task.monitor",
@@ -34,15 +35,28 @@ FREE_SETTINGS = (
     "trainer.strategy",
     "trainer.threads",
     "trainer.log_every",
+    "trainer.loggers",
     "trainer.eval_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
     "trainer.tensorboard",
     "trainer.max_steps",
     "trainer.max_epochs",
+    "trainer.profile",
 )
 CONFIG_FILE = "config.yaml"
-NAMES = (CONFIG_FILE, "best", "checkpoints", "data_check.json", "evaluation.json", "metrics.csv", "model", "processor")
+NAMES = (
+    CONFIG_FILE,
+    "best",
+    "checkpoints",
+    "data_check.json",
+    "evaluation.json",
+    "metrics.csv",
+    "model",
+    "processor",
+    "profile",
+    "test",
+)
 # Settings that name files: the same ones however they were spelt, and wherever the command was called.
 PATHS = ("data.tokenizer", "model.checkpoint", "model.text_weights", "task.answers", "task.entities")
 Found = TypeVar("Found")

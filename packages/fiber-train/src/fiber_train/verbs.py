@@ -49,7 +49,14 @@ def _train(options: Namespace) -> int:
         return 0
     task = make_task(config)
     results = run(config, task=task)
-    return _stopped() if results is None else _print_once(task.summary(results))
+    if results is None:
+        return _stopped()
+    _print_once(task.summary(results))
+    if (split := config.data.test_split) is not None:
+        from fiber_train.evaluation import read_evaluation
+
+        _print_once(f"\nbest weights on {split}\n{task.summary(read_evaluation(Path(config.out) / 'test'))}")
+    return 0
 
 
 def recipes(parser: ArgumentParser) -> Callable[[Namespace], int]:

@@ -39,6 +39,7 @@ from fiber_train.data import Collate, OnDevice, backbone_sizes, build_evaluation
 from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
+from fiber_train.watching import watched
 
 NO_MONITOR = "none"  # as task.monitor
 WAYS_OUT = f"data.eval_split or task.monitor to another, or task.monitor={NO_MONITOR} to keep no best"
@@ -257,7 +258,7 @@ class Task(ABC, Generic[Settings]):
         options = {"batch_size": self.evaluation_batch_size, **options}
         collate = self.make_collator(processor, False)
         loader = build_evaluation_loader(self.config.data, dataset, fabric, collate, **options)
-        return self._readable(OnDevice(loader, fabric, processor))
+        return self._readable(watched(OnDevice(loader, fabric, processor), len(loader), fabric.is_global_zero))
 
     def _readable(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The batches that are not empty; what could not be read is noted, or refused."""
