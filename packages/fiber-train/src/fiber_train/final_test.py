@@ -15,6 +15,8 @@ from fiber_train.checkpoint import find_model, load_task_model
 from fiber_train.data import trusted_names
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json
 from fiber_train.mixture import read_held_out
+from fiber_train.stopping import say
+from fiber_train.submission import judge_submission
 from fiber_train.tasks.base import Task
 from fiber_train.writing import replace_folder
 
@@ -52,6 +54,8 @@ def measure_test(task: Task[Any], fabric: Fabric) -> Evaluation | None:
     placed = fabric.strategy.precision.convert_module(model.to(fabric.device))
     found = own.measure(placed, read_held_out(own), processor, fabric)
     if fabric.is_global_zero:
+        for sentence in judge_submission(own, found):
+            say(sentence)
         replace_folder(out / FOLDER, partial(_write, found), "evaluation")
     fabric.barrier()
     return found

@@ -23,6 +23,7 @@ from fiber_train.ownership import find_damage, read_marker
 from fiber_train.run import build_fabric, train
 from fiber_train.run_folder import FREE_SETTINGS, flat
 from fiber_train.stopping import STATUS, say, stopping
+from fiber_train.submission import judge_submission
 from fiber_train.tasks.base import make_task
 from fiber_train.tasks.find import task_of_model
 from fiber_train.writing import replace_folder, restore, write_file
@@ -243,6 +244,8 @@ class EvaluateStep(Step):
             (folder / split).mkdir()
             result = task.measure(model, task.samples(split), processor, fabric)
             result.write_predictions(folder / split)
+            for sentence in judge_submission(task, result):
+                say(sentence)
             write_json(folder / split / EVALUATION_FILE, result.to_json())
             say(f"{self.name}: {split}\n{task.summary(result)}")
 

@@ -103,6 +103,8 @@ def _evaluate(options: Namespace) -> int:
     from fiber_train.evaluation import write_json
     from fiber_train.outputs import claim_file, claim_folder, is_evaluation
     from fiber_train.run import build_fabric
+    from fiber_train.stopping import say
+    from fiber_train.submission import judge_submission
     from fiber_train.tasks.find import task_of_model
 
     if options.out:
@@ -122,6 +124,9 @@ def _evaluate(options: Namespace) -> int:
     if options.out and fabric.is_global_zero:
         write_json(options.out, found.to_json())
     _print_once(task.summary(found))
+    if options.predictions and fabric.is_global_zero:
+        for sentence in judge_submission(task, found):
+            say(sentence)
     if options.predictions and not found.predictions:
         raise ValueError(f"--predictions: {task.settings.name} has no file of predictions here")
     return 0

@@ -60,6 +60,7 @@ class Task(ABC, Generic[Settings]):
         evaluation_batch_size: Items evaluated together in each process.
         training_settings: Those of `task.` that a finished model no longer obeys, groups among them, so that `fiber
             evaluate` refuses them.
+        submission: The server's format of a file of predictions, of `fiber_eval.submissions`; none without a server.
         settings: `config.task`.
         given: Samples from Python, in place of the data set's files.
 
@@ -72,6 +73,7 @@ class Task(ABC, Generic[Settings]):
     monitor: str
     evaluation_batch_size: int = 50
     training_settings: ClassVar[Sequence[str]] = ("model",)
+    submission: str = ""
     given: Samples | None = None
 
     def __init__(self, config: TrainConfig) -> None:

@@ -30,6 +30,7 @@ class Answering(Task[AnsweringSettings]):
     settings_class = AnsweringSettings
     model_class = FiberForQuestionAnswering
     monitor = "overall"
+    submission = "vqa"
     training_settings = ("answers", "min_count")
 
     def read(self, split: str) -> Sequence[QuestionSample]:

@@ -32,6 +32,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
     settings_class = CaptioningSettings
     model_class = FiberForCaptioning
     monitor = "CIDEr"
+    submission = "captions"
     evaluation_batch_size = 16
     training_settings = (
         *(f"model.{each.name}" for each in fields(CaptioningConfig) if each.name != "generation"),

@@ -22,6 +22,7 @@ from fiber_data import (
     glance,
     take_shots,
 )
+from fiber_eval.submissions import MOST_DETECTIONS
 from fiber_heads import FiberForGrounding, GroundingConfig
 from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
@@ -68,6 +69,11 @@ class Grounding(Task[GroundingSettings]):
     def evaluation_batch_size(self) -> int:  # type: ignore[override]
         """Of the settings: images differ in size by data set."""
         return self.settings.evaluation_batch_size
+
+    @property
+    def submission(self) -> str:  # type: ignore[override]
+        """Of boxes by category: LVIS takes more of them an image."""
+        return "lvis" if self.settings.detection.max_detections > MOST_DETECTIONS["coco"] else "coco"
 
     @property
     def monitor(self) -> str:  # type: ignore[override]

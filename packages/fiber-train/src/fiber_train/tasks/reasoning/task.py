@@ -22,6 +22,7 @@ class Reasoning(Task[TaskSettings]):
 
     model_class = FiberForVisualReasoning
     monitor = "accuracy"
+    submission = "nlvr2"
 
     def read(self, split: str) -> Sequence[ReasoningSample]:
         """Pairs of images with statements."""
