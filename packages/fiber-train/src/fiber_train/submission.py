@@ -10,7 +10,7 @@ from fiber_eval.submissions import check_submission
 from fiber_train.evaluation import Evaluation
 from fiber_train.tasks.base import Task
 
-FILES = ("predictions.json", "predictions.csv", "detection.json")  # of those that have a server
+FILES = ("predictions.json", "predictions.csv", "detections.json")  # of those that have a server
 
 
 def judge_submission(task: Task[Any], found: Evaluation) -> Iterator[str]:
