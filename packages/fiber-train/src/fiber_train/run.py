@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
+from fiber_train.best import keep_best
 from fiber_train.build import build_model
 from fiber_train.checkpoint import find_checkpoints, load_training_state, save_checkpoint
 from fiber_train.config import TrainConfig, TrainerConfig
@@ -41,7 +39,7 @@ from fiber_train.run_folder import claimed, flat, on_first
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.summary import Summary, summarize
-from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
+from fiber_train.tasks.base import Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
 from fiber_train.throughput import Throughput
 from fiber_train.tracking import Tracker, read_metrics, tracking
@@ -350,41 +348,6 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
         steps = trainer.max_epochs * data.steps_of_epoch()
     every = trainer.eval_every
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
-
-
-def keep_best(
-    out: Path, monitor: str | None, found: Evaluation, step: int, write_model: Callable[[Path], None]
-) -> None:
-    """Writes `best/`, weights, numbers and predictions, if these are the best so far by the measure `monitor`.
-
-    A value that is not finite is never the best. Without a monitor nothing is kept.
-
-    Raises:
-        ValueError: The evaluation has no such measure.
-    """
-    if monitor is None:
-        return
-    if monitor not in found:
-        raise ValueError(
-            f"task.monitor: the evaluation has no measure {monitor!r} to keep the best by; it has {found.names()}; set "
-            f"{WAYS_OUT}"
-        )
-    measure, path = found.find(monitor), out / "best" / EVALUATION_FILE
-    if not math.isfinite(measure.value):
-        warnings.warn(f"{monitor} is {measure.value} after step {step}, which is never kept as the best", stacklevel=2)
-        return
-    old = Evaluation.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Evaluation()
-    if monitor in old:  # else it was kept by another
-        best = old[monitor]
-        if best >= measure.value if measure.higher_is_better else best <= measure.value:
-            return
-
-    def write(folder: Path) -> None:
-        write_model(folder)
-        found.write_predictions(folder)
-        write_json(folder / EVALUATION_FILE, {"step": step, **found.to_json()})
-
-    replace_folder(out / "best", write)
 
 
 @contextmanager
