@@ -13,7 +13,7 @@ from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.pipeline import read_pipeline, run_pipeline
 from fiber_train.run import dry_run, train
-from fiber_train.stopping import STATUS, stopping
+from fiber_train.stopping import STATUS
 
 from .conftest import FEW, OWN, SMALL
 from .test_stopping import ask
@@ -70,8 +70,7 @@ def test_steps_are_done_once_and_go_on(file: Path, tmp_path: Path, capsys: pytes
 
         def interrupted(step: steps.TrainStep) -> bool:
             if step.name == "fine":
-                with stopping() as stop, stop.deferred():
-                    ask()
+                ask()
             return begin(step)
 
         patch.setattr(steps.TrainStep, "run", interrupted)

@@ -192,14 +192,20 @@ class _Run:
             replace_folder(target, partial(write_predictions, files), "predictions")
 
 
-def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
-    """Everything, at the point that a checkpoint reached."""
-    config = task.config
+def _read(task: Task[Any], fabric: Fabric) -> tuple[Any, Any]:
+    """The samples to learn from and to measure on, checked, as those of the test are."""
     samples, held_out = read_samples(task, fabric)
     check_training(task, samples)
     check_monitor(task, task.check(held_out))
     if (own := task_of_test(task)) is not None:
         own.check(read_held_out(own))
+    return samples, held_out
+
+
+def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
+    """Everything, at the point that a checkpoint reached."""
+    config = task.config
+    samples, held_out = _read(task, fabric)
     processor = build_processor(config, task.make_processor, texts(task, samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model, report = build_model(task, samples, processor)
@@ -211,19 +217,8 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     trainer = _with_steps(config.trainer, data)
     optimizer = build_optimizer(model, config.optim)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
-    summary = summarize(
-        task,
-        model,
-        processor,
-        optimizer,
-        data,
-        samples,
-        held_out,
-        trainer=trainer,
-        sampling=sampling,
-        report=report,
-        device=fabric.device,
-    )
+    told = {"trainer": trainer, "sampling": sampling, "report": report, "device": fabric.device}
+    summary = summarize(task, model, processor, optimizer, data, samples, held_out, **told)
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     optim = config.optim
@@ -239,13 +234,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         average,
         Unreadable(config.data.max_unreadable),
         SourceLosses([source.name for source in config.data.sources]),
-        Throughput(
-            trainer.batch_size,
-            trainer.max_steps,
-            fabric.device,
-            trainer.precision,
-            config.model.gradient_checkpointing,
-        ),
+        Throughput.of(trainer, fabric.device, config.model.gradient_checkpointing),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint))
@@ -322,16 +311,21 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     except Stopped:
         fabric.call("on_train_end", step=loop.step, evaluation=None)
         raise
-    if results is not None and fabric.is_global_zero:
-        with loop.averaged(), stop.deferred():
-            replace_folder(out / "model", run.write_model)
-            write_json(out / EVALUATION_FILE, results.to_json())
-    fabric.barrier()
     if results is not None:
-        with stop.at_once():
-            measure_test(task, fabric)
+        _finish(run, results, out, stop)
     fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results
+
+
+def _finish(run: _Run, results: Evaluation, out: Path, stop: StopRequest) -> None:
+    """Writes the finished model and its numbers, and measures the best one on the split of the test."""
+    if run.loop.fabric.is_global_zero:
+        with run.loop.averaged(), stop.deferred():
+            replace_folder(out / "model", run.write_model)
+            write_json(out / EVALUATION_FILE, results.to_json())
+    run.loop.fabric.barrier()
+    with stop.at_once():
+        measure_test(run.task, run.loop.fabric)
 
 
 def _owes_evaluation(out: Path, loop: Loop) -> bool:

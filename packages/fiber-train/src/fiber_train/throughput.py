@@ -22,6 +22,8 @@ from lightning_fabric.utilities.throughput import get_available_flops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from fiber_train.config import TrainerConfig
+
 WARM, MEASURED = 2, 10  # steps that are not measured, and those that then are, for the forecast
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 _SPARSE = ("H200", "H100 NVL")  # of which Fabric has the peak with structured sparsity, which is twice the dense one
@@ -78,6 +80,11 @@ class Throughput:
     _seen: int = 0
     _began: float = 0.0
     _before: float = 0.0  # seconds of the spans before
+
+    @classmethod
+    def of(cls, trainer: TrainerConfig, device: torch.device, recomputes: bool) -> Throughput:
+        """Of a run whose number of steps is known."""
+        return cls(trainer.batch_size, trainer.max_steps, device, trainer.precision, recomputes)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
