@@ -25,6 +25,7 @@ from omegaconf import MISSING, OmegaConf
 
 from fiber_train.beside import Beside
 from fiber_train.config import has_setting, load_config
+from fiber_train.data import trusted_names
 from fiber_train.ownership import check_ours, locked, mark
 from fiber_train.recipe_files import one_sentence, read_recipe
 from fiber_train.schema import check_layer, check_ranges, names, schema_of
@@ -127,6 +128,7 @@ class _Maker:
         self.path, self.root, self.overrides = path, root, overrides
         self.places: dict[str, Path] = {}  # of the steps so far
         self.sources: dict[str, Path] = {}  # of the step at hand
+        self.trusted: dict[str, list[str]] = {}  # what our own runs may name
         self.taken: set[str] = set()  # overrides of `task.` that a run has
 
     def make(self, configs: Sequence[StepConfig]) -> list[Step]:
@@ -172,7 +174,8 @@ class _Maker:
         elif config.evaluate is not None:
             model = self._place(config.evaluate)
             assert model is not None
-            step = EvaluateStep(config.name, folder, Path(model), data, config.splits, config.overrides)
+            trusted = self.trusted.get(config.evaluate, [])
+            step = EvaluateStep(config.name, folder, Path(model), data, config.splits, config.overrides, trusted)
         else:
             step = self._make_run(config, folder, data)
         step.sources = dict(self.sources)
@@ -188,7 +191,9 @@ class _Maker:
         words = [f"{key}={value}" for key, value in given.items() if value is not None] + config.overrides
         plain = load_config(config.recipe, words)
         own = [word for word in self.overrides if self._takes(plain, word)]
-        return TrainStep(config.name, folder, load_config(config.recipe, [*words, *own]), config.recipe, config.beside)
+        made = load_config(config.recipe, [*words, *own])
+        self.trusted[config.name] = trusted_names(made)
+        return TrainStep(config.name, folder, made, config.recipe, config.beside)
 
     def _takes(self, config: Any, word: str) -> bool:
         if not word.startswith("task."):
@@ -234,8 +239,20 @@ def run_pipeline(root: Path, steps: Sequence[Step], *, also: Sequence[str] = (),
             mark(root, "pipeline")
         for step in steps:
             tidy(step)
-        state, beside = _State(root, steps), stack.enter_context(Beside())
+        state, beside, named = _State(root, steps), stack.enter_context(Beside()), {step.name: step for step in steps}
+
+        def settle(each: Step) -> bool:
+            """Waits for a step that goes on beside; one that failed is done here, where its error is seen."""
+            if each.name in beside.processes:
+                if beside.failed(each.name) and (stop.asked or not each.run()):
+                    return False
+                state.end(each)
+                del beside.processes[each.name]
+            return True
+
         for step in steps:
+            if not all(settle(named[name]) for name in step.sources):
+                return False
             if state.why(step) is None:
                 say(f"{step.name}: done already")
                 continue
@@ -247,12 +264,7 @@ def run_pipeline(root: Path, steps: Sequence[Step], *, also: Sequence[str] = (),
             if stop.asked or not step.run():
                 return False
             state.end(step)
-        for step in (each for each in steps if beside.failed(each.name)):  # what it was is seen now
-            if stop.asked or not step.run():
-                return False
-        for step in (each for each in steps if each.name in beside.processes):
-            state.end(step)
-        return True
+        return all(map(settle, steps))
 
 
 class _State:

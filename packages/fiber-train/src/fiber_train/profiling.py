@@ -37,16 +37,15 @@ class Profile(Callback):
     Args:
         steps: Which, counted from 1.
         out: The run's folder.
-        rank: Of the process.
     """
 
-    def __init__(self, steps: range, out: Path, rank: int = 0) -> None:
-        name = f"steps-{steps[0]}-{steps[-1]}-process{rank}.json"
-        self.steps, self.path = steps, out / FOLDER / name
+    def __init__(self, steps: range, out: Path) -> None:
+        self.steps, self.folder, self.rank = steps, out / FOLDER, 0
         self._running: profile | None = None
 
     def on_train_start(self, *, loop: Any, **_: Any) -> None:  # type: ignore[override]
         """Begins, if the next step is one."""
+        self.rank = loop.fabric.global_rank
         self._follow(loop.step)
 
     def on_step_end(self, *, step: int, **_: Any) -> None:  # type: ignore[override]
@@ -70,7 +69,8 @@ class Profile(Callback):
         if self._running is None:
             return
         self._running.stop()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._running.export_chrome_trace(str(self.path))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"steps-{self.steps[0]}-{self.steps[-1]}-process{self.rank}.json"
+        self._running.export_chrome_trace(str(path))
         self._running = None
-        say(f"a trace of the steps {self.steps[0]} to {self.steps[-1]} is in {self.path}")
+        say(f"a trace of the steps {self.steps[0]} to {self.steps[-1]} is in {path}")

@@ -217,7 +217,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     trainer = _with_steps(config.trainer, data)
     optimizer = build_optimizer(model, config.optim)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
-    told = {"trainer": trainer, "sampling": sampling, "report": report, "device": fabric.device}
+    told: dict[str, Any] = {"trainer": trainer, "sampling": sampling, "report": report, "device": fabric.device}
     summary = summarize(task, model, processor, optimizer, data, samples, held_out, **told)
     task.prepare_training(model, samples, processor)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)

@@ -207,12 +207,14 @@ class EvaluateStep(Step):
         data: Folder of a data set; None for that of the model's run.
         splits: What to measure on, in this order.
         overrides: As of `fiber evaluate`.
+        trusted: Import paths that the model's files may name.
     """
 
     model: Path
     data: str | None
     splits: Sequence[str]
     overrides: Sequence[str]
+    trusted: Sequence[str] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -236,9 +238,10 @@ class EvaluateStep(Step):
     def _measure(self, folder: Path) -> None:
         for split in self.splits:
             found = find_model(self.model)
-            model, processor = load_model(found)
+            model, processor = load_model(found, trusted=self.trusted)
             given = [] if self.data is None else [f"data.root={self.data}"]
-            task = task_of_model(found, model, [*given, f"data.eval_split={split}", *self.overrides])
+            words = [*given, f"data.eval_split={split}", *self.overrides]
+            task = task_of_model(found, model, words, self.trusted)
             fabric = build_fabric(task)
             model = fabric.strategy.precision.convert_module(model.to(fabric.device))
             (folder / split).mkdir()
