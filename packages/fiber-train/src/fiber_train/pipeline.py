@@ -34,6 +34,7 @@ from fiber_train.stopping import say, stopping
 from fiber_train.writing import explained, write_file
 
 STATE_FILE = "pipeline.json"
+RECORD = {"settings", "sources", "done"}
 KINDS = ("recipe", "evaluate", "scenes", "train_tokenizer")
 
 
@@ -273,8 +274,9 @@ class _State:
     def __init__(self, root: Path, steps: Sequence[Step]) -> None:
         self.path, self.steps = root / STATE_FILE, {step.name: step for step in steps}
         self.records: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            self.records = json.loads(self.path.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, AttributeError):  # absent, or damaged: steps look at their own output
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            self.records = {name: each for name, each in found.items() if RECORD <= each.keys()}
 
     def why(self, step: Step) -> str | None:
         """Why a step is to be done, and how; None if it is done.
