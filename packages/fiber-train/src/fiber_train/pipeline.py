@@ -276,7 +276,7 @@ class _State:
         self.records: dict[str, Any] = {}
         with suppress(OSError, ValueError, AttributeError):  # absent, or damaged: steps look at their own output
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            self.records = {name: each for name, each in found.items() if RECORD <= each.keys()}
+            self.records = {name: each for name, each in found.items() if each.keys() >= RECORD}
 
     def why(self, step: Step) -> str | None:
         """Why a step is to be done, and how; None if it is done.
