@@ -15,8 +15,9 @@ from fiber_eval.cli import main as fiber_eval
 from fiber_train.cli import main
 from fiber_train.config import load_config, to_yaml
 from fiber_train.ownership import mark
-from fiber_train.quickstart import run_configs
-from fiber_train.run_folder import _check_settings, _flat, _resolved
+from fiber_train.quickstart import read_steps
+from fiber_train.run_folder import _check_settings, _resolved, flat
+from fiber_train.steps import TrainStep
 from fiber_train.writing import replace_folder
 from PIL import Image
 
@@ -32,7 +33,8 @@ def test_a_path_is_what_was_typed(name: str, tmp_path: Path) -> None:
     assert (config.out, config.data.root) == (name, name)
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "again.yaml") == config, "and the saved configuration says the same"
-    assert {run.data.root for run in run_configs(Path(name)).values()} == {f"{name}/scenes"}
+    runs = [step.config for step in read_steps(Path(name)) if isinstance(step, TrainStep)]
+    assert {run.data.root for run in runs} == {f"{name}/scenes"}
 
 
 def test_none_is_null_or_nothing_where_it_may_be() -> None:
@@ -156,7 +158,7 @@ def test_a_run_is_the_same_however_its_paths_are_spelt(tmp_path: Path, monkeypat
     run, first = tmp_path / "run", config("ck")
     run.mkdir()
     (run / "config.yaml").write_text(to_yaml(first))
-    mark(run, "run", paths=_resolved(_flat({"model": {"checkpoint": "ck"}})))
+    mark(run, "run", paths=_resolved(flat({"model": {"checkpoint": "ck"}})))
     for same in ("ck", "./ck", "ck/../ck", "link", str(tmp_path / "ck")):
         _check_settings(run, config(same))
     with pytest.raises(ValueError, match=r"model\.checkpoint"):

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 
 import pytest
+from fiber_train.best import keep_best
 from fiber_train.evaluation import Evaluation, LeftOut, Measure, read_evaluation, write_json
-from fiber_train.run import keep_best
 from fiber_train.tasks.recall import recall_measures
 
 FOUND = Evaluation(

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from fiber_train.best import keep_best
 from fiber_train.checkpoint import find_checkpoints, load_task_model, load_training_state, save_checkpoint
 from fiber_train.divergence import find_nan_output, find_nonfinite
 from fiber_train.evaluation import Evaluation, Measure
 from fiber_train.loop import NonFiniteLossError
 from fiber_train.ownership import is_ours
-from fiber_train.run import keep_best, train
+from fiber_train.run import train
 from fiber_train.tracking import read_metrics
 from fiber_train.writing import WriteError, replace_folder
 from safetensors.torch import load_file

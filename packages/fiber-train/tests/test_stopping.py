@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from fiber_data import EpochSampler
-from fiber_train import quickstart as demo
+from fiber_train import quickstart, steps
 from fiber_train.checkpoint import find_checkpoints
+from fiber_train.pipeline import run_pipeline
 from fiber_train.run import train
 from fiber_train.stopping import TOGETHER, Stopped, stopping
 from fiber_train.tasks.base import Task, make_task
@@ -144,22 +145,28 @@ def test_on_every_process(scenes: Path, tmp_path: Path) -> None:
     assert not is_running(second)
 
 
+def prepare(root: Path, splits: dict[str, int]) -> bool:
+    """The quickstart's first two steps."""
+    return run_pipeline(root, quickstart.read_steps(root, [], splits)[:2])
+
+
 def test_a_quickstart_that_was_interrupted_while_it_draws(tmp_path: Path) -> None:
     splits = {"train": 20, "val": 20}
-    draw = demo.generate_scenes
+    draw = steps.generate_scenes
 
-    def interrupted(folder: Path, wanted: Any) -> None:
+    def interrupted(folder: Path, wanted: Any, **options: Any) -> None:
         draw(folder, {"train": 20}, progress=False)
         (folder / "manifest.json").unlink()
         with stopping():
             ask()
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(demo, "generate_scenes", interrupted)
-        demo._prepare(tmp_path, splits, 300)
-    demo._prepare(tmp_path, splits, 300)
+        patch.setattr(steps, "generate_scenes", interrupted)
+        prepare(tmp_path, splits)
+    assert prepare(tmp_path, splits)
     assert json.loads((tmp_path / "scenes" / "manifest.json").read_text())["splits"] == splits
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scenes", "tokenizer"]
+    found = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert found == {"scenes", "tokenizer", "fiber.json", "pipeline.json"}
 
 
 @pytest.mark.parametrize("manifest", [None, "[]", "{}", '{"dataset": "mine"}'])
@@ -167,8 +174,8 @@ def test_a_quickstart_leaves_other_peoples_scenes_alone(tmp_path: Path, manifest
     (tmp_path / "scenes" / "images").mkdir(parents=True)
     if manifest is not None:
         (tmp_path / "scenes" / "manifest.json").write_text(manifest)
-    with pytest.raises(FileExistsError, match="scenes holds other files; choose another folder"):
-        demo._prepare(tmp_path, {"train": 20, "val": 20}, 300)
+    with pytest.raises(FileExistsError, match="would be overwritten; choose another folder"):
+        prepare(tmp_path, {"train": 20, "val": 20})
     assert (tmp_path / "scenes" / "images").is_dir()
 
 

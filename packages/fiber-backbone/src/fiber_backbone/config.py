@@ -173,6 +173,21 @@ class FiberConfig(Ranged):
             drop_path_rate=0.4,
         )
 
+    def coarse_stage(self) -> FiberConfig:
+        """The same sizes with the switches of the coarse stage, for weights of the fine stage.
+
+        The query norm stays as it is: weights that were trained without it would mean something else behind a fresh
+        one.
+        """
+        return replace(
+            self,
+            fused_text_norm=False,
+            window_policy="shrink",
+            pyramid_norms=False,
+            joint_projection=True,
+            drop_path_rate=min(self.drop_path_rate, FiberConfig.drop_path_rate),
+        )
+
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> FiberConfig:
         """A named size: `"fiber_base"`, `"fiber_small"` or `"fiber_tiny"`.

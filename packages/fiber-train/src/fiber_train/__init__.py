@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fiber_train.options import add_checkpoint, load_checkpoint
     from fiber_train.recipe_files import find_recipes
     from fiber_train.report import write_report
-    from fiber_train.run import train
+    from fiber_train.run import dry_run, train
     from fiber_train.tasks.base import Task, fill_in, make_task
     from fiber_train.tasks.retrieval.folder import Match, retrieve
 
@@ -27,7 +27,7 @@ _HOMES = {
     "evaluation": ("Evaluation", "LeftOut", "Measure"),
     "options": ("add_checkpoint", "load_checkpoint"),
     "report": ("write_report",),
-    "run": ("train",),
+    "run": ("dry_run", "train"),
     "tasks.base": ("Task", "fill_in", "make_task"),
     "inputs": ("find_images",),
     "tasks.retrieval.folder": ("Match", "retrieve"),
@@ -44,6 +44,7 @@ __all__ = [
     "TaskSettings",
     "TrainConfig",
     "add_checkpoint",
+    "dry_run",
     "fill_in",
     "find_images",
     "find_recipes",

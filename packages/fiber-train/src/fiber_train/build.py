@@ -82,7 +82,7 @@ def _build_from_ours(
     assert origin is not None
     source = load_task_model(origin, trusted_names(task.config))
     own = source.backbone.config
-    given = own.grown(**overrides)
+    given = start_form(task, own).grown(**overrides)
     if (name := given.misfit(own)) is not None:
         raise ValueError(
             f"model.overrides.{name}={getattr(given, name)} does not fit the weights in {origin}, which have "
@@ -90,6 +90,15 @@ def _build_from_ours(
         )
     made = task.make_model(FiberBackbone.from_config(given), samples, processor)
     return made, made.start_from(source)
+
+
+def start_form(task: Task[Any], own: FiberConfig) -> FiberConfig:
+    """The configuration of weights to start from, in the form of the task's stage where they are of the other.
+
+    Tasks of the fine stage set its switches themselves.
+    """
+    is_fine_task = task.backbone_switches().get("joint_projection") is False
+    return own if own.joint_projection or is_fine_task else own.coarse_stage()
 
 
 def _build_backbone(config: TrainConfig, overrides: dict[str, Any]) -> tuple[FiberBackbone, LoadReport | None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -11,16 +10,22 @@ from typing import Any
 
 from fiber_backbone.ranges import Ranged, ranged
 from fiber_backbone.seams import available, name_of, resolve, stated
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from fiber_train.recipe_files import RECIPES, as_yaml, find_recipes, own_recipes, read_recipe, recipe_files
+from fiber_train.recipe_files import (
+    RECIPES,
+    as_yaml,
+    find_recipes,
+    one_sentence,
+    own_recipes,
+    read_recipe,
+    recipe_files,
+    task_name,
+)
 from fiber_train.schema import check_layer, check_ranges, names, schema_of
 from fiber_train.sources import SourceConfig, check_sources
 from fiber_train.typed_words import SOURCE, read_words
 
-DEFAULT_TASK = "pretraining"
-LONGEST_NAME = 200  # characters of a task's
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 SCHEDULES = ("linear", "cosine", "step", "constant", "plateau")
 LARGEST = 2**31 - 1  # tokens, pixels, threads: more than there are
@@ -43,6 +48,8 @@ class DataConfig(Ranged):
     eval_split: str = "val"
     """The held-out split; or a share of the training split that is held out, such as 0.1: about so many images, chosen
     by their ids alone, which training then leaves out."""
+    test_split: str | None = None
+    """A split that the best weights are measured on once, at the end of the run; with its predictions in `test/`."""
     sources: list[SourceConfig] = field(default_factory=list)
     """Several data sets to learn from in place of the one in `root`. An epoch draws its exact number of samples from
     each; of which part, follows from where the epochs before it ended."""
@@ -217,6 +224,10 @@ class TrainerConfig(Ranged):
     async_checkpoints: bool = False
     """Whether checkpoints are written while training goes on, from a copy in the memory of the host."""
     tensorboard: bool = True
+    loggers: list[Any] = field(default_factory=list)
+    """More loggers of Lightning Fabric: `wandb`, `mlflow` or import paths; with arguments `{class: PATH, ...}`."""
+    profile: str | None = None
+    """Steps of which to write a trace to `profile/` in the run's folder, such as `10:15`."""
 
 
 @dataclass
@@ -273,23 +284,36 @@ def load_config(
         ValueError: A key does not exist (the message names the nearest), a value has another type, one that
             has no default is missing, or there is no such task.
     """
-    recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
-    known = find_recipes()
-    with _one_sentence(recipe):
-        return _load(recipes, overrides, known, task, below)
+    with one_sentence(recipe):
+        made = OmegaConf.to_object(_merge(recipe, overrides, task, below))
+        assert isinstance(made, TrainConfig)
+        _check_values(made)
+        return made
 
 
-def _load(
-    recipes: Sequence[str | Path],
+def resolved_yaml(recipe: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> str:
+    """All settings as `load_config` would give them, in YAML; what has no value yet, such as `out`, is `???`.
+
+    Raises:
+        FileNotFoundError: As of `load_config`.
+        ValueError: As there.
+    """
+    with one_sentence(recipe):
+        return as_yaml(OmegaConf.to_container(_merge(recipe, overrides), resolve=True))  # type: ignore[arg-type]
+
+
+def _merge(
+    recipe: str | Path | Sequence[str | Path],
     words: Sequence[str],
-    known: dict[str, list[Path]],
-    task: type | None,
-    below: Sequence[tuple[str, Any]],
-) -> TrainConfig:
-    read = cache(read_recipe)
+    task: type | None = None,
+    below: Sequence[tuple[str, Any]] = (),
+) -> DictConfig:
+    """All layers over each other, checked by themselves."""
+    recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
+    known, read = find_recipes(), cache(read_recipe)
     first_look = [*below]
     first_look += [(str(each), read(path)) for each in recipes for path in recipe_files(each, known, RECIPES)]
-    name, source = _task_name([*first_look, (SOURCE, read_words(words, schema_of(TrainConfig)))])
+    name, source = task_name([*first_look, (SOURCE, read_words(words, schema_of(TrainConfig)))])
     _check_before_import(first_look, words, name if task is None else None)
     try:
         kind = resolve(name, "fiber.tasks") if task is None else task
@@ -311,24 +335,7 @@ def _load(
     check_ranges(config, schema)
     if task is not None or OmegaConf.is_missing(config.task, "name"):
         config.task.name = name_of(kind, "fiber.tasks")
-    made = OmegaConf.to_object(config)
-    assert isinstance(made, TrainConfig)
-    _check_values(made)
-    return made
-
-
-@contextmanager
-def _one_sentence(recipe: object) -> Iterator[None]:
-    """Turns what OmegaConf raises into a ValueError of one line that names the setting, or else the recipe."""
-    try:
-        yield
-    except MissingMandatoryValue as error:
-        raise ValueError(f"{error.full_key} is not set; give it as {error.full_key}=...") from error
-    except (ConfigKeyError, OmegaConfBaseException) as error:
-        first, *_ = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{f'{error.full_key or recipe}':.200}: {first:.300}") from error
-    except RecursionError as error:
-        raise ValueError(f"{recipe}: settings are nested too deep, or refer to each other in a circle") from error
+    return config
 
 
 def _check_before_import(layers: Sequence[tuple[str, Any]], words: Sequence[str], task_name: str | None) -> None:
@@ -343,20 +350,6 @@ def _check_before_import(layers: Sequence[tuple[str, Any]], words: Sequence[str]
     for source, layer in (*layers, (SOURCE, read_words(words, schema))):
         groups = [key for key in layer if isinstance(schema.get(key), dict) and (key != "task" or settings is not None)]
         check_layer(OmegaConf.masked_copy(layer, groups), schema, source, everything)
-
-
-def _task_name(layers: Sequence[tuple[str, Any]]) -> tuple[str, str]:
-    """The task of the last layer that names any, and what errors call that layer."""
-    name, named = DEFAULT_TASK, ""
-    for source, layer in layers:
-        group = layer.get("task")
-        if group is not None and not OmegaConf.is_dict(group):
-            raise ValueError(f"{source}: task is a group of settings, not one; write task.NAME=")
-        own = (group or {}).get("name")
-        if own is not None and (not isinstance(own, str) or len(own) > LONGEST_NAME):
-            raise ValueError(f"{source}: task.name must be the name of a task or an import path, is {own!r:.80}")
-        name, named = (own, source) if own else (name, named)
-    return name, named
 
 
 def _settings_class(task: type) -> type:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from fiber_backbone import FiberConfig
+from fiber_backbone.described import from_mapping, read_object
 from fiber_data import (
     EpochSampler,
     ReplacingCollator,
@@ -95,6 +97,24 @@ def tokenizer_source(config: TrainConfig) -> str | None:
 def image_overrides(model: ModelConfig) -> dict[str, Any]:
     """The overrides of the backbone with `image_size` among them, if it is set."""
     return model.overrides if model.image_size is None else {"image_size": model.image_size, **model.overrides}
+
+
+def backbone_sizes(config: TrainConfig) -> FiberConfig:
+    """The sizes that the run's model will have: those of the weights to start from, else the preset's.
+
+    Raises:
+        FileNotFoundError: The folder to start from holds no model.
+        ValueError: Its description is damaged, or an override does not fit.
+    """
+    model = config.model
+    start = FiberConfig.from_preset(model.preset)
+    if model.checkpoint and Path(model.checkpoint).is_dir():
+        path = find_model(model.checkpoint) / "config.json"
+        try:
+            start = from_mapping(FiberConfig, read_object(path).get("backbone"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return start.grown(**image_overrides(model))
 
 
 def trusted_names(config: TrainConfig) -> list[str]:

@@ -31,6 +31,7 @@ from fiber_train.lora import adapter_state, load_adapter_state
 from fiber_train.progress import Progress
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, stopping
+from fiber_train.throughput import Throughput
 from fiber_train.tracking import WAITING, Tracker
 from fiber_train.unreadable import Unreadable, UnreadableError
 
@@ -51,6 +52,7 @@ class Loop:
         unreadable: Training samples that others were taken for, and how many may be.
         source_losses: Losses of each data set of several.
         progress: Of the monitored measure, which may end the run.
+        throughput: How fast the steps are, if that is watched.
         step: Optimizer steps done, those among them that a scaler of float16 skipped.
         skipped: How many these are; they have no `gradient_norm`.
         skipped_unlogged: Those since the last time that losses were logged.
@@ -71,6 +73,7 @@ class Loop:
     unreadable: Unreadable = field(default_factory=Unreadable)
     source_losses: SourceLosses = field(default_factory=SourceLosses)
     progress: Progress = field(default_factory=Progress)
+    throughput: Throughput | None = None
     step: int = 0
     skipped: int = 0
     skipped_unlogged: int = 0
@@ -112,7 +115,8 @@ class Loop:
             while self.step < self.config.max_steps and not self.progress.is_over:
                 began = time.perf_counter()
                 try:
-                    values, ids = self._step(self._patient(batches, stop))
+                    with nullcontext() if self.throughput is None else self.throughput.counted():
+                        values, ids = self._step(self._patient(batches, stop))
                 except Stopped:
                     if stop.insisted:
                         raise
@@ -125,6 +129,8 @@ class Loop:
                 self.fabric.call("on_step_end", loop=self, step=self.step, values=values, ids=ids)
                 tracker.advance()
                 self.elapsed += time.perf_counter() - began
+                if self.throughput is not None and (told := self.throughput.advance(self.step, self.elapsed)):
+                    tracker.say(told)
                 last, stopped = self.step == self.config.max_steps, agreed(stop.asked or tracker.cut_off)
                 evaluating = not last and bool(self.config.eval_every) and self.step % self.config.eval_every == 0
                 if self.step % self.config.log_every == 0 or last:
@@ -262,6 +268,8 @@ class Loop:
             values["skipped_steps"] = self.skipped
         rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         waiting = {WAITING: self.waited / self.elapsed}
+        if self.throughput is not None:
+            waiting |= self.throughput.numbers(self.elapsed)
         self.waited = self.elapsed = 0.0
         tracker.log(self.step, {f"train/{name}": value for name, value in values.items()} | rates | waiting)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
 from fiber_backbone.seams import available
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import CollectionNode, MappingNode, Node, SafeLoader, YAMLError, compose
 
+DEFAULT_TASK = "pretraining"
+LONGEST_NAME = 200  # characters of a task's
 RECIPES = Path(__file__).parent / "recipes"
 DEEPEST = 32  # levels of settings
 LARGEST = 100_000  # values of a recipe
@@ -38,6 +41,15 @@ def find_recipes() -> dict[str, list[Path]]:
     for path in (path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml"))):
         found.setdefault(path.stem, []).append(path)
     return dict(sorted(found.items()))
+
+
+def describe_recipes() -> dict[str, str]:
+    """The first sentence of each recipe's first comment, by the recipe's name; empty for one without a comment."""
+    found = {}
+    for name, (path, *_) in find_recipes().items():
+        lines = takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8-sig").splitlines())
+        found[name] = re.split(r"(?<=[^.])\. |\.$", " ".join(line[2:] for line in lines), maxsplit=1)[0]
+    return found
 
 
 def own_recipes(task: type) -> Path | None:
@@ -118,6 +130,34 @@ def literal(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: literal(each) for key, each in value.items()}
     return [literal(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def task_name(layers: Sequence[tuple[str, Any]]) -> tuple[str, str]:
+    """The name of the task of the last layer that names any, and what errors call that layer."""
+    name, named = DEFAULT_TASK, ""
+    for source, layer in layers:
+        group = layer.get("task")
+        if group is not None and not OmegaConf.is_dict(group):
+            raise ValueError(f"{source}: task is a group of settings, not one; write task.NAME=")
+        own = (group or {}).get("name")
+        if own is not None and (not isinstance(own, str) or len(own) > LONGEST_NAME):
+            raise ValueError(f"{source}: task.name must be the name of a task or an import path, is {own!r:.80}")
+        name, named = (own, source) if own else (name, named)
+    return name, named
+
+
+@contextmanager
+def one_sentence(recipe: object) -> Iterator[None]:
+    """Turns what OmegaConf raises into a ValueError of one line that names the setting, or else the recipe."""
+    try:
+        yield
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key} is not set; give it as {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{f'{error.full_key or recipe}':.200}: {first:.300}") from error
+    except RecursionError as error:
+        raise ValueError(f"{recipe}: settings are nested too deep, or refer to each other in a circle") from error
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

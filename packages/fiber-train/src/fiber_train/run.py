@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import warnings
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 from fiber_heads.sharding import whole, whole_state
 from lightning_fabric import Fabric
@@ -23,30 +21,36 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
+from fiber_train.best import keep_best
 from fiber_train.build import build_model
 from fiber_train.card import run_card, write_card
 from fiber_train.checkpoint import find_checkpoints, load_training_state
-from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
+from fiber_train.config import TrainConfig, TrainerConfig
 from fiber_train.data import Processor, TrainingData, build_processor, build_training_data, endless
 from fiber_train.data_check import read_samples
 from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
+from fiber_train.final_test import measure_test, task_of_test
 from fiber_train.launch import as_launched, environment
+from fiber_train.loggers import load_loggers, tell_settings
 from fiber_train.loop import Loop
 from fiber_train.lora import add_adapters, merged
-from fiber_train.mixture import check_training, describe_epoch, make_training_set, texts
+from fiber_train.mixture import check_training, make_training_set, read_held_out, texts
 from fiber_train.optim import build_optimizer, freeze
 from fiber_train.peers import ending_together
+from fiber_train.profiling import Profile, parse_steps
 from fiber_train.progress import Progress
-from fiber_train.run_folder import claimed, on_first
+from fiber_train.run_folder import claimed, flat, on_first
 from fiber_train.saving import Saver, saving
-from fiber_train.schedule import PlateauSchedule, build_scheduler, warmup_steps
+from fiber_train.schedule import PlateauSchedule, build_scheduler
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
 from fiber_train.strategy import make_strategy
-from fiber_train.tasks.base import WAYS_OUT, Samples, Task, check_monitor, make_task
+from fiber_train.summary import Summary, summarize
+from fiber_train.tasks.base import Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
+from fiber_train.throughput import Throughput
 from fiber_train.tracking import Tracker, read_metrics, tracking
 from fiber_train.unreadable import Unreadable
 from fiber_train.writing import Content, replace_folder
@@ -90,7 +94,9 @@ def train(
     with stopping() as stop, _threads(config.trainer.threads):
         try:
             made = make_task(config, task, samples)
-            fabric = build_fabric(made, callbacks, loggers, stop)
+            own = load_loggers(config.trainer.loggers)
+            profiles = [Profile(parse_steps(steps), Path(config.out))] if (steps := config.trainer.profile) else []
+            fabric = build_fabric(made, [*callbacks, *profiles], [*loggers, *own], stop)
             with ending_together(fabric, stop):
                 return _train(made, fabric, stop)
         except Stopped:
@@ -100,11 +106,41 @@ def train(
             return None
 
 
+def dry_run(
+    config: TrainConfig,
+    *,
+    task: type[Task[Any]] | Task[Any] | None = None,
+    samples: Samples | None = None,
+) -> Summary:
+    """Builds all that `train` would begin with, in one process and without writing to `config.out`.
+
+    Args:
+        config: As of `train`, like the others.
+        task: As there.
+        samples: As there.
+
+    Returns:
+        What the run would tell at its start.
+
+    Raises:
+        ValueError: As of `train`, before its first step.
+        FileNotFoundError: Data or weights are missing.
+    """
+    with tempfile.TemporaryDirectory() as folder, _threads(config.trainer.threads):
+        made = make_task(replace(config, out=folder), task, samples)
+        build_fabric(made, launch=False)  # says what this machine does not have
+        alone = copy(made)
+        alone.config = replace(made.config, trainer=replace(config.trainer, devices=1, num_nodes=1, strategy="auto"))
+        return _build(made, build_fabric(alone), None).summary
+
+
 def build_fabric(
     task: Task[Any],
     callbacks: Sequence[Any] = (),
     loggers: Sequence[Logger] = (),
     stop: StopRequest | None = None,
+    *,
+    launch: bool = True,
 ) -> Fabric:
     """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs.
 
@@ -132,7 +168,8 @@ def build_fabric(
         ) from error
     if stop is not None:
         _tell_each_other(fabric, stop)
-    fabric.launch()
+    if launch:
+        fabric.launch()
     return fabric
 
 
@@ -155,7 +192,7 @@ class _Run:
     data: TrainingData
     held_out: Any
     loop: Loop
-    report: LoadReport | None
+    summary: Summary
 
     def model_writer(self, *, copy: bool = False) -> Callable[[Path], None]:
         """What fills a folder with the model as it is now, its processor and its task's settings, on the first process.
@@ -189,12 +226,20 @@ class _Run:
             replace_folder(target, partial(write_predictions, files), "predictions")
 
 
-def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
-    """Everything, at the point that a checkpoint reached."""
-    config = task.config
+def _read(task: Task[Any], fabric: Fabric) -> tuple[Any, Any]:
+    """The samples to learn from and to measure on, checked, as those of the test are."""
     samples, held_out = read_samples(task, fabric)
     check_training(task, samples)
     check_monitor(task, task.check(held_out))
+    if (own := task_of_test(task)) is not None:
+        own.check(read_held_out(own))
+    return samples, held_out
+
+
+def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
+    """Everything, at the point that a checkpoint reached."""
+    config = task.config
+    samples, held_out = _read(task, fabric)
     processor = build_processor(config, task.make_processor, texts(task, samples), fabric)
     torch.manual_seed(config.trainer.seed)
     model, report = build_model(task, samples, processor)
@@ -206,17 +251,14 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     dataset, sampling = make_training_set(task, samples, processor, model)
     data = build_training_data(config, dataset, fabric, task.make_collator(processor, True), sampling)
     trainer = _with_steps(config.trainer, data)
-    if fabric.is_global_zero:
-        if epoch := describe_epoch(task, sampling):
-            say(epoch)
-        _tell_warmup(config.optim, trainer.max_steps)
     task.prepare_training(model, samples, processor)
     freeze(model, config.optim.frozen)  # before DDP takes note of what learns
     wrapped = fabric.setup_module(model)
-    optimizer = build_optimizer(
-        model, config.optim, precision=trainer.precision
-    )  # of the weights' pieces, if they were taken apart
+    # Of the weights' pieces, if they were taken apart.
+    optimizer = build_optimizer(model, config.optim, precision=trainer.precision)
     scheduler = build_scheduler(optimizer, config.optim, trainer.max_steps)
+    told: dict[str, Any] = {"trainer": trainer, "sampling": sampling, "report": report, "device": fabric.device}
+    summary = summarize(task, model, processor, optimizer, data, samples, held_out, **told)
     wrapped_optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(optimizer))
     optim = config.optim
     average = None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay)
@@ -232,6 +274,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         Unreadable(config.data.max_unreadable),
         SourceLosses([source.name for source in config.data.sources]),
         Progress(task.keeps_best_by, trainer.patience, scheduler if isinstance(scheduler, PlateauSchedule) else None),
+        Throughput.of(trainer, fabric.device, config.model.gradient_checkpointing),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint, loop.pieces))
@@ -240,7 +283,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
                 f"{config.out} has done {loop.step} steps already, trainer.max_steps is {trainer.max_steps}; "
                 "give at least as many, or choose another out"
             )
-    return _Run(task, model, processor, data, held_out, loop, report)
+    return _Run(task, model, processor, data, held_out, loop, summary)
 
 
 def _train(task: Task[Any], fabric: Fabric, stop: StopRequest) -> Evaluation | None:
@@ -269,8 +312,9 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     out = Path(task.config.out)
     run = _build(task, fabric, checkpoint)
     loop, trainer, background = run.loop, run.loop.config, run.loop.config.async_checkpoints
-    if run.report is not None and checkpoint is None and fabric.is_global_zero:
-        say(f"weights to start from: {run.report}")
+    if fabric.is_global_zero:
+        run.summary.tell(out)
+        tell_settings(fabric.loggers, flat(asdict(task.config)))
 
     def announce(step: int, folder: Path) -> None:
         fabric.call("on_checkpoint", step=step, folder=folder)
@@ -314,14 +358,21 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
         fabric.call("on_train_end", step=loop.step, evaluation=None)
         raise
     if results is not None:
-        with loop.averaged(), stop.deferred():
-            write_model = run.measured_writer(results)
-            if fabric.is_global_zero:
-                replace_folder(out / "model", write_model)
-                write_json(out / EVALUATION_FILE, results.to_json())
-    fabric.barrier()
+        _finish(run, results, out, stop)
     fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results
+
+
+def _finish(run: _Run, results: Evaluation, out: Path, stop: StopRequest) -> None:
+    """Writes the finished model and its numbers, and measures the best one on the split of the test."""
+    with run.loop.averaged(), stop.deferred():
+        write_model = run.measured_writer(results)
+        if run.loop.fabric.is_global_zero:
+            replace_folder(out / "model", write_model)
+            write_json(out / EVALUATION_FILE, results.to_json())
+    run.loop.fabric.barrier()
+    with stop.at_once():
+        measure_test(run.task, run.loop.fabric)
 
 
 def _owes_evaluation(out: Path, loop: Loop) -> bool:
@@ -341,49 +392,6 @@ def _with_steps(trainer: TrainerConfig, data: TrainingData) -> TrainerConfig:
         steps = trainer.max_epochs * data.steps_of_epoch()
     every = trainer.eval_every
     return replace(trainer, max_steps=steps, eval_every=max(1, round(every * steps)) if 0 < every < 1 else int(every))
-
-
-def _tell_warmup(optim: OptimConfig, max_steps: int) -> None:
-    if optim.warmup > max_steps:
-        say(
-            f"optim.warmup is {optim.warmup:,.0f} steps but the run has {max_steps:,}: the warm-up is cut to "
-            f"{warmup_steps(optim, max_steps):,} of them; set optim.warmup to a number below, or a share such as 0.1"
-        )
-
-
-def keep_best(
-    out: Path, monitor: str | None, found: Evaluation, step: int, write_model: Callable[[Path], None]
-) -> None:
-    """Writes `best/`, weights, numbers and predictions, if these are the best so far by the measure `monitor`.
-
-    A value that is not finite is never the best. Without a monitor nothing is kept.
-
-    Raises:
-        ValueError: The evaluation has no such measure.
-    """
-    if monitor is None:
-        return
-    if monitor not in found:
-        raise ValueError(
-            f"task.monitor: the evaluation has no measure {monitor!r} to keep the best by; it has {found.names()}; set "
-            f"{WAYS_OUT}"
-        )
-    measure, path = found.find(monitor), out / "best" / EVALUATION_FILE
-    if not math.isfinite(measure.value):
-        warnings.warn(f"{monitor} is {measure.value} after step {step}, which is never kept as the best", stacklevel=2)
-        return
-    old = Evaluation.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Evaluation()
-    if monitor in old:  # else it was kept by another
-        best = old[monitor]
-        if best >= measure.value if measure.higher_is_better else best <= measure.value:
-            return
-
-    def write(folder: Path) -> None:
-        write_model(folder)
-        found.write_predictions(folder)
-        write_json(folder / EVALUATION_FILE, {"step": step, **found.to_json()})
-
-    replace_folder(out / "best", write)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ FREE_SETTINGS = (
     "data.index",
     "data.num_workers",
     "data.max_unreadable",
+    "data.test_split",
     "model.gradient_checkpointing",
     "model.trusted",
     "task.monitor",
@@ -35,6 +36,7 @@ FREE_SETTINGS = (
     "trainer.compile",
     "trainer.threads",
     "trainer.log_every",
+    "trainer.loggers",
     "trainer.eval_every",
     "trainer.patience",
     "trainer.checkpoint_every",
@@ -43,9 +45,21 @@ FREE_SETTINGS = (
     "trainer.tensorboard",
     "trainer.max_steps",
     "trainer.max_epochs",
+    "trainer.profile",
 )
 CONFIG_FILE = "config.yaml"
-NAMES = (CONFIG_FILE, "best", "checkpoints", "data_check.json", "evaluation.json", "metrics.csv", "model", "processor")
+NAMES = (
+    CONFIG_FILE,
+    "best",
+    "checkpoints",
+    "data_check.json",
+    "evaluation.json",
+    "metrics.csv",
+    "model",
+    "processor",
+    "profile",
+    "test",
+)
 # Settings that name files: the same ones however they were spelt, and wherever the command was called.
 PATHS = ("data.tokenizer", "model.checkpoint", "model.text_weights", "task.answers", "task.entities")
 Found = TypeVar("Found")
@@ -73,7 +87,7 @@ def claimed(config: TrainConfig, fabric: Fabric) -> Iterator[Path | None]:
             if checkpoint is not None:
                 _check_settings(out, config)
             with explained(out):
-                mark(out, "run", paths=_resolved(_flat(asdict(config))))
+                mark(out, "run", paths=_resolved(flat(asdict(config))))
             write_file(out / CONFIG_FILE, to_yaml(config))
             return checkpoint
 
@@ -101,9 +115,9 @@ def _check_settings(out: Path, config: TrainConfig) -> None:
     path = out / CONFIG_FILE
     if not path.is_file():
         return
-    new = _flat(asdict(config))
-    unsaid = _flat(asdict(TrainConfig(task=type(config.task)())))  # of settings that are newer than the run
-    old = {**unsaid, **_flat(OmegaConf.to_container(read_recipe(path), resolve=True))}
+    new = flat(asdict(config))
+    unsaid = flat(asdict(TrainConfig(task=type(config.task)())))  # of settings that are newer than the run
+    old = {**unsaid, **flat(OmegaConf.to_container(read_recipe(path), resolve=True))}
     before = (read_marker(out) or {}).get("paths", _resolved(old))
     gone = {key: None for key in old if key not in new and key.rpartition(".")[0] in new}  # of a group that is none now
     differing = [
@@ -140,11 +154,12 @@ def _same(key: str, old: Any, new: Any, before: Mapping[str, str]) -> bool:
     return was == str(Path(new).resolve())
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested settings by their full names."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return leaves

@@ -26,27 +26,64 @@ def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
         "laid over those before it",
     )
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, print what the run would be, and stop"
+    )
     add_trust(parser)
     return _train
 
 
 def _train(options: Namespace) -> int:
-    from fiber_train.config import load_config, to_yaml
+    from fiber_train.config import load_config, resolved_yaml
 
     layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
     overrides = [word for word in options.overrides if "=" in word]
     if options.trust:
         overrides.append(f"model.trusted={json.dumps(options.trust)}")
-    config = load_config(layers, overrides)
     if options.print_config:
-        sys.stdout.write(to_yaml(config))
+        sys.stdout.write(resolved_yaml(layers, overrides))
         return 0
-    from fiber_train.run import train as run  # what is misspelled was told before
+    config = load_config(layers, [*(["out=."] if options.dry_run else []), *overrides])
+    from fiber_train.run import dry_run  # what is misspelled was told before
+    from fiber_train.run import train as run
     from fiber_train.tasks.base import make_task
 
+    if options.dry_run:
+        sys.stdout.write(f"{dry_run(config)}\n")
+        return 0
     task = make_task(config)
     results = run(config, task=task)
-    return _stopped() if results is None else _print_once(task.summary(results))
+    if results is None:
+        return _stopped()
+    _print_once(task.summary(results))
+    if (split := config.data.test_split) is not None:
+        from fiber_train.evaluation import read_evaluation
+
+        _print_once(f"\nbest weights on {split}\n{task.summary(read_evaluation(Path(config.out) / 'test'))}")
+    return 0
+
+
+def recipes(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """List the recipes, or show what one sets."""
+    commands = parser.add_subparsers(dest="action", metavar="show")
+    show = commands.add_parser("show", help="print all settings of a recipe, or of several laid over each other")
+    show.add_argument("names", nargs="+", help="recipes, and settings such as trainer.devices=8")
+    return _recipes
+
+
+def _recipes(options: Namespace) -> int:
+    from fiber_train.config import resolved_yaml
+    from fiber_train.recipe_files import describe_recipes
+
+    if options.action == "show":
+        layers = [word for word in options.names if "=" not in word]
+        overrides = [word for word in options.names if "=" in word]
+        sys.stdout.write(resolved_yaml(layers, overrides))
+        return 0
+    found = describe_recipes()
+    width = max(map(len, found))
+    sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in found.items()))
+    return 0
 
 
 def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -71,7 +108,8 @@ def _evaluate(options: Namespace) -> int:
     from fiber_train.outputs import claim_file, claim_folder, is_evaluation
     from fiber_train.peers import ending_together
     from fiber_train.run import build_fabric
-    from fiber_train.stopping import stopping
+    from fiber_train.stopping import say, stopping
+    from fiber_train.submission import judge_submission
     from fiber_train.tasks.find import task_of_model
 
     if options.out:
@@ -95,6 +133,9 @@ def _evaluate(options: Namespace) -> int:
     if options.out and fabric.is_global_zero:
         write_json(options.out, found.to_json())
     _print_once(task.summary(found))
+    if options.predictions and fabric.is_global_zero:
+        for sentence in judge_submission(task, found):
+            say(sentence)
     if options.predictions and not found.predictions:
         raise ValueError(f"--predictions: {task.settings.name} has no file of predictions here")
     return 0
@@ -139,6 +180,21 @@ def _report(options: Namespace) -> int:
     write_report(runs, out, data=options.data, also=options.also, num_examples=options.examples, trusted=options.trust)
     sys.stdout.write(f"open {out}\n")
     return 0
+
+
+def pipeline(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Run the steps of a file, each from what an earlier one left; the same command goes on where it stopped."""
+    parser.add_argument("file", type=Path, help="YAML file with a list of steps")
+    parser.add_argument("overrides", nargs="*", help="settings of all steps to change, such as trainer.devices=8")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be done, and stop")
+    return _pipeline
+
+
+def _pipeline(options: Namespace) -> int:
+    from fiber_train.pipeline import read_pipeline, run_pipeline
+
+    root, steps = read_pipeline(options.file, options.overrides)
+    return 0 if run_pipeline(root, steps, dry_run=options.dry_run) else _stopped()
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:

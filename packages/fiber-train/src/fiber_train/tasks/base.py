@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone import FiberBackbone
 from fiber_backbone.seams import load_object, name_of, resolve
 from fiber_data import (
     FiberProcessor,
@@ -35,11 +35,12 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import TaskSettings, TrainConfig, as_share
-from fiber_train.data import Collate, OnDevice, build_evaluation_loader, image_overrides
+from fiber_train.data import Collate, OnDevice, backbone_sizes, build_evaluation_loader
 from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
 from fiber_train.examples import Shown
 from fiber_train.tasks.ids import check_ids, in_order, only
 from fiber_train.unreadable import some_reasons
+from fiber_train.watching import watched
 from fiber_train.writing import Content
 
 NO_MONITOR = "none"  # as task.monitor
@@ -62,6 +63,7 @@ class Task(ABC, Generic[Settings]):
         training_settings: Those of `task.` that a finished model no longer obeys, groups among them, so that `fiber
             evaluate` refuses them.
         commands: What to type next for a finished run, with {run} for its folder and {data} for the data set's.
+        submission: The server's format of a file of predictions, of `fiber_eval.submissions`; none without a server.
         settings: `config.task`.
         given: Samples from Python, in place of the data set's files.
 
@@ -75,6 +77,7 @@ class Task(ABC, Generic[Settings]):
     evaluation_batch_size: int = 50
     training_settings: ClassVar[Sequence[str]] = ("model",)
     commands: ClassVar[Sequence[str]] = ()
+    submission: str = ""
     given: Samples | None = None
 
     def __init__(self, config: TrainConfig) -> None:
@@ -216,9 +219,7 @@ class Task(ABC, Generic[Settings]):
             tokenizer: Of the run.
             start: The processor of the weights that the run starts from, if it starts from any of ours.
         """
-        overrides = image_overrides(self.config.model)
-        size = overrides.get("image_size") or getattr(start, "image_size", None)
-        size = size or FiberConfig.from_preset(self.config.model.preset, **overrides).image_size
+        size = backbone_sizes(self.config).image_size
         normalization = {} if start is None else {"mean": start.mean, "std": start.std}
         return FiberProcessor(tokenizer, size, self.config.data.max_length, **normalization)
 
@@ -263,7 +264,7 @@ class Task(ABC, Generic[Settings]):
         options = {"batch_size": self.evaluation_batch_size, **options}
         collate = self.make_collator(processor, False)
         loader = build_evaluation_loader(self.config.data, dataset, fabric, collate, **options)
-        return self._readable(OnDevice(loader, fabric, processor))
+        return self._readable(watched(OnDevice(loader, fabric, processor), len(loader), fabric.is_global_zero))
 
     def _readable(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The batches that are not empty; what could not be read is noted, or refused."""

@@ -12,9 +12,9 @@ from fiber_backbone.seams import available, resolve
 from fiber_heads import TaskModel
 from omegaconf import OmegaConf
 
-from fiber_train.config import LONGEST_NAME, load_config
+from fiber_train.config import load_config
 from fiber_train.ownership import is_ours
-from fiber_train.recipe_files import as_yaml, read_recipe
+from fiber_train.recipe_files import LONGEST_NAME, as_yaml, read_recipe
 from fiber_train.run_folder import CONFIG_FILE
 from fiber_train.tasks.base import Task
 

@@ -34,6 +34,7 @@ class Answering(Task[AnsweringSettings]):
     settings_class = AnsweringSettings
     model_class = FiberForQuestionAnswering
     monitor = "overall"
+    submission = "vqa"
     training_settings = ("answers", "min_count")
     commands = ('fiber answer photo.jpg "what is this?" --checkpoint {run}',)
 

@@ -33,6 +33,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
     settings_class = CaptioningSettings
     model_class = FiberForCaptioning
     monitor = "CIDEr"
+    submission = "captions"
     evaluation_batch_size = 16
     commands = ("fiber caption photo.jpg --checkpoint {run} --top 3",)
     training_settings = (

@@ -23,12 +23,14 @@ from fiber_data import (
     glance,
     take_shots,
 )
+from fiber_eval.submissions import MOST_DETECTIONS
 from fiber_heads import FiberForGrounding, GroundingConfig
 from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
 from fiber_train.config import share_of_lines
+from fiber_train.data import backbone_sizes, trusted_names
 from fiber_train.evaluation import Evaluation
 from fiber_train.examples import Shown
 from fiber_train.tasks.base import Task, fill_in
@@ -76,6 +78,11 @@ class Grounding(Task[GroundingSettings]):
     def evaluation_batch_size(self) -> int:  # type: ignore[override]
         """Of the settings: images differ in size by data set."""
         return self.settings.evaluation_batch_size
+
+    @property
+    def submission(self) -> str:  # type: ignore[override]
+        """Of boxes by category: LVIS takes more of them an image."""
+        return "lvis" if self.settings.detection.max_detections > MOST_DETECTIONS["coco"] else "coco"
 
     @property
     def monitor(self) -> str:  # type: ignore[override]
@@ -136,9 +143,9 @@ class Grounding(Task[GroundingSettings]):
 
     def make_processor(self, tokenizer: PreTrainedTokenizerBase, start: Any = None) -> GroundingProcessor:
         """Images of any shape, padded to the backbone's last stride."""
-        settings, model = self.settings, self.config.model
+        settings = self.settings
         with torch.device("meta"):  # sizes alone
-            backbone = FiberBackbone.from_config(FiberConfig.from_preset(model.preset).grown(**model.overrides))
+            backbone = FiberBackbone.from_config(backbone_sizes(self.config), trusted=trusted_names(self.config))
         return GroundingProcessor(
             tokenizer,
             shorter=settings.shorter_in_evaluation,

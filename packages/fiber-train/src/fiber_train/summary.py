@@ -1,0 +1,251 @@
+"""What a run is, before it begins: machine, model, data, steps and rates in lines, and what is probably a mistake."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from fiber_backbone import LoadReport
+from fiber_heads import TaskModel
+
+from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
+from fiber_train.data import TrainingData
+from fiber_train.mixture import SourceSamples, describe_epoch
+from fiber_train.schedule import warmup_steps
+from fiber_train.stopping import say
+from fiber_train.tasks.base import Task
+from fiber_train.writing import write_file
+
+SUMMARY_FILE = "summary.txt"
+LARGE_MODEL = 100_000_000  # parameters, which no small data set teaches from random weights
+LARGE_IMAGE = 384  # pixels of a side, at which a step on a CPU takes minutes
+SAMPLED_TEXTS = 1000  # of each source, on which a tokenizer is judged
+MOST_CUT = 0.05  # of the texts, that a maximal length may cut
+MOST_PIECES = 2.5  # pieces of a word, with a tokenizer that knows the language about 1.3
+MOST_UNKNOWN = 0.01  # of the pieces
+_MOST_PARTS = 6  # in a line
+# A word is a run of letters and digits, a mark, or one character of a script that writes without spaces.
+_WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]")
+
+
+@dataclass
+class Summary:
+    """A run in lines for people.
+
+    Attributes:
+        lines: Each `WHAT: ...`.
+        warnings: A sentence for each setting that is probably a mistake.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, *(f"warning: {each}" for each in self.warnings)])
+
+    def tell(self, folder: Path | None = None) -> None:
+        """Prints it, and writes it to the run's folder."""
+        say(str(self))
+        if folder is not None:
+            write_file(folder / SUMMARY_FILE, f"{self}\n")
+
+
+def summarize(
+    task: Task[Any],
+    model: TaskModel,
+    processor: Any,
+    optimizer: torch.optim.Optimizer,
+    data: TrainingData,
+    samples: Any,
+    held_out: Any,
+    *,
+    trainer: TrainerConfig,
+    sampling: Mapping[str, Any],
+    report: LoadReport | None,
+    device: torch.device,
+) -> Summary:
+    """What a run was built of.
+
+    Args:
+        task: The run's.
+        model: Not wrapped by Fabric.
+        processor: Its processor.
+        optimizer: With the scheduler's `initial_lr` in its groups.
+        data: Its training data.
+        samples: What these are of.
+        held_out: The samples to measure on.
+        trainer: With all numbers of steps known.
+        sampling: The options of the training data's sampler.
+        report: What became of the weights to start from, if there are any.
+        device: Of the process.
+    """
+    config = task.config
+    lines = [
+        _device_line(trainer, device),
+        *_model_lines(model, config, processor, report),
+        f"data to learn from: {_count(samples)} of {config.data.train_split}",
+        *filter(None, [describe_epoch(task, sampling)]),
+        f"data to measure on: {_count(held_out)} of {config.data.eval_split}",
+        _step_line(trainer, data),
+        _rate_line(optimizer, config.optim, trainer.max_steps),
+        _memory_line(model, optimizer),
+    ]
+    warnings = [
+        *_model_warnings(model, report, processor, device),
+        *_warmup_warnings(config.optim, trainer.max_steps),
+        *_text_warnings(task, samples, processor),
+    ]
+    return Summary(lines, warnings)
+
+
+def _device_line(trainer: TrainerConfig, device: torch.device) -> str:
+    number = trainer.devices * trainer.num_nodes
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = f" of {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    machines = f" on {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
+    return f"device: {name}, {_plural(number, 'process')}{threads}{machines}, precision {trainer.precision}"
+
+
+def _model_lines(model: TaskModel, config: TrainConfig, processor: Any, report: LoadReport | None) -> Iterator[str]:
+    sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    frozen = f"{trained:,} trained, {total - trained:,} frozen" if trained < total else "all trained"
+    where = f" at {side} px" if (side := _side(processor)) else ""
+    yield f"model: {type(model).__name__}{where}, {total:,} parameters, {frozen}"
+    if report is None:
+        yield "weights to start from: none, all are random"
+        return
+    origin = config.model.checkpoint or f"{config.model.image_weights} and {config.model.text_weights}"
+    fresh = Counter(".".join(name.split(".")[: 2 if name.startswith("backbone.") else 1]) for name in report.fresh)
+    parts = [f"{count} of {name}" for name, count in fresh.most_common(_MOST_PARTS)]
+    more = ", ..." if len(fresh) > _MOST_PARTS else ""
+    yield f"weights to start from: {origin}: {report}" + (f"; fresh are {', '.join(parts)}{more}" if parts else "")
+
+
+def _side(processor: Any) -> int | None:
+    """The side of the images in pixels, the shorter one where they keep their shape."""
+    return getattr(processor, "image_size", None) or getattr(processor, "shorter", None)
+
+
+def _count(samples: Any) -> str:
+    """Numbers of samples, by source or file where there are several."""
+    parts = getattr(samples, "parts", None)
+    if isinstance(parts, Mapping):
+        if len(parts) == 1:
+            ((name, part),) = parts.items()
+            return f"{_count(part)} ({name})"
+        return ", ".join(f"{_count(part)} ({name})" for name, part in parts.items())
+    try:
+        return _plural(len(samples), "sample")
+    except TypeError:  # a stream of somebody's
+        return "samples"
+
+
+def _step_line(trainer: TrainerConfig, data: TrainingData) -> str:
+    epoch, number = data.steps_of_epoch(), trainer.devices * trainer.num_nodes
+    local = trainer.batch_size // (number * trainer.accumulate)
+    return (
+        f"steps: {trainer.max_steps:,}, {trainer.max_steps / epoch:.3g} epochs of {epoch:,}; {trainer.batch_size:,} "
+        f"samples a step: {_plural(number, 'process')} x {_plural(trainer.accumulate, 'part')} x {local:,}"
+    )
+
+
+def _rate_line(optimizer: torch.optim.Optimizer, optim: OptimConfig, max_steps: int) -> str:
+    rates: dict[str, tuple[float, int]] = {}
+    for group in optimizer.param_groups:
+        rate, size = group.get("initial_lr", group["lr"]), sum(value.numel() for value in group["params"])
+        rates[group["name"]] = (rate, rates.get(group["name"], (rate, 0))[1] + size)
+    shown = ", ".join(f"{name} {rate:.3g} ({size:,} parameters)" for name, (rate, size) in rates.items())
+    warmup = warmup_steps(optim, max_steps)
+    return (
+        f"rates: {shown}; {optim.schedule} after {_plural(warmup, 'step')} of warm-up; weight decay "
+        f"{optim.weight_decay:g}"
+    )
+
+
+def _memory_line(model: TaskModel, optimizer: torch.optim.Optimizer) -> str:
+    weights = sum(value.numel() * value.element_size() for value in chain(model.parameters(), model.buffers()))
+    learned = sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
+    moments = 2 if "betas" in optimizer.defaults else 1 if optimizer.defaults.get("momentum") else 0
+    return (
+        f"memory: {in_bytes(weights + (1 + moments) * learned)} of each process for weights, gradients and optimizer; "
+        "activations come on top"
+    )
+
+
+def _model_warnings(model: TaskModel, report: LoadReport | None, processor: Any, device: torch.device) -> Iterator[str]:
+    total, side = sum(value.numel() for value in model.parameters()), _side(processor)
+    if report is None and total >= LARGE_MODEL:
+        yield (
+            f"the model has {total / 1e6:.0f} million parameters and starts from random weights, which takes millions "
+            "of images; set model.checkpoint, or model.image_weights and model.text_weights"
+        )
+    if device.type == "cpu" and side is not None and side >= LARGE_IMAGE:
+        yield (
+            f"images of {side} px on a CPU: a step of a large model takes minutes; use an accelerator, or a smaller "
+            "model.image_size (of boxes task.shorter)"
+        )
+
+
+def _warmup_warnings(optim: OptimConfig, max_steps: int) -> Iterator[str]:
+    if optim.warmup > max_steps:
+        yield (
+            f"optim.warmup is {optim.warmup:,.0f} steps but the run has {max_steps:,}: the warm-up is cut to "
+            f"{warmup_steps(optim, max_steps):,} of them; set optim.warmup to a number below, or a share such as 0.1"
+        )
+
+
+def _text_warnings(task: Task[Any], samples: Any, processor: Any) -> Iterator[str]:
+    """On the first texts of each source."""
+    parts = samples.parts.values() if isinstance(samples, SourceSamples) else [samples]
+    texts = [text for part in parts for text in islice(task.texts(part), SAMPLED_TEXTS)]
+    yield from judge_tokenizer(processor.tokenizer, texts, processor.max_length)
+
+
+def judge_tokenizer(tokenizer: Any, texts: Sequence[str], max_length: int) -> Iterator[str]:
+    """What is wrong with a tokenizer for these texts, in sentences: it cuts them off, to pieces, or knows no words.
+
+    Args:
+        tokenizer: Of transformers.
+        texts: A sample of them.
+        max_length: Tokens that a text is cut to, special ones included.
+    """
+    words = sum(len(_WORD.findall(text)) for text in texts)
+    if not words:
+        return
+    ids = tokenizer(list(texts), verbose=False)["input_ids"]
+    bare = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = list(chain.from_iterable(bare))
+    cut = sum(len(each) > max_length for each in ids) / len(ids)
+    of = f"of the first {len(texts):,} texts"
+    if cut > MOST_CUT:
+        longest = max(map(len, ids))
+        yield f"{cut:.0%} {of} are cut off at data.max_length={max_length} tokens; the longest has {longest:,}"
+    if len(pieces) > MOST_PIECES * words:
+        yield (
+            f"the tokenizer cuts words into {len(pieces) / words:.1f} pieces, by a measure {of}; set data.tokenizer to "
+            "one of this language, or raise data.vocab_size"
+        )
+    unknown = pieces.count(tokenizer.unk_token_id) / max(1, len(pieces)) if tokenizer.unk_token_id is not None else 0
+    if unknown > MOST_UNKNOWN:
+        yield f"the tokenizer does not know {unknown:.0%} of the pieces {of}; set data.tokenizer to one that does"
+
+
+def _plural(number: int, word: str) -> str:
+    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number:,} {word}{ending}"
+
+
+def in_bytes(number: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
