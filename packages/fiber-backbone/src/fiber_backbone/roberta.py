@@ -112,7 +112,7 @@ class RobertaStream(TextStream):
     ) -> tuple[Tensor, KeyValue]:
         """See `TextStream`."""
         arguments = (self.encoder.layer[layer], hidden, mask, insert or Insert(), past, final_norm)
-        return self.compute(self._layer, *arguments)
+        return self.compute(type(self)._layer, self, *arguments)
 
     def _layer(
         self, layer: Any, hidden: Tensor, mask: Tensor, insert: Insert, past: KeyValue | None, final_norm: bool
