@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -194,7 +195,7 @@ class BackboneParts(PretrainedModel):
             **options: Of `torch.compile`: `backend`, `mode`, ...
         """
         for stream in (self.image_stream, self.text_stream):
-            stream.compile_options = options
+            stream.compiler = cache(partial(torch.compile, **options))
         # Blocks differ in sizes, shifts, drop rates and what they read; what is beyond the limit is not compiled.
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 4 * len(self.image_stream.sizes.dims))

@@ -115,31 +115,8 @@ class RobertaStream(TextStream):
         final_norm: bool = True,
     ) -> tuple[Tensor, KeyValue]:
         """See `TextStream`."""
-        arguments = (self.encoder.layer[layer], hidden, mask, insert or Insert(), past, final_norm)
-        return self.compute(self._layer, *arguments)
-
-    def _layer(
-        self, layer: Any, hidden: Tensor, mask: Tensor, insert: Insert, past: KeyValue | None, final_norm: bool
-    ) -> tuple[Tensor, KeyValue]:
-        attention = layer.attention
-        query, key, value = (
-            split_heads(linear(hidden), self._sizes.heads[0])
-            for linear in (attention.self.query, attention.self.key, attention.self.value)
-        )
-        if past is not None:
-            key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
-        attended = scaled_dot_product_attention(
-            query,
-            *_with_context(key, value, mask, insert),
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
-        attended = attention.output.dropout(attention.output.dense(merge_heads(attended)))
-        if insert.after is not None:
-            attended = insert.after(attended)
-        middle = attention.output.LayerNorm(attended + hidden)
-        wide = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(middle))
-        hidden = layer.output.dropout(layer.output.dense(wide)) + middle
-        return (layer.output.LayerNorm(hidden) if final_norm else hidden), KeyValue(key, value)
+        arguments = (self, hidden, mask, insert or Insert(), past, final_norm)
+        return self.compute(_block, self.encoder.layer[layer], *arguments)
 
     @staticmethod
     def _longest(config: FiberConfig) -> int:
@@ -150,6 +127,36 @@ class RobertaStream(TextStream):
         real = (input_ids != self.pad_token_id).long()
         past = 0 if past_length is None else past_length[:, None]
         return self.pad_token_id + (real.cumsum(dim=1) + past) * real
+
+
+def _block(
+    layer: Any,
+    stream: RobertaStream,
+    hidden: Tensor,
+    mask: Tensor,
+    insert: Insert,
+    past: KeyValue | None,
+    final_norm: bool,
+) -> tuple[Tensor, KeyValue]:
+    attention = layer.attention
+    query, key, value = (
+        split_heads(linear(hidden), stream._sizes.heads[0])
+        for linear in (attention.self.query, attention.self.key, attention.self.value)
+    )
+    if past is not None:
+        key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
+    attended = scaled_dot_product_attention(
+        query,
+        *_with_context(key, value, mask, insert),
+        dropout_p=stream.attention_dropout if stream.training else 0.0,
+    )
+    attended = attention.output.dropout(attention.output.dense(merge_heads(attended)))
+    if insert.after is not None:
+        attended = insert.after(attended)
+    middle = attention.output.LayerNorm(attended + hidden)
+    wide = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(middle))
+    hidden = layer.output.dropout(layer.output.dense(wide)) + middle
+    return (layer.output.LayerNorm(hidden) if final_norm else hidden), KeyValue(key, value)
 
 
 def _with_context(key: Tensor, value: Tensor, mask: Tensor, insert: Insert) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ stream, M tokens of what is inserted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
@@ -78,7 +78,7 @@ class Stream(nn.Module, ABC):
         cross_attention: The layers with which this stream reads the other one; the backbone puts those of its fusion
             here, one for each pair.
         gradient_checkpointing: Whether blocks are computed again in the backward pass.
-        compile_options: Of `torch.compile`, by which blocks are computed in training; None to compute them as they are.
+        compiler: What makes a faster function of a block's, such as `torch.compile`, for training; None for the same.
         reads_context: Whether `run` heeds `Insert.context`; a stream without attention does not.
         library_class: The class of a library whose weights the stream takes by name, None for a stream without one.
     """
@@ -87,7 +87,7 @@ class Stream(nn.Module, ABC):
     library_class: ClassVar[type[nn.Module] | None] = None
     cross_attention: nn.ModuleList
     gradient_checkpointing: bool = False
-    compile_options: Mapping[str, Any] | None = None
+    compiler: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     def compute(self, block: Callable[..., Any], unit: nn.Module, *arguments: Any) -> Any:
         """`block(unit, *arguments)`, in training as the two switches ask; for `run`.
@@ -95,8 +95,8 @@ class Stream(nn.Module, ABC):
         Where a unit has `around`, it is called by that: there, what keeps the unit's weights in pieces
         (`fiber_heads.sharding`) brings them together for the while.
         """
-        if self.training and self.compile_options is not None:
-            block = torch.compile(block, **self.compile_options)  # what was compiled is kept with the function's code
+        if self.training and self.compiler is not None:
+            block = self.compiler(block)
         if self.training and self.gradient_checkpointing:
             block = partial(checkpoint, block, use_reentrant=False)
         around = getattr(unit, "around", None)

@@ -16,7 +16,7 @@ FILES = ("predictions.json", "predictions.csv", "detections.json")  # of those t
 def judge_submission(task: Task[Any], found: Evaluation) -> Iterator[str]:
     """A sentence for each file that a server would refuse."""
     for name, content in found.predictions.items():
-        if not task.submission or name not in FILES:
+        if not task.submission or name not in FILES or not isinstance(content, str | bytes):
             continue
         try:
             check_submission(task.submission, content)
