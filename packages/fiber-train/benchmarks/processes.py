@@ -49,7 +49,7 @@ def run_steps(rank: int, world: int, way: str, port: int, options: argparse.Name
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    strategy = make_strategy(way, several=world > 1, unused=True)
+    strategy = make_strategy(way, "32-true", several=world > 1, unused=True)
     fabric = Fabric(accelerator="cpu", devices=world, strategy=strategy)
     fabric.launch()
     model, batch = make(options.preset, options.batch // world)

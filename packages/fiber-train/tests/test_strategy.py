@@ -134,10 +134,10 @@ def test_a_state_is_taken_apart_and_put_together(tmp_path: Path) -> None:
 
 def test_a_training_state_of_one_file_goes_on(small_run: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """As the version before wrote it, with all tensors in `training.pt`."""
-    options = ("optim.ema_decay=0.9", "optim.schedule=constant")
+    options = ("optim.ema_decay=0.9", "optim.schedule=constant", "trainer.max_steps=2", "trainer.checkpoint_every=1")
     straight, run = small_run("straight", *options), small_run("run", *options)
     train(straight)
-    train(small_run("run", *options, "trainer.max_steps=4"))
+    train(small_run("run", *options, "trainer.max_steps=1"))
     newest = find_checkpoints(run.out)[-1]
     whole = load_training_state(newest)
 
@@ -161,14 +161,14 @@ def test_a_checkpoint_in_the_background(small_run: Callable[..., TrainConfig], t
         def on_checkpoint(self, *, step: int, folder: Path) -> None:
             heard.append((step, (folder / "fiber.json").is_file()))
 
-    options = ("trainer.max_steps=4", "optim.ema_decay=0.9")
+    options = ("trainer.max_steps=3", "optim.ema_decay=0.9")
     train(small_run("one", *options))
     train(small_run("other", *options, "trainer.async_checkpoints=true"), callbacks=[Hears()])
     assert differing(tmp_path / "one", tmp_path / "other") == []
-    assert heard == [(2, True), (4, True)]
+    assert heard == [(2, True), (3, True)]
 
 
 def test_names_of_strategies() -> None:
-    assert make_strategy("ddp", several=True, unused=True) == "ddp_find_unused_parameters_true"
-    assert make_strategy("auto", several=True, unused=False) == "auto"
-    assert isinstance(make_strategy("fsdp", several=False, unused=True), Sharded)
+    assert make_strategy("ddp", "32-true", several=True, unused=True) == "ddp_find_unused_parameters_true"
+    assert make_strategy("auto", "32-true", several=True, unused=False) == "auto"
+    assert isinstance(make_strategy("fsdp", "32-true", several=False, unused=True), Sharded)

@@ -149,7 +149,7 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             value.data = value.data.to(tensors[name].dtype)
         self.load_state_dict(dict(tensors))
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self, save_directory: str | Path, *, state_dict: Mapping[str, Tensor] | None = None, **hub: Any
     ) -> str | None:
         """Writes weights and description to a folder.

@@ -79,6 +79,8 @@ def whole(*modules: nn.Module) -> Iterator[None]:
         modules: Sharded ones or others, of which nothing is asked. All processes have to enter.
     """
     units = [each for module in modules for each in module.modules() if isinstance(each, FSDPModule)]
+    groups = [group for unit in units for group in _groups(unit)]
+    order = len(groups[0].comm_ctx.post_forward_order) if groups else 0
     try:
         for unit in units:
             unit.reshard()  # what a forward pass without a backward pass left may be out of date
@@ -89,6 +91,17 @@ def whole(*modules: nn.Module) -> Iterator[None]:
         for unit in units:
             unit.set_reshard_after_forward(hasattr(unit, "around"), recurse=False)
             unit.reshard()
+        for group in groups:  # backward passes fetch weights ahead in this order, which must be that of all processes
+            del group.comm_ctx.post_forward_order[order:]
+            group._post_forward_indices[:] = [index for index in group._post_forward_indices if index < order]
+
+
+def _groups(unit: FSDPModule) -> list[Any]:
+    """Of parameters that are fetched together."""
+    state: Any = unit._get_fsdp_state()
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]  # torch 2.9
 
 
 def whole_state(model: TaskModel, *, wanted: bool = True, copy: bool = False) -> dict[str, Tensor]:

@@ -148,14 +148,13 @@ def build_fabric(
     """
     trainer = task.config.trainer = as_launched(task.config.trainer)
     several = trainer.devices * trainer.num_nodes > 1
+    unused = several and task.needs_unused_parameters()
     try:
         fabric = Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=make_strategy(
-                trainer.strategy, several=several, unused=several and task.needs_unused_parameters()
-            ),
+            strategy=make_strategy(trainer.strategy, trainer.precision, several=several, unused=unused),
             precision=trainer.precision,  # type: ignore[arg-type]
             plugins=environment(),  # type: ignore[arg-type]
             callbacks=list(callbacks),

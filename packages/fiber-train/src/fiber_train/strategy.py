@@ -7,25 +7,27 @@ from typing import Any
 import torch
 from fiber_heads import TaskModel
 from fiber_heads.sharding import shard, whole_tensor
+from lightning_fabric.plugins import DoublePrecision, Precision
 from lightning_fabric.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
 PIECES = ("fsdp", "hsdp")
 
 
-def make_strategy(name: str, *, several: bool, unused: bool) -> str | Strategy:
+def make_strategy(name: str, precision: str, *, several: bool, unused: bool) -> str | Strategy:
     """What Fabric calls, or is given as, a strategy.
 
     Args:
         name: "fsdp": each process has a piece of all that training keeps; "hsdp": each process of a host, and
             every host the same; or a name of Fabric's.
+        precision: Of Fabric.
         several: Whether there are several processes.
         unused: Whether some parameters take no part in a step.
     """
     if name in PIECES:
-        return Sharded(by_host=name == "hsdp")
+        return Sharded(DoublePrecision() if precision == "64-true" else None, by_host=name == "hsdp")
     if several and unused and name in ("auto", "ddp", "ddp_spawn", "ddp_fork"):
         return f"{name.replace('auto', 'ddp')}_find_unused_parameters_true"
     return name
@@ -35,18 +37,17 @@ class Sharded(ModelParallelStrategy):
     """FSDP2 by `fiber_heads.sharding.shard`; model and optimizer are set up one after the other.
 
     Args:
+        precision: One that Fabric does not give with this strategy by its name.
         by_host: Whether the processes of each host keep all of the model between them.
     """
 
-    def __init__(self, by_host: bool = False) -> None:
+    def __init__(self, precision: Precision | None = None, *, by_host: bool = False) -> None:
         super().__init__(parallelize_fn=self._shard)
+        self._precision = precision
         self._by_host = by_host
 
     def _shard(self, model: TaskModel, mesh: DeviceMesh) -> TaskModel:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        flat = init_device_mesh(mesh.device_type, (mesh.size(),))
-        shard(model, mesh if self._by_host else flat)
+        shard(model, mesh if self._by_host else init_device_mesh(mesh.device_type, (mesh.size(),)))
         return model
 
     def clip_gradients_norm(
