@@ -178,7 +178,7 @@ def test_any_weights_start_any_task(
 
 
 def test_a_coarse_task_learns_from_fine_weights(starts: dict[str, Path], scenes: Path, tmp_path: Path) -> None:
-    given = begin("vqa", scenes, starts["coco"], tmp_path, "model.image_size=96")
+    given = begin("vqa", scenes, starts["coco"], tmp_path, "model.image_size=96", "trainer.max_steps=2")
     assert train(load_config(["vqa", "small"], given)) is not None
     made, start = (load_task_model(path).backbone for path in (tmp_path, starts["coco"]))
     assert (made.config.joint_projection, made.config.window_policy, made.config.image_size) == (True, "shrink", 96)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fiber_data.formats.samples import SplitNotFoundError
 from fiber_train import watching
 from fiber_train.run import train
 from fiber_train.throughput import Throughput
@@ -129,6 +130,6 @@ def test_the_best_weights_are_tested_at_the_end(small_run: Callable, scenes: Pat
     tested = json.loads((Path(config.out) / "test" / "evaluation.json").read_text())
     assert found is not None
     assert (found.counts["num_images"], tested["counts"]["num_images"]) == (30, 60)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SplitNotFoundError, match="not 'nowhere'"):
         train(small_run("other", "data.test_split=nowhere"))
     assert not (tmp_path / "other" / "checkpoints").exists(), "it is refused before the first step"

@@ -115,9 +115,10 @@ def read_pipeline(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, list
         check_ranges(merged, schema)
         own = [word.partition("=")[2] for word in overrides if word.startswith("out=")]
         if own:
-            merged.out = own[-1]
+            merged.out = "."
         made = OmegaConf.to_object(merged)
     assert isinstance(made, PipelineConfig)
+    made.out = own[-1] if own else made.out  # to the letter, which OmegaConf would not take
     words = [word for word in overrides if not word.startswith("out=")]
     return Path(made.out), _Maker(str(path), Path(made.out), words).make(made.steps)
 

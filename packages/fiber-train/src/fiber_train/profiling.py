@@ -43,12 +43,12 @@ class Profile(Callback):
         self.steps, self.folder, self.rank = steps, out / FOLDER, 0
         self._running: profile | None = None
 
-    def on_train_start(self, *, loop: Any, **_: Any) -> None:  # type: ignore[override]
+    def on_train_start(self, *, loop: Any, **_: Any) -> None:
         """Begins, if the next step is one."""
         self.rank = loop.fabric.global_rank
         self._follow(loop.step)
 
-    def on_step_end(self, *, step: int, **_: Any) -> None:  # type: ignore[override]
+    def on_step_end(self, *, step: int, **_: Any) -> None:
         """Begins before the first of the steps, ends after the last."""
         self._follow(step)
 

@@ -107,7 +107,7 @@ def summarize(
 def _device_line(trainer: TrainerConfig, device: torch.device) -> str:
     number = trainer.devices * trainer.num_nodes
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    threads = f" of {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f" of {_plural(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     machines = f" on {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
     return f"device: {name}, {_plural(number, 'process')}{threads}{machines}, precision {trainer.precision}"
 

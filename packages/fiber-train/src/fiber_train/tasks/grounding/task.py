@@ -121,7 +121,8 @@ class Grounding(Task[GroundingSettings]):
 
     def texts(self, samples: BoxData) -> Iterator[str]:
         """Captions, expressions and names of categories."""
-        yield from (sample["caption"] for sample in glance(samples.texts, "caption"))
+        for part in (*samples.captions.values(), *samples.expressions.values()):
+            yield from (sample["caption"] for sample in glance(part, "caption"))
         yield from samples.detection.categories.values() if samples.detection else ()
 
     def backbone_switches(self) -> dict[str, Any]:
