@@ -11,8 +11,8 @@ import torch
 from fiber_heads import TaskModel
 from fiber_train.callbacks import Callback
 from fiber_train.checkpoint import load_task_model
-from fiber_train.config import LoraConfig
 from fiber_train.lora import add_adapters, merged
+from fiber_train.optim_config import LoraConfig
 from fiber_train.run import train
 from safetensors.torch import load_file
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from fiber_train.callbacks import Callback
-from fiber_train.config import OptimConfig, PlateauConfig, load_config
+from fiber_train.config import OptimConfig, load_config
 from fiber_train.evaluation import Evaluation, Measure, read_evaluation
+from fiber_train.optim_config import PlateauConfig
 from fiber_train.progress import Progress
 from fiber_train.run import train
 from fiber_train.schedule import PlateauSchedule, build_scheduler

@@ -10,7 +10,7 @@ import torch
 from fiber_heads import TaskModel
 from torch import Tensor, nn
 
-from fiber_train.config import LoraConfig
+from fiber_train.optim_config import LoraConfig
 from fiber_train.patterns import find_modules, find_parameters
 
 SETTING = "optim.lora"

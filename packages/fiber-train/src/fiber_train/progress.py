@@ -50,6 +50,11 @@ class Progress:
         """Whether the run ends here."""
         return self.patience is not None and self.without_gain >= self.patience
 
+    @property
+    def last(self) -> Evaluation | None:
+        """The evaluation with which the run ended, if one of this process was it."""
+        return self.found if self.is_over else None
+
     def note(self, found: Evaluation, step: int) -> None:
         """An evaluation after so many steps, of which all processes have the same numbers.
 

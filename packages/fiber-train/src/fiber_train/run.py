@@ -346,8 +346,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
             fabric.call("on_train_start", loop=loop, model=run.model)
             batches = endless(run.data, fabric, run.processor)
             if loop.run(batches, tracker, save, evaluate, owed and loop.step < trainer.max_steps):
-                results = loop.progress.found if loop.progress.is_over else None
-                if results is None:
+                if (results := loop.progress.last) is None:
                     with stop.at_once():
                         results = evaluate()
                     tracker.log(loop.step, {f"eval/{name}": value for name, value in results.numbers().items()})
