@@ -25,8 +25,10 @@ from fiber_heads import (
 from torch import Tensor
 
 ANSWERS = ("yes", "no", "red", "blue", "2", "3")
-# Attention heads of 64 channels, as RoBERTa of any size has them.
-SIZES = FiberConfig.from_preset("fiber_tiny", num_attention_heads=2, embed_dim=24, image_num_heads=(1, 2, 4))
+# Attention heads of 64 channels, as RoBERTa of any size has them; dropout and such, which no tensor tells, as published.
+PUBLISHED = {name: getattr(FiberConfig(), name) for name in ("drop_path_rate", "hidden_dropout", "attention_dropout")}
+PUBLISHED |= {"initializer_range": 0.02, "num_attention_heads": 2, "embed_dim": 24, "image_num_heads": (1, 2, 4)}
+SIZES = FiberConfig.from_preset("fiber_tiny", **PUBLISHED)
 
 
 def make(name: str) -> TaskModel:
