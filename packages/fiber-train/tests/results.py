@@ -179,7 +179,7 @@ def _before(recipe: Recipe, out: Path, name: str) -> float:
 
 def write_page(out: Path) -> str:
     """The table of all runs that are whole."""
-    return HEAD + "".join(_rows(out))
+    return HEAD + ("".join(_rows(out)) or "\nNo run is whole yet.\n")
 
 
 def _rows(out: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fiber_data import SplitNotFoundError
 from fiber_eval import odinw_average
 from yaml import safe_load
 
@@ -134,8 +135,8 @@ def _on_test(root: Path, best: Path, last: Evaluation) -> Evaluation:
     try:
         samples = task.samples(TEST)
         check_monitor(task, task.check(samples))
-    except FileNotFoundError as error:
-        say(f"{error}: no test split; the AP is that of the best weights on the split that they were chosen by")
+    except SplitNotFoundError:
+        say(f"{root}: no split {TEST!r}; the AP is that of the best weights on the split that they were chosen by")
         return Evaluation.from_json(json.loads((best / "evaluation.json").read_text(encoding="utf-8")))
     fabric = build_fabric(task)
     return task.measure(fabric.strategy.precision.convert_module(model.to(fabric.device)), samples, processor, fabric)
