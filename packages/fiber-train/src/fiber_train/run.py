@@ -159,6 +159,15 @@ class _Run:
 
         return write
 
+    def write_results(self, found: Evaluation) -> None:
+        """The finished model and its evaluation; all processes call it."""
+        out = Path(self.task.config.out)
+        with self.loop.averaged():
+            write_model = self.model_writer()
+            if self.loop.fabric.is_global_zero:
+                replace_folder(out / "model", write_model)
+                write_json(out / EVALUATION_FILE, found.to_json())
+
     def keep_predictions(self, files: Mapping[str, str | bytes]) -> None:
         """Writes those of the newest evaluation to the run's folder."""
         if self.loop.fabric.is_global_zero:
@@ -241,11 +250,9 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     out = Path(task.config.out)
     run = _build(task, fabric, checkpoint)
     loop, trainer, background = run.loop, run.loop.config, run.loop.config.async_checkpoints
+    announce = partial(fabric.call, "on_checkpoint")
     if run.report is not None and checkpoint is None and fabric.is_global_zero:
         say(f"weights to start from: {run.report}")
-
-    def announce(step: int, folder: Path) -> None:
-        fabric.call("on_checkpoint", step=step, folder=folder)
 
     def save() -> None:
         if fabric.is_global_zero:
@@ -269,7 +276,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, owed, trainer.tensorboard, also)
     results = None
     try:
-        with tracking(tracker), saving(Saver(out, trainer.keep_checkpoints, announce, background=background)) as saver:
+        with tracking(tracker), saving(Saver(out, trainer.keep_checkpoints, announce, background)) as saver:
             if checkpoint is not None:
                 tracker.say(f"going on from {checkpoint}")
             fabric.call("on_train_start", loop=loop, model=run.model)
@@ -284,11 +291,8 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
         fabric.call("on_train_end", step=loop.step, evaluation=None)
         raise
     if results is not None:
-        with loop.averaged(), stop.deferred():
-            write_model = run.model_writer()
-            if fabric.is_global_zero:
-                replace_folder(out / "model", write_model)
-                write_json(out / EVALUATION_FILE, results.to_json())
+        with stop.deferred():
+            run.write_results(results)
     fabric.barrier()
     fabric.call("on_train_end", step=loop.step, evaluation=results)
     return results
