@@ -107,7 +107,7 @@ def test_each_process_writes_its_share(runs: Path) -> None:
     shares = sorted((find_checkpoints(runs / "pieces")[-1] / "training").iterdir())
     sizes = [path.stat().st_size for path in shares]
     assert len(sizes) == 2
-    assert min(sizes) > 0.8 * max(sizes)
+    assert min(sizes) > 0.5 * max(sizes)
 
 
 def test_a_state_is_taken_apart_and_put_together(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_state_is_taken_apart_and_put_together(tmp_path: Path) -> None:
 
 def test_a_training_state_of_one_file_goes_on(small_run: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """As the version before wrote it, with all tensors in `training.pt`."""
-    options = ("optim.ema_decay=0.9", "optim.schedule=constant", "trainer.max_steps=2", "trainer.checkpoint_every=1")
+    options = ("optim.ema_decay=0.9", "optim.schedule=constant", "optim.warmup=0", "trainer.max_steps=2")
     straight, run = small_run("straight", *options), small_run("run", *options)
     train(straight)
     train(small_run("run", *options, "trainer.max_steps=1"))
