@@ -32,6 +32,7 @@ EXACT += [
     "optim.schedule=constant",
     "optim.ema_decay=0.6",
     "optim.eps=1e-4",
+    "optim.warmup=0",
 ]
 EXACT += ["optim.max_norm=0.5", "optim.frozen=[backbone.image_stream.patch_embed]", "trainer.accumulate=2"]
 EXACT += ["trainer.max_steps=4", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "trainer.threads=1"]
