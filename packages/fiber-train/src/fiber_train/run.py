@@ -186,7 +186,10 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     model, report = build_model(task, samples, processor)
     model.processor = processor
     if checkpoint is not None:
-        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        weights = load_file(checkpoint / "model.safetensors")
+        if weights[next(model.named_parameters())[0]].dtype == torch.float64:
+            model.double()  # else they would pass float32
+        model.load_state_dict(weights)
     dataset, sampling = make_training_set(task, samples, processor, model)
     data = build_training_data(config, dataset, fabric, task.make_collator(processor, True), sampling)
     trainer = _with_steps(config.trainer, data)
