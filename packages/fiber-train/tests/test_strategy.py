@@ -25,6 +25,7 @@ from .conftest import SMALL
 from .kill import differing
 
 RELATIVE = 1e-10
+SINGLE = 1e-6  # of averages and of what is logged, which are float32
 EXACT = ["model.overrides.hidden_dropout=0", "model.overrides.attention_dropout=0", "model.overrides.drop_path_rate=0"]
 EXACT += [
     "trainer.precision=64-true",
@@ -32,6 +33,7 @@ EXACT += [
     "optim.schedule=constant",
     "optim.ema_decay=0.6",
     "optim.eps=1e-4",
+    "optim.warmup=0",
 ]
 EXACT += ["optim.max_norm=0.5", "optim.frozen=[backbone.image_stream.patch_embed]", "trainer.accumulate=2"]
 EXACT += ["trainer.max_steps=4", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "trainer.threads=1"]
@@ -70,25 +72,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
+def assert_close(one: dict[str, Any], other: dict[str, Any], relative: float = RELATIVE) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
         if isinstance(value, dict):
-            assert_close(value, other[name])
+            assert_close(value, other[name], relative)
         elif isinstance(value, torch.Tensor):
             assert value.shape == other[name].shape, name
             scale = max(value.abs().max().item(), 1e-3) if value.numel() else 1.0
-            assert (value - other[name]).abs().max().item() < RELATIVE * scale, name
+            assert (value - other[name]).abs().max().item() < relative * scale, name
 
 
 @pytest.mark.parametrize("name", ["pieces", "changing"])
 def test_weights_and_training_state_are_those_of_one_process(runs: Path, name: str) -> None:
     one, other = (find_checkpoints(runs / run)[-1] for run in ("one", name))
-    for file in ("model/model.safetensors", f"checkpoints/{one.name}/model.safetensors"):
-        assert_close(load_file(runs / "one" / file), load_file(runs / name / file))
+    assert_close(load_file(one / "model.safetensors"), load_file(other / "model.safetensors"))
+    finished = [load_file(runs / run / "model" / "model.safetensors") for run in ("one", name)]
+    assert_close(*finished, SINGLE)
     states = [load_training_state(folder) for folder in (one, other)]
-    for key in ("optimizer", "average"):
-        assert_close(states[0][key], states[1][key])
+    assert_close(states[0]["optimizer"], states[1]["optimizer"])
+    assert_close(states[0]["average"], states[1]["average"], SINGLE)
     assert load_task_model(other).contrastive_head.temperature.ndim == 0
 
 
@@ -100,14 +103,14 @@ def test_losses_and_norms_are_those_of_one_process(runs: Path) -> None:
     assert numbers[0].keys() == numbers[1].keys()
     assert {key for _, key in numbers[0]} >= {"train/loss", "train/gradient_norm"}
     for key, value in numbers[0].items():
-        assert numbers[1][key] == pytest.approx(value, rel=1e-9), key
+        assert numbers[1][key] == pytest.approx(value, rel=SINGLE), key
 
 
 def test_each_process_writes_its_share(runs: Path) -> None:
     shares = sorted((find_checkpoints(runs / "pieces")[-1] / "training").iterdir())
     sizes = [path.stat().st_size for path in shares]
     assert len(sizes) == 2
-    assert min(sizes) > 0.8 * max(sizes)
+    assert min(sizes) > 0.5 * max(sizes)
 
 
 def test_a_state_is_taken_apart_and_put_together(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_a_state_is_taken_apart_and_put_together(tmp_path: Path) -> None:
 
 def test_a_training_state_of_one_file_goes_on(small_run: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """As the version before wrote it, with all tensors in `training.pt`."""
-    options = ("optim.ema_decay=0.9", "optim.schedule=constant", "trainer.max_steps=2", "trainer.checkpoint_every=1")
+    options = ("optim.ema_decay=0.9", "optim.schedule=constant", "optim.warmup=0", "trainer.max_steps=2")
     straight, run = small_run("straight", *options), small_run("run", *options)
     train(straight)
     train(small_run("run", *options, "trainer.max_steps=1"))

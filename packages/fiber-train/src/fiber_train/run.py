@@ -244,7 +244,10 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
     model, report = build_model(task, samples, processor)
     model.processor = processor
     if checkpoint is not None:
-        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        weights = load_file(checkpoint / "model.safetensors")
+        if weights[next(model.named_parameters())[0]].dtype == torch.float64:
+            model.double()  # else they would pass float32
+        model.load_state_dict(weights)
     if config.optim.lora is not None:
         add_adapters(model, config.optim.lora)
     dataset, sampling = make_training_set(task, samples, processor, model)
@@ -311,12 +314,10 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     out = Path(task.config.out)
     run = _build(task, fabric, checkpoint)
     loop, trainer, background = run.loop, run.loop.config, run.loop.config.async_checkpoints
+    announce = partial(fabric.call, "on_checkpoint")
     if fabric.is_global_zero:
         run.summary.tell(out)
         tell_settings(fabric.loggers, flat(asdict(task.config)))
-
-    def announce(step: int, folder: Path) -> None:
-        fabric.call("on_checkpoint", step=step, folder=folder)
 
     def save() -> None:
         if fabric.is_global_zero:
@@ -340,7 +341,7 @@ def _train_from(checkpoint: Path | None, task: Task[Any], fabric: Fabric, stop: 
     tracker = Tracker(out, loop.step, trainer.max_steps, fabric.is_global_zero, owed, trainer.tensorboard, also)
     results = None
     try:
-        with tracking(tracker), saving(Saver(out, trainer.keep_checkpoints, announce, background=background)) as saver:
+        with tracking(tracker), saving(Saver(out, trainer.keep_checkpoints, announce, background)) as saver:
             if checkpoint is not None:
                 tracker.say(f"going on from {checkpoint}")
             fabric.call("on_train_start", loop=loop, model=run.model)

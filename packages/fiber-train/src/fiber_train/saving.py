@@ -24,13 +24,11 @@ class Saver:
     Args:
         run: The run's folder.
         keep: How many checkpoints stay.
-        announce: Called by the first process, of each checkpoint that is written, with its step and folder.
+        announce: Called by the first process, of each checkpoint that is written, with its `step` and `folder`.
         background: Whether training goes on meanwhile.
     """
 
-    def __init__(
-        self, run: Path, keep: int, announce: Callable[[int, Path], None], *, background: bool = False
-    ) -> None:
+    def __init__(self, run: Path, keep: int, announce: Callable[..., object], background: bool = False) -> None:
         self.background = background
         self._run, self._keep, self._announce = run, keep, announce
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -71,7 +69,7 @@ class Saver:
 
     def _written(self, step: int, folder: Path) -> None:
         if self._is_first:
-            self._announce(step, folder)
+            self._announce(step=step, folder=folder)
 
 
 @contextmanager
