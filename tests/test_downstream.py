@@ -26,6 +26,7 @@ from fiber_data.scenes import generate_scenes
 from fiber_eval.cli import main as score
 from fiber_heads import AutoFiber, FiberForCaptioning, FiberForPretraining
 from fiber_train import load_config, load_model, train
+from fiber_train.checkpoint import load_training_state
 from fiber_train.cli import main
 from PIL import Image
 from visual_entailment.formats import map_captions
@@ -236,7 +237,7 @@ def test_rows_optimizer_schedule_logger_and_callback_from_python(recipe: Path, d
     assert rows["dev"].decoded == 2 * 16, "two batches, the second one filled up"
     assert steps.evaluations[-1].to_json() == evaluation.to_json()
     assert [logger.numbers[step]["train/loss"] for step in (1, 2, 3)] == pytest.approx(steps.losses)
-    state = torch.load(tmp_path / "run/checkpoints/step-000003/training.pt", weights_only=True)
+    state = load_training_state(tmp_path / "run/checkpoints/step-000003")
     assert {name for each in state["optimizer"]["state"].values() for name in each} == {"momentum_buffer"}
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.5 * (2 / 3) ** 0.5)
 

@@ -11,23 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from fiber_data import load_image, read_grounding
+from fiber_data import load_image
 from fiber_eval import detection, lvis, phrase_grounding, referring
-from fiber_heads import FiberForGrounding
-from fiber_heads.grounding.detections import Detections
 from fiber_train.checkpoint import load_model, load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.divergence import NonFiniteLossError
-from fiber_train.drawing import draw_detections, label_colors
 from fiber_train.evaluation import Evaluation
 from fiber_train.report import write_report
 from fiber_train.run import train
 from fiber_train.tasks.base import make_task
 from fiber_train.tasks.find import task_of_model
-from fiber_train.tasks.grounding.boxes import BoxData, worded_categories
+from fiber_train.tasks.grounding.boxes import worded_categories
 from fiber_train.tasks.grounding.evaluation import describe
-from fiber_train.tasks.grounding.examples import show_boxes
 from fiber_train.tasks.grounding.task import usual_copies
 from fiber_train.tracking import read_metrics
 from lightning_fabric import Fabric
@@ -382,43 +378,10 @@ def test_boxes_of_a_folder_are_read_by_others(finetune, scenes: Path, tmp_path: 
     ]
 
 
-def test_a_report_tells_right_boxes_from_wrong_ones(finetune, scenes: Path) -> None:
-    """A box on the right thing under another phrase is wrong."""
-    model, _ = load_model(finetune("flickr", *CAPTIONS))
-    (sample, *_) = (each for each in read_grounding(scenes, "val") if len(each["phrases"]) == 2)
-    rows = [
-        next(box for box, own in zip(sample["boxes"], sample["spans"], strict=True) if own == phrase)
-        for phrase in sample["phrases"]
-    ]
-
-    def marks(labels: list[int]) -> list[str]:
-        found = Detections(torch.tensor(rows), torch.tensor([0.9, 0.8]), torch.tensor(labels), ["a", "b"])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(FiberForGrounding, "ground", lambda *_, **__: [found])
-            shown = show_boxes(model, BoxData(captions={"scenes": [sample]}), 1)
-        (image,) = shown.examples[0].images
-        assert sum(mark.kind == "true" for mark in image.marks) == 2
-        return [f"{mark.kind} {mark.label}" for mark in image.marks if mark.kind != "true"]
-
-    assert marks([0, 1]) == ["right ✓1 0.90", "right ✓2 0.80"]
-    assert marks([1, 0]) == ["wrong ✗2 0.90", "wrong ✗1 0.80"]
-
-
 def test_a_report_of_categories(finetune, tmp_path: Path) -> None:
     html = write_report(finetune("coco"), tmp_path / "report.html", num_examples=2).read_text()
     assert html.count('<div class="card">') == 2
     assert 'class="mark-true"' in html
-
-
-def test_detections_are_drawn_where_they_are(scenes: Path) -> None:
-    image = load_image(next((scenes / "images" / "val").glob("*.png")))
-    boxes = torch.tensor([[10.0, 20.0, 40.0, 50.0]])
-    found = {"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "text_labels": ["circle"]}
-    drawn = draw_detections(image, found)
-    assert drawn.getpixel((39, 40)) == label_colors(2)[1]
-    assert drawn.getpixel((50, 60)) == tuple(image[:, 60, 50].tolist())
-    nothing = {name: value[:0] for name, value in found.items()}
-    assert torch.equal(load_image(draw_detections(image, nothing)), image)
 
 
 def test_the_model_answers_as_its_evaluation_does(finetune, scenes: Path) -> None:

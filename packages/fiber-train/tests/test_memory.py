@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fiber_train.launch import build_fabric
 from fiber_train.memory import PeakMemory, estimate_memory, estimate_run
-from fiber_train.run import _build, build_fabric
+from fiber_train.run import _build
 from fiber_train.tasks.base import make_task
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

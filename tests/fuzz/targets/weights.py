@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -187,9 +188,9 @@ class TrainingStateTarget(BuiltTarget):
     def build(self, folder: Path) -> None:
         CheckpointTarget(self.name).build(folder)
         checkpoint = folder / "checkpoints" / "step-000001"
-        (checkpoint / "training.pt").rename(folder / "training.pt")
-        for path in checkpoint.iterdir():
-            path.unlink()
+        for name in ("training.pt", "training"):
+            (checkpoint / name).rename(folder / name)
+        shutil.rmtree(checkpoint)
 
     def read(self, folder: Path) -> Any:
         from fiber_train.checkpoint import load_training_state

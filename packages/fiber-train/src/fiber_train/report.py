@@ -164,7 +164,7 @@ def _task(run: Path, folder: Path, data: str | Path | None, trusted: Sequence[st
 
 def _measure(task: Task[Any], model: Any, split: str) -> Evaluation:
     """An evaluation of one more split."""
-    from fiber_train.run import build_fabric
+    from fiber_train.launch import build_fabric
 
     fabric = build_fabric(task)
     return task.measure(model.to(fabric.device), task.samples(split), model.processor, fabric)

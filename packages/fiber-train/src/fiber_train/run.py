@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from fiber_heads import TaskModel
 from fiber_heads.sharding import whole, whole_state
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
@@ -32,10 +30,11 @@ from fiber_train.divergence import NonFiniteLossError
 from fiber_train.ema import WeightAverage
 from fiber_train.evaluation import EVALUATION_FILE, Evaluation, write_json, write_predictions
 from fiber_train.final_test import measure_test, task_of_test
-from fiber_train.launch import as_launched, environment
+from fiber_train.launch import build_fabric
 from fiber_train.loggers import load_loggers, tell_settings
 from fiber_train.loop import Loop
 from fiber_train.lora import add_adapters, merged
+from fiber_train.memory import estimate_run
 from fiber_train.mixture import check_training, make_training_set, read_held_out, texts
 from fiber_train.optim import build_optimizer, freeze
 from fiber_train.peers import ending_together
@@ -46,7 +45,6 @@ from fiber_train.saving import Saver, saving
 from fiber_train.schedule import PlateauSchedule, build_scheduler
 from fiber_train.source_losses import SourceLosses
 from fiber_train.stopping import Stopped, StopRequest, say, stopping
-from fiber_train.strategy import make_strategy
 from fiber_train.summary import Summary, summarize
 from fiber_train.tasks.base import Samples, Task, check_monitor, make_task
 from fiber_train.tasks.find import write_task
@@ -54,8 +52,6 @@ from fiber_train.throughput import Throughput
 from fiber_train.tracking import Tracker, read_metrics, tracking
 from fiber_train.unreadable import Unreadable
 from fiber_train.writing import Content, replace_folder
-
-FIRST_PROCESS = "FIBER_FIRST_PROCESS"  # its id, in the environment of those that it starts
 
 
 def train(
@@ -112,7 +108,9 @@ def dry_run(
     task: type[Task[Any]] | Task[Any] | None = None,
     samples: Samples | None = None,
 ) -> Summary:
-    """Builds all that `train` would begin with, in one process and without writing to `config.out`.
+    """Builds all that `train` would begin with, and estimates a step's memory, without writing to `config.out`.
+
+    In one process, which computes two small batches for the estimate.
 
     Args:
         config: As of `train`, like the others.
@@ -131,54 +129,10 @@ def dry_run(
         build_fabric(made, launch=False)  # says what this machine does not have
         alone = copy(made)
         alone.config = replace(made.config, trainer=replace(config.trainer, devices=1, num_nodes=1, strategy="auto"))
-        return _build(made, build_fabric(alone), None).summary
-
-
-def build_fabric(
-    task: Task[Any],
-    callbacks: Sequence[Any] = (),
-    loggers: Sequence[Logger] = (),
-    stop: StopRequest | None = None,
-    *,
-    launch: bool = True,
-) -> Fabric:
-    """Devices, processes and precision, launched; processes launched here are told of `stop`, and tell of theirs.
-
-    Where a launcher started the process, the task's configuration gets its devices and hosts.
-    """
-    trainer = task.config.trainer = as_launched(task.config.trainer)
-    several = trainer.devices * trainer.num_nodes > 1
-    unused = several and task.needs_unused_parameters()
-    try:
-        fabric = Fabric(
-            accelerator=trainer.accelerator,
-            devices=trainer.devices,
-            num_nodes=trainer.num_nodes,
-            strategy=make_strategy(trainer.strategy, trainer.precision, several=several, unused=unused),
-            precision=trainer.precision,  # type: ignore[arg-type]
-            plugins=environment(),  # type: ignore[arg-type]
-            callbacks=list(callbacks),
-            loggers=list(loggers),
-        )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise ValueError(
-            f"trainer.accelerator={trainer.accelerator}, devices={trainer.devices}, strategy={trainer.strategy}, "
-            f"precision={trainer.precision} cannot be had here: {error!s:.300}"
-        ) from error
-    if stop is not None:
-        _tell_each_other(fabric, stop)
-    if launch:
-        fabric.launch()
-    return fabric
-
-
-def _tell_each_other(fabric: Fabric, stop: StopRequest) -> None:
-    """The process that Fabric starts others from tells them that it was asked to stop, and they tell it."""
-    if os.environ.get(FIRST_PROCESS) == str(os.getppid()):
-        stop.peers, stop.status = [os.getppid()], 0  # with another status, Fabric would kill the first process
-    elif (launcher := getattr(fabric.strategy, "launcher", None)) is not None:
-        stop.launched = getattr(launcher, "procs", [])
-        os.environ[FIRST_PROCESS] = str(os.getpid())
+        fabric = build_fabric(alone)
+        run = _build(made, fabric, None)
+        run.summary.lines.append(f"memory of a step: {estimate_run(made, run.model, run.data, run.processor, fabric)}")
+        return run.summary
 
 
 @dataclass

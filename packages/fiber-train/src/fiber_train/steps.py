@@ -19,8 +19,9 @@ from fiber_data.scenes import generate_scenes
 from fiber_train.checkpoint import find_model, load_model
 from fiber_train.config import TrainConfig, to_yaml
 from fiber_train.evaluation import EVALUATION_FILE, read_evaluation, write_json
+from fiber_train.launch import build_fabric
 from fiber_train.ownership import find_damage, read_marker
-from fiber_train.run import build_fabric, train
+from fiber_train.run import train
 from fiber_train.run_folder import FREE_SETTINGS, flat
 from fiber_train.stopping import STATUS, say, stopping
 from fiber_train.submission import judge_submission

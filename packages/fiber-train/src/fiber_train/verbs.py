@@ -105,9 +105,9 @@ def evaluate(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _evaluate(options: Namespace) -> int:
     from fiber_train.checkpoint import find_model, load_model
     from fiber_train.evaluation import write_json
+    from fiber_train.launch import build_fabric
     from fiber_train.outputs import claim_file, claim_folder, is_evaluation
     from fiber_train.peers import ending_together
-    from fiber_train.run import build_fabric
     from fiber_train.stopping import say, stopping
     from fiber_train.submission import judge_submission
     from fiber_train.tasks.find import task_of_model

@@ -18,8 +18,9 @@ from yaml import safe_load
 from fiber_train.checkpoint import load_model
 from fiber_train.config import load_config
 from fiber_train.evaluation import Evaluation, write_json
+from fiber_train.launch import build_fabric
 from fiber_train.ownership import check_ours, locked, mark
-from fiber_train.run import build_fabric, train
+from fiber_train.run import train
 from fiber_train.stopping import say
 from fiber_train.tasks.base import check_monitor
 from fiber_train.tasks.find import task_of_model
