@@ -52,18 +52,18 @@ def test_whole_forward_compiles_without_a_break(tiny: FiberBackbone, batch: dict
     torch.testing.assert_close(compiled(**batch).pooled, tiny(**batch).pooled)
 
 
-def test_compiled_blocks_have_the_same_gradients(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:
-    """Without a graph break, recomputed too, for images and texts of other sizes, and without other names of weights."""
+def test_compiled_blocks_have_the_same_gradients(batch: dict[str, Tensor]) -> None:
+    """Without a graph break, recomputed too, and without other names of weights."""
     torch._dynamo.reset()
-    smaller = {name: value[:2, ..., :9] if value.ndim == 2 else value[:2, ..., :32] for name, value in batch.items()}
+    tiny = fiber_tiny(depths=(1, 1, 2), image_num_heads=(1, 2, 4), num_hidden_layers=2, num_fusion_blocks=1)
     names, gradients = list(tiny.state_dict()), []
     tiny.train()
-    for way in ("eager", "compiled", "compiled and recomputed"):
+    for way in ("eager", "compiled and recomputed"):
         if way != "eager":
             tiny.compile_blocks(backend="eager", fullgraph=True)
         tiny.set_gradient_checkpointing(way.endswith("recomputed"))
         tiny.zero_grad()
-        sum(tiny(**each).pooled.square().sum() for each in (batch, smaller)).backward()
+        tiny(**batch).pooled.square().sum().backward()
         learned = ((name, parameter.grad) for name, parameter in tiny.named_parameters())
         gradients.append({name: gradient.clone() for name, gradient in learned if gradient is not None})
     assert list(tiny.state_dict()) == names
