@@ -48,7 +48,7 @@ def test_later_overrides_win_and_types_are_converted(tmp_path: Path) -> None:
     ("trainr.devices=2", r"no setting is called 'trainr'; did you mean 'trainer'\?"),
     ("trainer=5", r"trainer is a group of settings, not one; write trainer.NAME="),
     ("trainer.max_steps=many", "trainer.max_steps: .*many.*"),
-    ("optim.schedule=steps", "optim.schedule must be 'linear', 'cosine', 'step' or 'constant', is 'steps'"),
+    ("optim.schedule=steps", "optim.schedule must be 'linear', 'cosine', 'step', 'constant' or 'plateau', is 'steps'"),
     ("trainer.batch_size=4095", r"trainer.batch_size \(4095\) must be a multiple of .*\(64 x 2 x 1\)"),
     ("trainer.log_every=0", "trainer.log_every must be at least 1, is 0"),
     ("model.text_weights=null", "model.image_weights and model.text_weights go together"),

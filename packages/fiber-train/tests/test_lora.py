@@ -66,14 +66,14 @@ def test_what_learns(coarse: Path) -> None:
         for name, layer in model.named_modules()
         if name.startswith("backbone.text_stream.") and name.endswith(".query")
     ]
-    add_adapters(model, LoraConfig(rank=3, targets=["backbone.text_stream.*.query"], whole=["itm_head", "*.gate"]))
+    add_adapters(model, LoraConfig(rank=3, targets=["backbone.text_stream.*.query"], whole=["matching_head", "*.gate"]))
     learns = {name: value for name, value in model.named_parameters() if value.requires_grad}
     adapters = {name: value for name, value in learns.items() if "lora_" in name}
     assert sum(value.numel() for value in adapters.values()) == sum(
         3 * (layer.in_features + layer.out_features) for layer in queries
     )
     assert learns.keys() - adapters.keys() == {
-        name for name in names if name.startswith("itm_head.") or name.endswith(".gate")
+        name for name in names if name.startswith("matching_head.") or name.endswith(".gate")
     }
     assert heads & learns.keys() < heads
     with merged(model):

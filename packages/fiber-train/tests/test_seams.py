@@ -346,7 +346,7 @@ def test_verbs_are_listed_without_an_import_and_run(distribution: Path, capsys) 
         main(["--help"])
     listed = " ".join(capsys.readouterr().out.split())
     assert "heavy-judge judge 100% of it" in listed
-    assert "refer find the one thing that an expression describes, and draw boxes" in listed
+    assert "refer find the one thing that an expression describes, and draw its box on request" in listed
     assert main(["judge", "four"]) == 4
     with pytest.raises(RuntimeError, match="imported"):
         main(["heavy-judge"])

@@ -234,8 +234,8 @@ def test_evaluations_of_both_stages_say_what_they_leave_out(
 @pytest.mark.parametrize("recipe", ["fine", "vqa", "nlvr2", "caption_mle", "quickstart"])
 def test_images_that_are_not_there_lower_the_coverage(recipe: str, prepared, scenes: Path, tmp_path: Path) -> None:
     """Left out when annotations are read, they stand in the lines and numbers of every evaluation."""
-    task, model, processor, _, _ = prepared(recipe, f"data.root={tmp_path / 'data'}")
     shutil.copytree(scenes, tmp_path / "data")
+    task, model, processor, _, _ = prepared(recipe, f"data.root={tmp_path / 'data'}")
     first = read_nlvr2(scenes, "val")[0]["images"][0] if recipe == "nlvr2" else read_captions(scenes, "val")[0]["image"]
     (tmp_path / "data" / Path(first).relative_to(scenes)).unlink()
     whole, samples = make_task(replace_root(task, scenes)).samples("val"), task.samples("val")

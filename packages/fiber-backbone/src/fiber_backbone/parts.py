@@ -272,8 +272,8 @@ class BackboneParts(PretrainedModel):
     def depths(self) -> dict[str, int]:
         """By name of each parameter, how deep below the top of its stream it is.
 
-        0 for what follows the blocks, the number of blocks for the first one, 1 more for embeddings. What the streams
-        read of each other is where it is inserted.
+        1 for the last block and what follows it, the number of blocks for the first one, 1 more for embeddings, as timm
+        counts. What the streams read of each other is where it is inserted; 0 for what is in neither stream.
         """
         streams: dict[str, tuple[int, Stream]]
         streams = {"image_stream": (0, self.image_stream), "text_stream": (1, self.text_stream)}
@@ -286,7 +286,7 @@ class BackboneParts(PretrainedModel):
             side, stream = streams[owner]
             count, pair = len(stream.sizes.dims), re.match(r"cross_attention\.(\d+)\.", rest)
             if pair is None:
-                found[name] = count - stream.block_of(rest)
+                found[name] = count - min(stream.block_of(rest), count - 1)
             else:
                 found[name] = count - self.pairs[int(pair[1])][side] if self.pairs else 0
         return found

@@ -115,8 +115,7 @@ class Loop:
             while self.step < self.config.max_steps and not self.progress.is_over:
                 began = time.perf_counter()
                 try:
-                    with nullcontext() if self.throughput is None else self.throughput.counted():
-                        values, ids = self._step(self._patient(batches, stop))
+                    values, ids = self._step(self._patient(batches, stop))
                 except Stopped:
                     if stop.insisted:
                         raise
@@ -173,6 +172,8 @@ class Loop:
         for part in batches:
             self.unreadable.note(part)
             parts.append(part)
+        if self.throughput is not None:
+            self.throughput.count(self.model, parts)
         passes = self.model.module.passes(parts)
         for number, batch in enumerate(passes):
             torch.manual_seed(derive_seed(self.config.seed, self.step, number, self.fabric.global_rank))

@@ -230,7 +230,7 @@ def _build(task: Task[Any], fabric: Fabric, checkpoint: Path | None) -> _Run:
         Unreadable(config.data.max_unreadable),
         SourceLosses([source.name for source in config.data.sources]),
         Progress(task.keeps_best_by, trainer.patience, scheduler if isinstance(scheduler, PlateauSchedule) else None),
-        Throughput.of(trainer, fabric.device, config.model.gradient_checkpointing),
+        Throughput.of(trainer, fabric.device),
     )
     if checkpoint is not None:
         loop.load_state_dict(load_training_state(checkpoint, loop.pieces))

@@ -1,7 +1,8 @@
 """How fast a run is, without a wait for the device of its own: samples, operations, memory; and when it will end.
 
 A span between two rows of `metrics.csv` begins and ends where the loop waits for the device anyway, so that its seconds
-are the device's. Operations are counted once, in the first step of a process, which calls them as they are.
+are the device's. Operations are counted once, in a forward pass before the first step of a process: to watch the step
+itself would change how torch computes it, and with that the last bits.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,8 +66,8 @@ class Throughput:
         max_steps: Of the run.
         device: Of the process.
         precision: Of the run.
-        recomputes: Whether blocks are computed again in the backward pass, which does not count as the model's work.
-        operations: Of one step of this process; None before they are counted.
+        operations: Of one step of this process: three times those of its forward passes, since a backward pass has twice
+            as many; None before they are counted, 0 if they cannot be.
         steps: Of the span.
     """
 
@@ -74,7 +75,6 @@ class Throughput:
     max_steps: int
     device: torch.device
     precision: str = "32-true"
-    recomputes: bool = False
     operations: float | None = None
     steps: int = 0
     _seen: int = 0
@@ -82,19 +82,25 @@ class Throughput:
     _before: float = 0.0  # seconds of the spans before
 
     @classmethod
-    def of(cls, trainer: TrainerConfig, device: torch.device, recomputes: bool) -> Throughput:
+    def of(cls, trainer: TrainerConfig, device: torch.device) -> Throughput:
         """Of a run whose number of steps is known."""
-        return cls(trainer.batch_size, trainer.max_steps, device, trainer.precision, recomputes)
+        return cls(trainer.batch_size, trainer.max_steps, device, trainer.precision)
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Counts the operations of the step inside, if it is the first."""
+    def count(self, model: Any, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Counts the operations of a step of these parts, once.
+
+        Args:
+            model: In training mode, as the loop calls it.
+            parts: Batches, of which the first is computed, without gradients and as in an evaluation.
+        """
         if self.operations is not None:
-            yield
             return
-        with _Operations() as counter:
-            yield
-        self.operations = counter.total * (0.75 if self.recomputes else 1)  # of four passes, two of them backward
+        counter = _Operations()
+        model.eval()
+        with torch.no_grad(), counter, suppress(Exception):  # what ends it ends the step too, which tells of it
+            model(**parts[0])
+        model.train()
+        self.operations = 3 * len(parts) * counter.total
 
     def advance(self, done: int, elapsed: float) -> str | None:
         """Notes a step; gives the sentence on what the run will take, once that is known.

@@ -65,9 +65,15 @@ class DeformableConv(nn.Module):
                 f"{size[1]}) for an input of {tuple(x.shape)} at stride {self.stride}, got {tuple(offsets.shape)} and "
                 f"{tuple(modulation.shape)}"
             )
+        parts: tuple[Tensor, ...] = (x, offsets, modulation, self.weight, self.bias)
+        if x.dtype in (torch.float16, torch.bfloat16):  # in which places would be off by half a cell
+            parts = tuple(part.float() for part in parts)
+        image, places, factors, weight, bias = parts
         if self.path == "operator" or (self.path == "auto" and x.is_cuda):
-            return deform_conv2d(x, offsets, self.weight, self.bias, self.stride, padding=1, mask=modulation)
-        return plain_deformable_conv(x, offsets, modulation, self.weight, self.bias, self.stride)
+            y = deform_conv2d(image, places, weight, bias, self.stride, padding=1, mask=factors)
+        else:
+            y = plain_deformable_conv(image, places, factors, weight, bias, self.stride)
+        return y.to(x.dtype)
 
 
 def plain_deformable_conv(

@@ -44,7 +44,9 @@ class DynamicHead(nn.Module):
     def forward(self, levels: list[Tensor], extents: list[Extent]) -> list[Tensor]:
         """Maps (B, C, H_l, W_l) of all levels, zero outside what each image owns, to maps of the same kind."""
         with torch.autocast(levels[0].device.type, enabled=False):
-            levels = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in levels]
+            levels = [
+                x.to(self.blocks[0].offset.weight.dtype) for x in levels
+            ]  # float32, unless all weights are halved
             for block in self.blocks:
                 if self.gradient_checkpointing and self.training:
                     levels = checkpoint(block, levels, extents, use_reentrant=False, preserve_rng_state=False)
