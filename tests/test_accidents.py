@@ -131,4 +131,6 @@ def test_ctrl_c_ends_a_score_with_a_sentence(detections: list[object], tmp_path:
         process.send_signal(signal.SIGINT)
     status, said = told(process)
     assert "Traceback" not in said and said.count("\n") == 0
-    assert (status, said) == (STOPPED, "fiber-eval: stopped") or (status == 1 and str(pipe) in said)
+    # Interrupted in what an import gives to exec, Python ends by the signal, though the exception was caught.
+    stopped = status in (STOPPED, -signal.SIGINT) and said == "fiber-eval: stopped"
+    assert stopped or (status == 1 and str(pipe) in said)

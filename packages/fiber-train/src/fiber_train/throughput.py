@@ -66,7 +66,7 @@ class Throughput:
         max_steps: Of the run.
         device: Of the process.
         precision: Of the run.
-        operations: Of one step of this process: three times those of its forward passes, since a backward pass has twice
+        operations: Of one step of this process: three times those of its forward passes, as a backward pass has twice
             as many; None before they are counted, 0 if they cannot be.
         steps: Of the span.
     """

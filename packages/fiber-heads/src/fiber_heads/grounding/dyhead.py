@@ -44,9 +44,8 @@ class DynamicHead(nn.Module):
     def forward(self, levels: list[Tensor], extents: list[Extent]) -> list[Tensor]:
         """Maps (B, C, H_l, W_l) of all levels, zero outside what each image owns, to maps of the same kind."""
         with torch.autocast(levels[0].device.type, enabled=False):
-            levels = [
-                x.to(self.blocks[0].offset.weight.dtype) for x in levels
-            ]  # float32, unless all weights are halved
+            dtype = next(self.parameters()).dtype  # float32, unless all weights are halved
+            levels = [x.to(dtype) for x in levels]
             for block in self.blocks:
                 if self.gradient_checkpointing and self.training:
                     levels = checkpoint(block, levels, extents, use_reentrant=False, preserve_rng_state=False)
