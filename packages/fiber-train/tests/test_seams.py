@@ -323,7 +323,7 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "verbs.py").write_text(
         'def judge(parser):\n    """Judge."""\n    parser.add_argument("word")\n    return lambda options: len(options.word)\n'
     )
-    verbs = "[fiber.verbs]\nheavy-judge = stranger.heavy:judge\njudge = stranger.verbs:judge\n"
+    verbs = "[fiber.verbs]\nheavy-judge = stranger.heavy:judge\ncount-letters = stranger.verbs:judge\n"
     (info / "entry_points.txt").write_text(f"[fiber.tasks]\nodd = stranger.task:Odd\n{verbs}")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return package
@@ -347,7 +347,7 @@ def test_verbs_are_listed_without_an_import_and_run(distribution: Path, capsys) 
     listed = " ".join(capsys.readouterr().out.split())
     assert "heavy-judge judge 100% of it" in listed
     assert "refer find the one thing that an expression describes, and draw its box on request" in listed
-    assert main(["judge", "four"]) == 4
+    assert main(["count-letters", "four"]) == 4
     with pytest.raises(RuntimeError, match="imported"):
         main(["heavy-judge"])
     with pytest.raises(SystemExit, match="2"):
