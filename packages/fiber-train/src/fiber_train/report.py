@@ -123,8 +123,8 @@ def _section(
 ) -> _Section:
     title, first = next(iter(runs.items()))
     folder = find_model(first)
-    task = _task(first, folder, data, trusted)
     model, _ = load_model(folder, trusted=trusted)
+    task = _task(first, folder, model, data, trusted)
     samples = task.samples(task.config.data.eval_split)
     with torch.inference_mode():
         shown = task.show(model, samples, number)
@@ -150,16 +150,14 @@ def _section(
     )
 
 
-def _task(run: Path, folder: Path, data: str | Path | None, trusted: Sequence[str]) -> Task[Any]:
+def _task(run: Path, folder: Path, model: Any, data: str | Path | None, trusted: Sequence[str]) -> Task[Any]:
     """The task of a run's model, on the run's data."""
     own = read_recipe(run / CONFIG_FILE)
     root = Path(data or str(OmegaConf.select(own, "data.root")))
     if data is None and not root.exists():
         raise FileNotFoundError(f"{root}, the data of {run}, is not there; name the folder (--data)")
     split = OmegaConf.select(own, "data.eval_split")
-    return task_of_model(
-        folder, load_model(folder, trusted=trusted)[0], [f"data.root={root}", f"data.eval_split={split}"]
-    )
+    return task_of_model(folder, model, [f"data.root={root}", f"data.eval_split={split}"], trusted)
 
 
 def _measure(task: Task[Any], model: Any, split: str) -> Evaluation:
@@ -183,15 +181,12 @@ def _rows(evaluations: Sequence[Evaluation]) -> list[Row]:
 
 
 def _cell(measure: Measure) -> _Cell:
-    text, baseline = str(measure).rpartition(" (")[0] or str(measure), ""
-    if measure.baseline is not None:
+    if measure.baseline is None:
+        baseline, share = "", None
+    else:
         baseline = f"{measure.baseline_name or 'baseline'} {measure.baseline:.3f}{measure.unit}"
-    return _Cell(
-        text.split()[-1] if measure.baseline is None else f"{measure.value:.3f}{measure.unit}",
-        _share(measure.value, measure),
-        baseline,
-        None if measure.baseline is None else _share(measure.baseline, measure),
-    )
+        share = _share(measure.baseline, measure)
+    return _Cell(f"{measure.value:.3f}{measure.unit}", _share(measure.value, measure), baseline, share)
 
 
 def _share(value: float, measure: Measure) -> float | None:

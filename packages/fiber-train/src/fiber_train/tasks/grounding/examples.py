@@ -52,8 +52,7 @@ def _show_phrases(model: FiberForGrounding, sample: GroundingSample, shown: Show
     if show:
         missed = [number for number in range(len(spans)) if number not in {label for _, _, label in rows}]
         said = tuple(Said(f"{number + 1} {_words(sample, number)}: no box", None, False) for number in missed)
-        picture = show_image(image, marks)
-        shown.examples.append(Example((picture,), _numbered(sample["caption"], spans), said))
+        shown.examples.append(Example((show_image(image, marks),), _numbered(sample["caption"], spans), said))
 
 
 def _show_categories(model: FiberForGrounding, sample: Any, names: Mapping[int, str], shown: Shown, show: bool) -> None:
