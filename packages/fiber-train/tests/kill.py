@@ -37,6 +37,7 @@ SETTINGS = [
     "model.overrides.hidden_dropout=0.1",
     "task.model.queue_size=12",
     "data.num_workers=0",
+    "data.eval_split=0.2",
     "trainer.batch_size=4",
     "trainer.max_steps=7",
     "trainer.log_every=3",
@@ -47,17 +48,18 @@ SETTINGS = [
     "optim.warmup=2",
     "optim.ema_decay=0.9",
 ]
+TWO = ["trainer.devices=2", "trainer.async_checkpoints=true", "trainer.max_steps=4", "trainer.checkpoint_every=2"]
 KINDS: dict[str, list[str]] = {
     "one": [],
-    "ddp": ["trainer.strategy=ddp", "trainer.devices=2", "trainer.async_checkpoints=true"],
-    "fsdp": ["trainer.strategy=fsdp", "trainer.devices=2", "trainer.async_checkpoints=true"],
+    "ddp": ["trainer.strategy=ddp", *TWO],
+    "fsdp": ["trainer.strategy=fsdp", *TWO],
 }
 KEPT = ("model", "best", "evaluation.json")
 
 
 def make_data(folder: Path) -> Path:
     """A few scenes."""
-    return generate_scenes(folder, {"train": 20, "val": 20}, progress=False)
+    return generate_scenes(folder, {"train": 30, "val": 20}, progress=False)
 
 
 def start(data: Path, out: Path, kind: str) -> list[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,8 @@ Written by `nox -s results`: each recipe, laid over with `small`, on {SPLITS["tr
 minutes on a CPU, measured on {SPLITS["val"]} others. It shows that a recipe learns what its task asks for, not what the
 published sizes reach. Where a measure has no guess to be compared with, the baseline is the model {BEFORE}.
 
-| recipe | starts from | measure | reached | baseline | which is | steps | minutes | threads |
-|---|---|---|---|---|---|---|---|---|
+| recipe | starts from | measure | reached | baseline | which is | steps |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -148,16 +147,14 @@ def run(recipe: Recipe, out: Path) -> bool:
     done = Path(config.out) / DONE_FILE
     if done.is_file():
         return True
-    started = time.monotonic()
     found = train(config)
     if found is None:
         return False
-    seconds = time.monotonic() - started
     best = _chosen(make_task(config).keeps_best_by, found)
     if best.baseline is None:
         best = Measure(best.name, best.value, _before(recipe, out, best.name), BEFORE)
     result = {"name": best.name, "value": best.value, "baseline": best.baseline, "unit": best.unit}
-    result |= {"baseline_name": best.baseline_name, "seconds": seconds, "threads": THREADS}
+    result |= {"baseline_name": best.baseline_name}
     write_file(done, json.dumps(result, indent=2) + "\n")
     return True
 
@@ -190,7 +187,6 @@ def _rows(out: Path) -> Iterator[str]:
             baseline = "" if found["baseline"] is None else f"{found['baseline']:.3f}{found['unit']}"
             row = [f"`{recipe.name}`", f"`{recipe.start}`" if recipe.start else "nothing", found["name"]]
             row += [f"{found['value']:.3f}{found['unit']}", baseline, found["baseline_name"], str(recipe.steps)]
-            row += [f"{found['seconds'] / 60:.1f}", str(found["threads"])]
             yield f"| {' | '.join(row)} |\n"
 
 

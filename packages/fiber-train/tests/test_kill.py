@@ -26,10 +26,9 @@ def test_killed_and_resumed(straight: tuple[Path, Path, float], tmp_path: Path, 
     assert differing(whole, tmp_path / "killed") == []
 
 
-@pytest.mark.parametrize(("kind", "share"), [("ddp", 0.8), ("fsdp", 0.7)])
-def test_two_killed_and_resumed(straight: tuple[Path, Path, float], tmp_path: Path, kind: str, share: float) -> None:
+def test_two_killed_and_resumed(straight: tuple[Path, Path, float], tmp_path: Path) -> None:
     data, _, _ = straight
     began = time.monotonic()
-    finish(data, tmp_path / "whole", kind)
-    kill_and_resume(data, tmp_path / "killed", share * (time.monotonic() - began), kind)
+    finish(data, tmp_path / "whole", "fsdp")
+    kill_and_resume(data, tmp_path / "killed", 0.7 * (time.monotonic() - began), "fsdp")
     assert differing(tmp_path / "whole", tmp_path / "killed") == []

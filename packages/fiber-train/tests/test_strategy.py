@@ -35,7 +35,7 @@ EXACT += [
     "optim.eps=1e-4",
     "optim.warmup=0",
 ]
-EXACT += ["optim.max_norm=0.5", "optim.frozen=[backbone.image_stream.patch_embed]", "trainer.accumulate=2"]
+EXACT += ["data.eval_split=0.2", "optim.max_norm=0.5", "optim.frozen=[backbone.image_stream.patch_embed]", "trainer.accumulate=2"]
 EXACT += ["trainer.max_steps=4", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "trainer.threads=1"]
 BACKGROUND = "trainer.async_checkpoints=true"
 
@@ -59,7 +59,7 @@ def by_processes(world: int, runs: list[list[str]]) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of a run by one process, one in pieces, and one that every step goes on otherwise."""
     out = tmp_path_factory.mktemp("runs")
-    data = generate_scenes(out / "scenes", {"train": 24, "val": 20}, progress=False)
+    data = generate_scenes(out / "scenes", {"train": 40, "val": 20}, progress=False)
     options = [f"data.root={data}", *SMALL, *EXACT]
     train(load_config("quickstart", [*options, f"out={out / 'one'}"]))
     changing = [*options, f"out={out / 'changing'}"]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter, load, save
@@ -122,11 +124,17 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proce
     Raises:
         OSError: They cannot be written, here or elsewhere.
     """
+    if group is None:  # a file like a process's of several, without what it takes to plan them
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "tensors.safetensors")
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        return
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
+            save(dict(tensors), storage_writer=writer, process_group=group)
         except CheckpointException as error:
             first = next(iter(error.failures.values()))[0]
             raise (first if isinstance(first, OSError) else OSError(str(first))) from error
