@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
 
 def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Run a recipe; the same command goes on after an interruption."""
-    parser.add_argument("recipe", help="name of a recipe (coarse, vqa, caption_mle, ...) or path of a YAML file")
+    """Train on your own data (captions, vqa or detect, and a folder), or run a recipe; the same command goes on."""
+    parser.add_argument(
+        "recipe",
+        help="captions, vqa or detect, followed by the folder of your data; else the name of a recipe (coarse, vqa, "
+        "caption_mle, ...) or the path of a YAML file",
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
         help="settings, such as data.root=DATA out=runs/a trainer.devices=8; a word without = is a further recipe, "
         "laid over those before it",
     )
+    parser.add_argument("--checkpoint", help="what to start from: a run, a file of the original, or a name on the hub")
+    parser.add_argument("--out", help="folder of the run; of your own data runs/NAME-FOLDER without it")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     parser.add_argument(
         "--dry-run", action="store_true", help="build everything, print what the run would be, and stop"
@@ -36,8 +42,7 @@ def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _train(options: Namespace) -> int:
     from fiber_train.config import load_config, resolved_yaml
 
-    layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
-    overrides = [word for word in options.overrides if "=" in word]
+    layers, overrides = _named(options)
     if options.trust:
         overrides.append(f"model.trusted={json.dumps(options.trust)}")
     if options.print_config:
@@ -61,6 +66,21 @@ def _train(options: Namespace) -> int:
 
         _print_once(f"\nbest weights on {split}\n{task.summary(read_evaluation(Path(config.out) / 'test'))}")
     return 0
+
+
+def _named(options: Namespace) -> tuple[list[str], list[str]]:
+    """The recipes and the settings that were typed."""
+    from fiber_train.own_data import is_own, local, resolve_own
+
+    own = is_own(options.recipe, options.overrides)
+    checkpoint = local(options.checkpoint) if options.checkpoint else None
+    if own:
+        layers, words = resolve_own(options.recipe, options.overrides, checkpoint)
+    else:
+        layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
+        words = [f"model.checkpoint={checkpoint}"] if checkpoint else []
+        words += [word for word in options.overrides if "=" in word]
+    return layers, [*words, *([f"out={options.out}"] if options.out else [])]
 
 
 def recipes(parser: ArgumentParser) -> Callable[[Namespace], int]:
