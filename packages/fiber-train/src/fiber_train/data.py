@@ -30,7 +30,6 @@ from fiber_train.original import ORIGINAL_TOKENIZER
 from fiber_train.stopping import leave_signals_to_parent
 from fiber_train.writing import replace_folder, restore
 
-
 AUTO = "auto"  # as data.tokenizer
 
 

@@ -56,10 +56,13 @@ KINDS = {
 
 
 def is_own(recipe: str, words: Sequence[str]) -> bool:
-    """Whether a folder of one's own is meant: by a name that is no recipe, or by the folder that follows it."""
+    """Whether a folder of one's own is meant: by a name that is no recipe, or by a folder after one that is."""
     if recipe not in KINDS:
         return False
-    return recipe not in (known := find_recipes()) or bool(words and "=" not in words[0] and words[0] not in known)
+    if recipe not in (known := find_recipes()):
+        return True
+    first = words[0] if words else ""
+    return "=" not in first and first not in known and ("://" in first or first.endswith("/") or Path(first).is_dir())
 
 
 def resolve_own(name: str, words: Sequence[str], checkpoint: str | None) -> tuple[list[str], list[str]]:
@@ -89,8 +92,8 @@ def resolve_own(name: str, words: Sequence[str], checkpoint: str | None) -> tupl
     if checkpoint:
         found.append(f"model.checkpoint={checkpoint}")
     settings = dict(word.split("=", 1) for word in [*found, *typed])
-    start = settings.get("model.checkpoint")
-    is_large = not set(layers).isdisjoint(LARGE_RECIPES) or (start is not None and _is_large(start))
+    start = settings.get("model.checkpoint", "null")
+    is_large = not set(layers).isdisjoint(LARGE_RECIPES) or (start not in ("", "null") and _is_large(start))
     return [kind.recipe, *["own_large"] * is_large, *layers], [*found, *typed]
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fiber_train.options import add_checkpoint, add_trust
 
 if TYPE_CHECKING:
+    from fiber_train.tasks.base import Task
     from fiber_train.writing import Content
 
 
@@ -65,7 +67,24 @@ def _train(options: Namespace) -> int:
         from fiber_train.evaluation import read_evaluation
 
         _print_once(f"\nbest weights on {split}\n{task.summary(read_evaluation(Path(config.out) / 'test'))}")
+    _print_once("\n" + "\n".join(["next:", *_next(task)]))
     return 0
+
+
+def _next(task: Task[Any]) -> list[str]:
+    """What to type for a finished run."""
+    from shlex import quote
+
+    from fiber_train.mixture import read_held_out
+    from fiber_train.next_commands import next_commands
+
+    out, data = quote(task.config.out), task.config.data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the files was said
+        lines = [*next_commands(task, task.config.out, read_held_out(task)), f"fiber report {out}"]
+    if not data.sources and data.held_out is None:
+        lines.append(f"fiber evaluate --checkpoint {out} --data {quote(data.root)}")
+    return [f"  {line}" for line in lines]
 
 
 def _named(options: Namespace) -> tuple[list[str], list[str]]:

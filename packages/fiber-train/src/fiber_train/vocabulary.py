@@ -1,4 +1,4 @@
-"""Another vocabulary for a trained model: its new pieces begin as the mean of what the old ones said of their letters."""
+"""Another vocabulary for a trained model: new pieces begin as the mean of what the old ones said of their letters."""
 
 from __future__ import annotations
 
