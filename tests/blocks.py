@@ -64,11 +64,15 @@ def run_blocks(page: Path) -> None:
             with a traceback that does.
     """
     names: dict[str, object] = {"__name__": "page"}
-    for block in read_blocks(page):
-        if block.language == "bash":
-            _run_shell(block)
-        else:
-            exec(compile(block.padded, page, "exec", dont_inherit=True), names)
+    sys.path.insert(0, str(Path.cwd()))  # as Python does that is typed to
+    try:
+        for block in read_blocks(page):
+            if block.language == "bash":
+                _run_shell(block)
+            else:
+                exec(compile(block.padded, page, "exec", dont_inherit=True), names)
+    finally:
+        sys.path.remove(str(Path.cwd()))
 
 
 def _run_shell(block: Block) -> None:
