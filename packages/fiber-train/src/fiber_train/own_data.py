@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiber_train.recipe_files import find_recipes
+from fiber_train.stopping import say
 
 LARGE = 512  # width of a text stream from which on a model counts as large
+FRESH = (
+    "without --checkpoint a small model begins with random weights, which is enough for drawings; photos need weights "
+    "that have seen many: --checkpoint RUN, a file of the original or a name on the hub, or lay gpu_12gb over it"
+)
 LARGE_RECIPES = ("gpu_12gb", "gpu_24gb")  # whose models do
 _HELD_OUT = ("val", "valid", "validation", "dev", "minival", "test")  # the first that there is
 
@@ -93,6 +98,8 @@ def resolve_own(name: str, words: Sequence[str], checkpoint: str | None) -> tupl
         found.append(f"model.checkpoint={checkpoint}")
     settings = dict(word.split("=", 1) for word in [*found, *typed])
     start = settings.get("model.checkpoint", "null")
+    if start in ("", "null") and set(layers).isdisjoint(LARGE_RECIPES):
+        say(FRESH)
     is_large = not set(layers).isdisjoint(LARGE_RECIPES) or (start not in ("", "null") and _is_large(start))
     return [kind.recipe, *["own_large"] * is_large, *layers], [*found, *typed]
 
