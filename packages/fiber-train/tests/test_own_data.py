@@ -22,6 +22,7 @@ from fiber_train.vocabulary import take_vocabulary
 
 from .conftest import CAPTIONS, SMALL
 from .layouts import write_roboflow
+from .originals import make, save
 
 LITTLE = ["task.model.num_blocks=1", "task.model.channels=16", "task.detection.score_threshold=0"]
 ONE = ["trainer.max_steps=1", "trainer.eval_every=0", "optim.warmup=0"]
@@ -106,6 +107,15 @@ def test_large_weights_are_trained_with_care(coarse: Path, photos: Path) -> None
         config = load_config(*resolve_own("vqa", [str(photos), *words], checkpoint))
         assert (config.optim.learning_rate, config.model.preset) == (rate, size)
         assert config.model.checkpoint == checkpoint
+
+
+def test_a_detector_goes_on_as_it_was_trained(photos: Path, tmp_path: Path) -> None:
+    """All of its weights are of use: the head has their sizes, and computes as theirs did."""
+    file = save(make("fine"), tmp_path / "fine.pth")
+    config = load_config(*resolve_own("detect", [str(photos)], str(file)))
+    head = config.task.model
+    assert (head.channels, head.num_blocks, head.flat_offsets, head.inclusive_boxes) == (32, 2, True, True)
+    assert config.model.overrides["normalize_image_query"] is False
 
 
 def test_what_is_no_folder_of_the_kind_is_one_sentence(

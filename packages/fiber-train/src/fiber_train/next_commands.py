@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 from string import Formatter
@@ -24,7 +25,7 @@ def next_commands(task: Task[Any], run: str | Path, samples: Any) -> list[str]:
     root = task.config.data.root
     known = {"run": quote(str(run)), "data": quote(str(root))}
     for part in task.parts(samples).values():
-        for sample in part[:1]:
+        for sample in islice(part, 1):
             known = {**dict(_words(sample)), **known}
     detection = getattr(samples, "detection", None)
     if detection is not None:

@@ -6,9 +6,10 @@ What is heavy is imported when a folder is looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fiber_train.recipe_files import find_recipes
 from fiber_train.stopping import say
@@ -20,6 +21,11 @@ FRESH = (
 )
 LARGE_RECIPES = ("gpu_12gb", "gpu_24gb")  # whose models do
 _HELD_OUT = ("val", "valid", "validation", "dev", "minival", "test")  # the first that there is
+
+
+# Of the head of a detector, what its weights were trained with.
+_HEAD = ("channels", "num_blocks", "norm_groups", "anchor_scale", "flat_offsets", "inclusive_boxes", "padding_aware")
+_HEAD += ("no_object_column", "prompt_vectors")
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,14 @@ def resolve_own(name: str, words: Sequence[str], checkpoint: str | None) -> tupl
         found.append(f"model.checkpoint={checkpoint}")
     settings = dict(word.split("=", 1) for word in [*found, *typed])
     start = settings.get("model.checkpoint", "null")
-    if start in ("", "null") and set(layers).isdisjoint(LARGE_RECIPES):
-        say(FRESH)
-    is_large = not set(layers).isdisjoint(LARGE_RECIPES) or (start not in ("", "null") and _is_large(start))
+    is_large = not set(layers).isdisjoint(LARGE_RECIPES)
+    if start in ("", "null"):
+        if not is_large:
+            say(FRESH)
+    else:
+        backbone, head = _look_at(start)
+        is_large |= backbone.get("hidden_size", 0) >= LARGE
+        found += _fitting(backbone, head) if name == "detect" else []
     return [kind.recipe, *["own_large"] * is_large, *layers], [*found, *typed]
 
 
@@ -116,15 +127,26 @@ def local(checkpoint: str) -> str:
     return checkpoint if Path(checkpoint).exists() else str(found)
 
 
-def _is_large(checkpoint: str) -> bool:
-    """Whether weights are of the published size, as files of the original are."""
+def _look_at(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the backbone of weights and, of a detector, those of its head."""
+    from fiber_backbone import read_original_state_dict
+    from fiber_heads import FiberForGrounding, recognize_original
+
     from fiber_train.checkpoint import find_model
 
     found = find_model(checkpoint)
     if found.is_file():
-        return True
-    backbone = json.loads((found / "config.json").read_text(encoding="utf-8")).get("backbone", {})
-    return backbone.get("hidden_size", 0) >= LARGE
+        known = recognize_original(read_original_state_dict(found), str(found))
+        return asdict(known.backbone), asdict(known.head) if known.kind is FiberForGrounding else {}
+    content = json.loads((found / "config.json").read_text(encoding="utf-8"))
+    return content.get("backbone") or {}, content["head"] if "num_blocks" in (content.get("head") or {}) else {}
+
+
+def _fitting(backbone: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
+    """The settings of a detector by which all of its start weights are of use."""
+    switch = backbone.get("normalize_image_query")
+    words = [] if switch is None else [f"model.overrides.normalize_image_query={json.dumps(switch)}"]
+    return [*words, *(f"task.model.{key}={json.dumps(head[key])}" for key in _HEAD if key in head)]
 
 
 def _splits(kind: Kind, root: Path) -> list[str]:
