@@ -27,7 +27,7 @@ from fiber_train.checkpoint import find_model
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
 from fiber_train.coverage import SAMPLED_TEXTS, covers
 from fiber_train.original import ORIGINAL_TOKENIZER
-from fiber_train.stopping import leave_signals_to_parent
+from fiber_train.stopping import leave_signals_to_parent, say
 from fiber_train.writing import replace_folder, restore
 
 AUTO = "auto"  # as data.tokenizer
@@ -147,6 +147,11 @@ def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[st
         restore(folder)
         if not folder.is_dir():
             made = make(train_tokenizer(listed, config.data.vocab_size), start)
+            if start is not None:
+                size = len(made.tokenizer)
+                say(
+                    f"the tokenizer of {checkpoint} cuts these texts to bits: one of {size:,} pieces is trained on them"
+                )
             replace_folder(folder, made.save_pretrained, "processor")
     fabric.barrier()
     return load_processor(folder, trusted=trusted)
