@@ -19,6 +19,7 @@ from fiber_train.evaluation import Evaluation, Measure, read_evaluation
 from fiber_train.examples import Shown
 from fiber_train.recipe_files import read_recipe
 from fiber_train.run_folder import CONFIG_FILE
+from fiber_train.summary import SUMMARY_FILE
 from fiber_train.tasks.base import Task
 from fiber_train.tasks.find import task_of_model
 from fiber_train.tracking import read_metrics
@@ -27,7 +28,6 @@ from fiber_train.writing import write_file
 TITLE = "<title>FIBER: what was learned</title>"
 _MOST_ROWS = 40  # of a table of measures
 _PACKAGES = ("fiber-train", "fiber-heads", "fiber-backbone", "torch")
-_SUMMARY = "summary.txt"
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _charts(logs: Mapping[str, Sequence[tuple[int, str, float]]], monitor: str |
 
 def _facts(run: Path, rows: Sequence[tuple[int, str, float]]) -> list[str]:
     """What the run said of itself at its start, how far it went and how long that took."""
-    path = run / _SUMMARY
+    path = run / SUMMARY_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     steps = max((step for step, _, _ in rows), default=0)
     return [*lines, f"{steps:,} steps"]
