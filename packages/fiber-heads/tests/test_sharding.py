@@ -13,8 +13,8 @@ import torch.multiprocessing as mp
 from fiber_heads.sharding import copy_weights, local, shard, whole, whole_state, whole_tensor
 from fiber_heads.task import TaskModel
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
 from .test_global_batch import MODELS, SIZE, assert_equal, coarse, global_batch, rows
 

@@ -154,7 +154,7 @@ def test_the_reward_is_cider_d_of_what_was_written(coarse: Path) -> None:
     assert reward[0] > reward[3]
 
 
-def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
+def test_ask_and_caption_from_the_shell(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
     image = str(next((scenes / "images" / "val").glob("*.png")))
     assert main(["answer", image, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]

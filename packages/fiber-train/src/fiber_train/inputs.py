@@ -100,7 +100,8 @@ def read_batches(names: Sequence[str], batch_size: int) -> Iterator[list[InputIm
 def read_groups(groups: Sequence[tuple[str, ...]], batch_size: int) -> Iterator[list[tuple[InputImage, ...]]]:
     """Images that belong together, such as pairs, so many groups at a time.
 
-    There is progress where there are several batches. What cannot be read is named on standard error, and its group left out.
+    There is progress where there are several batches. What cannot be read is named on standard error and left out with
+    its group.
 
     Raises:
         ValueError: No group can be read.
