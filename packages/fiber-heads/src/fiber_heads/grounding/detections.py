@@ -45,6 +45,8 @@ class Detections(ModelOutput):
         self.names: Sequence[str] = ()
 
     def __str__(self) -> str:
+        if not len(self.boxes):
+            return "nothing found"
         lines = [f"{'score':>6}  {'label':24}  {'x1':>7}  {'y1':>7}  {'x2':>7}  {'y2':>7}"]
         lines += [
             f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}" for score, name, box in self.rows()

@@ -138,7 +138,7 @@ def _as_found(image: InputImage, result: Any) -> Found:
             }
             for each in boxes
         ],
-        str(result) if boxes else "nothing found",
+        str(result),
         ((height, width), [(each["label"], each["score"], each["box"]) for each in boxes]),
     )
 
