@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import pytest
-
 from stand_ins import make_quickstart
 
 MOST = 5  # lines of code
@@ -36,4 +34,3 @@ def test_each_task_takes_five_lines(place: str, root: Path, folder: Path, monkey
         printed = capsys.readouterr().out
         assert printed.strip(), name
         assert not re.search(r"tensor\(|\w+\(\w+=", printed), f"{name}: printed for machines: {printed}"
-        assert os.getcwd() == str(folder)
