@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -184,12 +185,18 @@ def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path:
     for card in cards:
         (people,) = re.findall("People: (.*?)</p>", card)
         (captions,) = (each for each in own if people.split("; ")[0] in each)
-        said = re.findall(r'<li class="(right|wrong)"><span>(.) (.*?)</span><span>-?\d\.\d\d</span></li>', card)
+        said = re.findall(r'<li><span><b class="(right|wrong)">(.)</b> (.*?)</span><span>-?\d\.\d\d</span></li>', card)
         assert len(said) == 3
         assert all(
             (kind, mark) == (("right", "✓") if text in captions else ("wrong", "✗")) for kind, mark, text in said
         )
     assert "max_steps: 6" in html
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert re.fullmatch(r"6 steps in 0:\d\d:\d\d, .*", facts["trained"])
+    assert "FiberForPretraining at 64 px, " in facts["model"]
+    assert facts["device"].startswith("cpu, 1 process")
+    assert f"torch {version('torch')}" in facts["versions"]
+    assert "core" in facts["machine"]
     assert f"--checkpoint {run}" in html
     assert main(["report", str(run), "--out", str(page)]) == 0, "a page of ours is replaced"
     page.write_text("mine")

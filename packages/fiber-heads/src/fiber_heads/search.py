@@ -62,7 +62,7 @@ class SearchModel(TaskModel):
         matching_head: Gives the second step's logits; None: search is by cosines alone.
     """
 
-    example = 'model.search(["photo.jpg"], ["two dogs on a beach"])'
+    example = 'model.retrieve(["a.jpg", "b.jpg"], "two dogs on a beach")'
     contrastive_head: ContrastiveHead | None
     matching_head: MatchingHead | None
 
