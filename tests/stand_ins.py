@@ -26,7 +26,7 @@ def make_quickstart(root: Path) -> Path:
     )
 
     torch.manual_seed(0)
-    samples = read_captions(generate_scenes(root / "scenes", {"train": 8, "val": 8}), "val")
+    samples = read_captions(generate_scenes(root / "scenes", {"val": 20}), "val")
     tokenizer = train_tokenizer((text for sample in samples for text in sample["captions"]), 300)
     whole, boxes = FiberProcessor(tokenizer, 64, 30), GroundingProcessor(tokenizer, 64, 100, 60)
     fine = FiberBackbone.from_config(fiber_tiny().config.fine_stage())

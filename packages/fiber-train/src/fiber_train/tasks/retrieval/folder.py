@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from fiber_data.urls import is_url
 from fiber_heads import Match, Results
 from fiber_heads.ranking import search_scores
 from fiber_heads.search import SearchModel
@@ -18,7 +19,7 @@ def ranked(names: Sequence[str], scores: Tensor, top: int, shown: Sequence[float
     """The images with the highest scores (N,), best first; with other scores to show, if these are for ranking only."""
     told = scores.tolist() if shown is None else shown
     rows = scores.topk(min(top, len(names))).indices.tolist()
-    found = [Match(Path(names[row]), told[row], row) for row in rows]
+    found = [Match(names[row] if is_url(names[row]) else Path(names[row]), told[row], row) for row in rows]
     return Results(found, images=[(match.image,) for match in found])
 
 

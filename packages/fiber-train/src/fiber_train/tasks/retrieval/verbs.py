@@ -97,7 +97,8 @@ def _index(options: Namespace) -> int:
     from fiber_train.tasks.retrieval.image_index import INDEX_FILE, ImageIndex, make_index
 
     old = ImageIndex.load(options.out) if (options.out / INDEX_FILE).is_file() else None
-    made = make_index(_load(options), find_inputs(options.images), old, options.batch_size)
+    names = find_inputs(options.images)
+    made = make_index(_load(options), names, old, options.batch_size)
     made.save(options.out)
     sys.stdout.write(
         f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --query '...' searches them\n"
