@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,13 @@ def test_detections_are_drawn_where_they_are(scenes: Path) -> None:
     assert drawn.getpixel((39, 40)) == label_colors(["", "a yellow circle"])[1] == WORDS["yellow"]
     assert drawn.getpixel((50, 60)) == tuple(image[:, 60, 50].tolist())
     assert torch.equal(load_image(found.best(0).draw(image)), image)
+
+
+def test_lines_of_boxes_in_a_report_have_no_hue() -> None:
+    """Where a caption says "a red circle", a red line for "wrong" would contradict it, as a green one for "right"."""
+    page = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    rules = dict(re.findall(r"^\s*(rect[^{]*) \{(.*?)\}", page, re.MULTILINE))
+    strokes = {color for rule in rules.values() for color in re.findall(r"stroke: (\S+);", rule)}
+    assert strokes == {"#fff", "#111"}
+    dashed = {name: "dasharray" in rule for name, rule in rules.items() if name.startswith("rect.mark-")}
+    assert dashed == {"rect.mark-right, rect.mark-wrong": False, "rect.mark-wrong": True, "rect.mark-true": True}

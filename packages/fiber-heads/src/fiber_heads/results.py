@@ -73,6 +73,8 @@ class Results(list[Found]):
     def _repr_html_(self) -> str:
         rows = [each.row() for each in self if isinstance(each, Result)]
         images = list(map(self._images, range(len(self))))
+        if not self:
+            return "<p>nothing found</p>"
         if len(rows) == len(self):
             return _table(rows, images)
         blocks = (f"{image}<div>{self._titled(place)}</div>" for place, image in enumerate(images))
