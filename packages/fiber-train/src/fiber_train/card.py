@@ -10,7 +10,7 @@ from fiber_heads import TaskModel
 from huggingface_hub import ModelCardData
 
 from fiber_train.evaluation import Evaluation, Measure
-from fiber_train.summary import installed_versions
+from fiber_train.machine import installed_versions
 from fiber_train.tasks.base import Task
 
 CARD_FILE = "README.md"

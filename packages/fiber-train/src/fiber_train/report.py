@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
 from omegaconf import OmegaConf
+from safetensors import safe_open
 
 from fiber_train.charts import calibration, calibration_error, curves
-from fiber_train.checkpoint import find_model, load_model
+from fiber_train.checkpoint import WEIGHTS_FILE, find_model, load_model
 from fiber_train.evaluation import Evaluation, Measure, read_evaluation
 from fiber_train.examples import Shown
+from fiber_train.machine import installed_versions
 from fiber_train.recipe_files import read_recipe
 from fiber_train.run_folder import CONFIG_FILE
-from fiber_train.summary import SUMMARY_FILE, installed_versions
+from fiber_train.summary import SUMMARY_FILE
 from fiber_train.tasks.base import Task
 from fiber_train.tasks.find import task_of_model
 from fiber_train.tracking import read_metrics
@@ -143,7 +146,7 @@ def _section(
         shown=shown,
         calibrations=[(name, calibration_error(each), len(each)) for name, each in sure],
         commands=[each.format(run=first, data=task.config.data.root) for each in task.commands],
-        facts={name: _facts(run, logs[name], model if run == first else None) for name, run in runs.items()},
+        facts={name: _facts(run, logs[name]) for name, run in runs.items()},
         settings={name: (run / CONFIG_FILE).read_text(encoding="utf-8") for name, run in runs.items()},
     )
 
@@ -207,7 +210,7 @@ def _charts(logs: Mapping[str, Sequence[tuple[int, str, float]]], monitor: str |
     return charts
 
 
-def _facts(run: Path, rows: Sequence[tuple[int, str, float]], model: Any = None) -> dict[str, str]:
+def _facts(run: Path, rows: Sequence[tuple[int, str, float]]) -> dict[str, str]:
     """How long a run took, and what it said of itself at its start, such as its machine, parameters and versions."""
     done = max((step for step, name, _ in rows if name.startswith("train/")), default=0)
     facts = {"trained": f"{done:,} steps"}
@@ -220,6 +223,7 @@ def _facts(run: Path, rows: Sequence[tuple[int, str, float]], model: Any = None)
     path = run / SUMMARY_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     facts |= {what: rest for what, separator, rest in (line.partition(": ") for line in lines) if separator}
-    if "model" not in facts and model is not None:  # the run is older than summaries
-        facts["model"] = f"{type(model).__name__}, {sum(value.numel() for value in model.parameters()):,} parameters"
+    if "model" not in facts:  # the run is older than summaries
+        with safe_open(find_model(run) / WEIGHTS_FILE, "pt") as file:
+            facts["model"] = f"{sum(prod(file.get_slice(name).get_shape()) for name in file.keys()):,} parameters"
     return facts

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from fiber_heads import TaskModel
 
 from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
 from fiber_train.data import TrainingData
+from fiber_train.machine import describe_machine, installed_versions
 from fiber_train.memory import count_held, moments_of
 from fiber_train.mixture import SourceSamples, describe_epoch
 from fiber_train.schedule import warmup_steps
@@ -27,7 +25,6 @@ from fiber_train.tasks.base import Task
 from fiber_train.writing import write_file
 
 SUMMARY_FILE = "summary.txt"
-PACKAGES = ("fiber-backbone", "fiber-heads", "fiber-data", "fiber-eval", "fiber-train", "torch", "transformers")
 LARGE_MODEL = 100_000_000  # parameters, which no small data set teaches from random weights
 LARGE_IMAGE = 384  # pixels of a side, at which a step on a CPU takes minutes
 SAMPLED_TEXTS = 1000  # of each source, on which a tokenizer is judged
@@ -93,7 +90,7 @@ def summarize(
     config = task.config
     lines = [
         _device_line(trainer, device),
-        f"machine: {_machine()}",
+        f"machine: {describe_machine()}",
         f"versions: {installed_versions()}",
         *_model_lines(model, config, processor, report),
         f"data to learn from: {_count(samples)} of {config.data.train_split}",
@@ -117,20 +114,6 @@ def _device_line(trainer: TrainerConfig, device: torch.device) -> str:
     threads = f" of {_plural(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     machines = f" on {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
     return f"device: {name}, {_plural(number, 'process')}{threads}{machines}, precision {trainer.precision}"
-
-
-def _machine() -> str:
-    """The processor's name where the system tells it, and the number of its cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.is_file() else None
-    name = named[1] if named else platform.processor() or platform.machine()
-    return f"{name}, {_plural(os.cpu_count() or 1, 'core')}, {platform.system()}"
-
-
-def installed_versions() -> str:
-    """Of our packages, of torch and transformers, and of Python."""
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"{packages}, Python {platform.python_version()}"
 
 
 def _model_lines(model: TaskModel, config: TrainConfig, processor: Any, report: LoadReport | None) -> Iterator[str]:
