@@ -225,5 +225,6 @@ def _facts(run: Path, rows: Sequence[tuple[int, str, float]]) -> dict[str, str]:
     facts |= {what: rest for what, separator, rest in (line.partition(": ") for line in lines) if separator}
     if "model" not in facts:  # the run is older than summaries
         with safe_open(find_model(run) / WEIGHTS_FILE, "pt") as file:
-            facts["model"] = f"{sum(prod(file.get_slice(name).get_shape()) for name in file.keys()):,} parameters"
+            shapes = [file.get_slice(name).get_shape() for name in sorted(file.keys())]
+        facts["model"] = f"{sum(map(prod, shapes)):,} parameters"
     return facts
