@@ -130,6 +130,13 @@ def docs_check(session: nox.Session) -> None:
 
 
 @nox.session
+def notebooks(session: nox.Session) -> None:
+    """The notebooks of docs/notebooks, run on untrained models or on yours (`-- quickstart`), to build/notebooks."""
+    install_wheels(session, PROJECTS, "jupytext>=1.16,<2", "nbclient>=0.10,<1", "ipykernel>=6.29,<8")
+    session.run("python", "tests/notebooks.py", "docs/notebooks", "build/notebooks", *session.posargs)
+
+
+@nox.session
 def kill(session: nox.Session) -> None:
     """A hundred runs (`-- 20`: twenty) killed at random moments and resumed: each must end in the same bits."""
     install_wheels(session, closure("fiber-train"))

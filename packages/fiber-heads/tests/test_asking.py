@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import warnings
+from html import escape
 from importlib.metadata import EntryPoint
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,7 @@ from fiber_heads import (
     FiberForRetrieval,
     FiberForVisualReasoning,
     Judgment,
+    Match,
     TaskOutput,
 )
 from PIL import Image
@@ -183,15 +185,16 @@ def test_answers_judgments_and_captions_print_and_become_json(capsys) -> None:
         (Answer("a <dog>", 0.25), "a <dog> (0.250)", {"text": "a <dog>", "probability": 0.25}),
         (Judgment("it is", 0.75), "it is: true (0.750)", {"statement": "it is", "probability": 0.75}),
         (Caption([5, 6], -0.5, "a dog"), "a dog (-0.500)", {"token_ids": [5, 6], "score": -0.5, "text": "a dog"}),
+        (Match(Path("a.png"), 0.5, 3), "a.png (0.500)", {"image": "a.png", "score": 0.5, "index": 3}),
+        (Match(torch.zeros(3, 2, 2), 0.5, 3), "image 3 (0.500)", {"image": None, "score": 0.5, "index": 3}),
     ]
     for result, printed, plain in cases:
         assert str(result) == printed
         assert json.loads(json.dumps(result.to_dict())) == plain
         result.show()
         assert capsys.readouterr().out == f"{printed}\n"
-        assert all(
-            str(value).replace("<", "&lt;").replace(">", "&gt;") in result._repr_html_() for value in plain.values()
-        )
+        shown = [value for name, value in plain.items() if name != "token_ids" and value is not None]
+        assert all(escape(str(value)) in result._repr_html_() for value in shown)
 
 
 def test_detections_print_draw_and_become_json(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from fiber_heads.sharding import copy_weights, is_sharded, local, shard, whole, whole_state, whole_tensor
+from fiber_heads.sharding import copy_weights, local, shard, whole, whole_state, whole_tensor
 from fiber_heads.task import TaskModel
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
 from .test_global_batch import MODELS, SIZE, assert_equal, coarse, global_batch, rows
 
@@ -29,7 +30,7 @@ def step(model: Any, batch: dict[str, Any], own: slice, parts: int, is_syncing: 
     passes = model.passes([rows(batch, slice(start, start + size)) for start in range(own.start, own.stop, size)])
     values: dict[str, Tensor] = {}
     for number, each in enumerate(passes):
-        if is_sharded(model):
+        if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(is_syncing or number + 1 == len(passes))
         output = model(**each)
         if output.loss.requires_grad:

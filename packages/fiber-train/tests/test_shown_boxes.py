@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from fiber_data import load_image, read_grounding
 from fiber_heads.grounding.detections import Detections
-from fiber_train.drawing import draw_detections, label_colors
+from fiber_heads.grounding.drawing import WORDS, label_colors
 from fiber_train.tasks.grounding.boxes import BoxData
 from fiber_train.tasks.grounding.examples import show_boxes
 
@@ -44,10 +46,20 @@ def test_a_report_tells_right_boxes_from_wrong_ones(scenes: Path) -> None:
 
 def test_detections_are_drawn_where_they_are(scenes: Path) -> None:
     image = load_image(next((scenes / "images" / "val").glob("*.png")))
-    boxes = torch.tensor([[10.0, 20.0, 40.0, 50.0]])
-    found = {"boxes": boxes, "scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "text_labels": ["circle"]}
-    drawn = draw_detections(image, found)
-    assert drawn.getpixel((39, 40)) == label_colors(2)[1]
+    found = Detections(
+        torch.tensor([[10.0, 20.0, 40.0, 50.0]]), torch.tensor([0.9]), torch.tensor([1]), ["a yellow circle"]
+    )
+    drawn = found.draw(image)
+    assert drawn.getpixel((39, 40)) == label_colors(["", "a yellow circle"])[1] == WORDS["yellow"]
     assert drawn.getpixel((50, 60)) == tuple(image[:, 60, 50].tolist())
-    nothing = {name: value[:0] for name, value in found.items()}
-    assert torch.equal(load_image(draw_detections(image, nothing)), image)
+    assert torch.equal(load_image(found.best(0).draw(image)), image)
+
+
+def test_lines_of_boxes_in_a_report_have_no_hue() -> None:
+    """Where a caption says "a red circle", a red line for "wrong" would contradict it, as a green one for "right"."""
+    page = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    rules = dict(re.findall(r"^\s*(rect[^{]*) \{(.*?)\}", page, re.MULTILINE))
+    strokes = {color for rule in rules.values() for color in re.findall(r"stroke: (\S+);", rule)}
+    assert strokes == {"#fff", "#111"}
+    dashed = {name: "dasharray" in rule for name, rule in rules.items() if name.startswith("rect.mark-")}
+    assert dashed == {"rect.mark-right, rect.mark-wrong": False, "rect.mark-wrong": True, "rect.mark-true": True}

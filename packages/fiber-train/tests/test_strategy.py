@@ -35,7 +35,12 @@ EXACT += [
     "optim.eps=1e-4",
     "optim.warmup=0",
 ]
-EXACT += ["data.eval_split=0.2", "optim.max_norm=0.5", "optim.frozen=[backbone.image_stream.patch_embed]", "trainer.accumulate=2"]
+EXACT += [
+    "data.eval_split=0.2",
+    "optim.max_norm=0.5",
+    "optim.frozen=[backbone.image_stream.patch_embed]",
+    "trainer.accumulate=2",
+]
 EXACT += ["trainer.max_steps=4", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "trainer.threads=1"]
 BACKGROUND = "trainer.async_checkpoints=true"
 

@@ -154,7 +154,7 @@ def test_the_reward_is_cider_d_of_what_was_written(coarse: Path) -> None:
     assert reward[0] > reward[3]
 
 
-def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
+def test_ask_and_caption_from_the_shell(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
     image = str(next((scenes / "images" / "val").glob("*.png")))
     assert main(["answer", image, "Is there a red circle?", "--checkpoint", str(finetune("vqa")), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
@@ -175,6 +175,18 @@ def test_ask_and_caption_from_the_shell(finetune, scenes: Path, capsys) -> None:
     assert main(["judge", image, other, "There is a circle.", "--checkpoint", judge]) == 0
     chance, said = capsys.readouterr().out.split()
     assert said == ("true" if float(chance) >= 0.5 else "false")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"cut")
+    words = ["There is a circle.", "--checkpoint", judge, "--format", "jsonl"]
+    assert main(["judge", image, str(broken), image, other, *words]) == 0, "the pair that can be judged is"
+    printed = capsys.readouterr()
+    (record,) = map(json.loads, printed.out.splitlines())
+    assert (record["left"], record["right"]) == (image, other)
+    assert record["probability"] == pytest.approx(float(chance), abs=1e-3)
+    assert "broken.png: cannot be read as an image" in printed.err
+    assert "left out with its pair" in printed.err
+    assert main(["judge", image, str(broken), *words]) == 1
+    assert "broken.png: cannot be read as an image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["vqa", "nlvr2", "caption_mle", "retrieval_itm"])

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -58,17 +59,17 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
         cosines = (features @ model.encode_texts(text["input_ids"], text["attention_mask"]).T)[:, 0]
         begun = model.backbone.begin_text(**text).repeat_interleave(len(paths))
         logits = model.match(model.backbone.begin_image(processor(images=paths)["pixel_values"]), begun)[:, 1]
-    found = retrieve(model, processor, paths, query, top=5, batch_size=7)
+    found = retrieve(model, paths, query, top=5, batch_size=7)
     best = cosines.argsort(descending=True)
-    assert [match.path for match in found] == [paths[i] for i in best[:5]]
+    assert [match.image for match in found] == [paths[i] for i in best[:5]]
     assert [match.score for match in found] == pytest.approx(cosines[best[:5]].tolist(), abs=1e-5)
-    again = retrieve(model, processor, paths, query, top=5, rerank=30)
+    again = retrieve(model, paths, query, top=5, rerank=30)
     best = logits.argsort(descending=True)
     assert [match.score for match in again] == pytest.approx(logits[best[:5]].tolist(), abs=1e-4)
 
     assert main(["retrieve", "--checkpoint", str(run), "--images", str(folder), "--query", query, "--top", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines] == [str(match.path) for match in found[:3]]
+    assert [line.split()[-1] for line in lines] == [str(match.image) for match in found[:3]]
 
 
 def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_path: Path, capsys, monkeypatch) -> None:
@@ -161,9 +162,13 @@ def test_a_folder_with_a_broken_image_is_searched(run: Path, scenes: Path, tmp_p
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     os.mkfifo(tmp_path / "pipe.jpg")
     words = ["retrieve", "--checkpoint", str(run), "--images", str(tmp_path), "--query", "a circle"]
-    with pytest.warns(UserWarning, match=r"bad.jpg: cannot be read as an image .*; left out"):
-        assert main(words) == 0
-    assert capsys.readouterr().out.strip().endswith("good.PNG")
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"bad.jpg: cannot be read as an image .*; left out", printed.err)
+    assert printed.out.strip().endswith("good.PNG")
+    (tmp_path / "deep" / "good.PNG").unlink()
+    assert main(words) == 1
+    assert "none of the 2 images can be read; the first: " in capsys.readouterr().err
 
 
 def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
@@ -180,12 +185,18 @@ def test_the_report_holds_everything_it_shows(run: Path, scenes: Path, tmp_path:
     for card in cards:
         (people,) = re.findall("People: (.*?)</p>", card)
         (captions,) = (each for each in own if people.split("; ")[0] in each)
-        said = re.findall(r'<li class="(right|wrong)"><span>(.) (.*?)</span><span>-?\d\.\d\d</span></li>', card)
+        said = re.findall(r'<li><span><b class="(right|wrong)">(.)</b> (.*?)</span><span>-?\d\.\d\d</span></li>', card)
         assert len(said) == 3
         assert all(
             (kind, mark) == (("right", "✓") if text in captions else ("wrong", "✗")) for kind, mark, text in said
         )
     assert "max_steps: 6" in html
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert re.fullmatch(r"6 steps in 0:\d\d:\d\d, .*", facts["trained"])
+    assert "FiberForPretraining at 64 px, " in facts["model"]
+    assert facts["device"].startswith("cpu, 1 process")
+    assert f"torch {version('torch')}" in facts["versions"]
+    assert "core" in facts["machine"]
     assert f"--checkpoint {run}" in html
     assert main(["report", str(run), "--out", str(page)]) == 0, "a page of ours is replaced"
     page.write_text("mine")

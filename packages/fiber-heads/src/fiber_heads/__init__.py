@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from fiber_heads.matching import MatchingHead
     from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingOutput
     from fiber_heads.processing import Processor, PromptProcessor
+    from fiber_heads.ranking import search_scores
     from fiber_heads.reasoning import FiberForVisualReasoning, Judgment
     from fiber_heads.recognition import Recognized, recognize_original
+    from fiber_heads.results import Results
     from fiber_heads.retrieval import FiberForRetrieval
-    from fiber_heads.search import SearchModel, search_scores
+    from fiber_heads.search import Match, SearchModel
     from fiber_heads.task import TaskModel, TaskOutput, check_batch
 
 _MODULES = {
@@ -48,8 +50,10 @@ _MODULES = {
     "pretraining": ("FiberForPretraining", "Negatives", "PretrainingOutput"),
     "reasoning": ("FiberForVisualReasoning", "Judgment"),
     "recognition": ("Recognized", "recognize_original"),
+    "results": ("Results",),
     "retrieval": ("FiberForRetrieval",),
-    "search": ("SearchModel", "search_scores"),
+    "ranking": ("search_scores",),
+    "search": ("Match", "SearchModel"),
     "processing": ("Processor", "PromptProcessor"),
     "task": ("TaskModel", "TaskOutput", "check_batch"),
 }
@@ -78,6 +82,7 @@ __all__ = [
     "GroundingOutput",
     "Judgment",
     "MaskedLMHead",
+    "Match",
     "MatchingHead",
     "Negatives",
     "PretrainingConfig",
@@ -85,6 +90,7 @@ __all__ = [
     "Processor",
     "PromptProcessor",
     "Recognized",
+    "Results",
     "SearchModel",
     "TaskModel",
     "TaskOutput",

@@ -13,8 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
-from fiber_heads.processing import Images, Texts, as_list
-from fiber_heads.results import Result
+from fiber_heads.processing import Images, Texts, as_list, image_list
+from fiber_heads.results import Result, Results
 from fiber_heads.task import TaskModel, TaskOutput
 
 
@@ -130,7 +130,7 @@ class FiberForQuestionAnswering(TaskModel):
         return TaskOutput(loss, {"answer": loss}, metrics, logits)
 
     @torch.no_grad()
-    def answer(self, images: Images, questions: Texts, *, top_k: int = 1) -> list[list[Answer]]:
+    def answer(self, images: Images, questions: Texts, *, top_k: int = 1) -> Results[Results[Answer]]:
         """The best answers to questions about images.
 
         Args:
@@ -149,9 +149,14 @@ class FiberForQuestionAnswering(TaskModel):
             raise ValueError("there is no question; give a text or a list of texts")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, is {top_k}")
-        logits = self(**self.prepare(images, as_list(questions))).logits
+        asked = as_list(questions)
+        logits = self(**self.prepare(images, asked)).logits
         best = logits.topk(min(top_k, logits.shape[1]), dim=1)
-        return [
-            [Answer(self.config.answers[index], chance) for index, chance in zip(*row, strict=True)]
+        found = [
+            Results(Answer(self.config.answers[index], chance) for index, chance in zip(*row, strict=True))
             for row in zip(best.indices.tolist(), best.values.sigmoid().tolist(), strict=True)
         ]
+        given = image_list(images)
+        return Results(
+            found, titles=asked, images=[(image,) for image in (given if len(given) > 1 else given * len(found))]
+        )

@@ -24,7 +24,8 @@ from fiber_heads.config import CaptioningConfig, GenerationConfig
 from fiber_heads.distributed import BatchMean
 from fiber_heads.generation import Caption, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
-from fiber_heads.processing import Images
+from fiber_heads.processing import Images, image_list, image_name
+from fiber_heads.results import Results
 from fiber_heads.sharding import copy_weights, whole
 from fiber_heads.task import TaskModel, TaskOutput
 
@@ -207,7 +208,7 @@ class FiberForCaptioning(TaskModel):
         if config.pad_token_id != padding:
             raise ValueError(f"generation.pad_token_id is {config.pad_token_id}; this model's is {padding}")
 
-    def caption(self, images: Images, *, num_captions: int = 1, **options: Any) -> list[list[Caption]]:
+    def caption(self, images: Images, *, num_captions: int = 1, **options: Any) -> Results[Results[Caption]]:
         """Captions of images as they are.
 
         Args:
@@ -221,7 +222,11 @@ class FiberForCaptioning(TaskModel):
         Raises:
             ValueError: If the model has no processor, or an option is out of range.
         """
-        return self.generate(images, replace(self.config.generation, num_return_sequences=num_captions, **options))
+        config = replace(self.config.generation, num_return_sequences=num_captions, **options)
+        found = self.generate(images, config)
+        given = image_list(images)
+        titles = [image_name(image) or f"image {number}" for number, image in enumerate(given, 1)]
+        return Results(map(Results, found), titles=titles, images=[(image,) for image in given])
 
     def _gold_weights(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """How much each token counts, by the frozen copy, which is refreshed here."""

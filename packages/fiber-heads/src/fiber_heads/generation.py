@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -56,12 +56,16 @@ class Caption(Result):
         text: Its words; None if nobody gave a tokenizer.
     """
 
-    token_ids: list[int]
+    token_ids: list[int] = field(repr=False)
     score: float
     text: str | None = None
 
     def __str__(self) -> str:
         return f"{self.token_ids if self.text is None else self.text} ({self.score:.3f})"
+
+    def row(self) -> dict[str, Any]:
+        """The words, or the tokens where there are no words, and the score."""
+        return {"caption": self.token_ids if self.text is None else self.text, "score": self.score}
 
 
 @torch.no_grad()

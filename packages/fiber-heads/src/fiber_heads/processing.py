@@ -1,9 +1,10 @@
-"""Images and texts as they come: what may be given, what prepares them, and where a folder's processor is found."""
+"""Images and texts as they come: what may be given, what prepares and opens them, where a folder's processor is."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypedDict, runtime_checkable
 
@@ -12,7 +13,10 @@ from fiber_backbone.described import read_object
 from fiber_backbone.seams import resolve
 from huggingface_hub import snapshot_download
 from PIL import Image as PILImage
-from torch import Tensor
+from PIL import ImageOps
+from torch import Tensor, from_numpy
+from torchvision.transforms.functional import to_pil_image
+from transformers.image_utils import load_image
 
 Image = str | Path | bytes | BinaryIO | PILImage.Image | np.ndarray | Tensor
 Images = Image | Sequence[Image]
@@ -67,6 +71,46 @@ class PromptProcessor(Processor, Protocol):
 def as_list(texts: Texts) -> list[str]:
     """One text or several as a list."""
     return [texts] if isinstance(texts, str) else list(texts)
+
+
+def image_list(images: Images) -> list[Image]:
+    """One image or several as a list; none of images that are prepared, which nobody can look at."""
+    if is_prepared(images):
+        return []
+    several = isinstance(images, Sequence) and not isinstance(images, str | bytes)
+    return list(images) if several or getattr(images, "ndim", 3) == 4 else [images]  # type: ignore[arg-type, list-item]
+
+
+def image_name(image: Image) -> str:
+    """The path or address of an image; empty if it has none."""
+    return str(image) if isinstance(image, str | Path) else str(getattr(image, "filename", None) or "")
+
+
+def open_image(image: Image | None) -> PILImage.Image:
+    """An image as PIL has it, RGB and upright.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is nothing that can be opened.
+    """
+    if isinstance(image, Tensor):
+        opened = to_pil_image(image.cpu())
+    elif isinstance(image, np.ndarray):
+        opened = to_pil_image(from_numpy(image[..., None] if image.ndim == 2 else image).movedim(-1, 0))
+    elif isinstance(image, PILImage.Image):
+        opened = image
+    elif isinstance(image, bytes):
+        opened = PILImage.open(BytesIO(image))
+    elif isinstance(image, str | Path):  # a path or an address
+        opened = load_image(str(image))
+    elif image is not None and hasattr(image, "read"):
+        image.seek(0)  # the processor has read it
+        opened = PILImage.open(image)
+    else:
+        raise ValueError(
+            f"there is no image to draw on in {image!r}; give draw a path, a URL, a PIL image, an array or a tensor"
+        )
+    return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 def is_prepared(images: object) -> bool:

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from fiber_heads.classification import ClassificationHead, image_rows
 from fiber_heads.initialization import initialize
-from fiber_heads.processing import Images, Texts, as_list
-from fiber_heads.results import Result
+from fiber_heads.processing import Images, Texts, as_list, image_list
+from fiber_heads.results import Result, Results
 from fiber_heads.task import TaskModel, TaskOutput
 
 
@@ -96,7 +96,7 @@ class FiberForVisualReasoning(TaskModel):
         return TaskOutput(loss, {"reasoning": loss}, metrics, logits)
 
     @torch.no_grad()
-    def judge(self, first: Images, second: Images, statements: Texts) -> list[Judgment]:
+    def judge(self, first: Images, second: Images, statements: Texts) -> Results[Judgment]:
         """How likely statements about two images are true.
 
         Args:
@@ -121,4 +121,8 @@ class FiberForVisualReasoning(TaskModel):
             )
         batch["pixel_values"] = torch.stack([batch["pixel_values"], others], dim=1)
         likely = self(**batch).logits.softmax(dim=1)[:, 1]
-        return [Judgment(*each) for each in zip(statements, likely.tolist(), strict=True)]
+        pairs = list(zip(image_list(first), image_list(second), strict=True))
+        return Results(
+            (Judgment(*each) for each in zip(statements, likely.tolist(), strict=True)),
+            images=pairs if len(pairs) > 1 else pairs * len(statements),
+        )

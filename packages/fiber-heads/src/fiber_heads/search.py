@@ -12,9 +12,10 @@ Shapes: N images, M texts, P pairs of them, D channels of the contrast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from fiber_backbone import ImageState, TextState
@@ -23,84 +24,34 @@ from torch import Tensor
 from fiber_heads.classification import image_rows
 from fiber_heads.contrastive import ContrastiveHead
 from fiber_heads.matching import MatchingHead
-from fiber_heads.processing import Images, Texts, as_list, is_prepared
+from fiber_heads.processing import Image, Images, Texts, as_list, image_list, image_name, is_prepared
+from fiber_heads.ranking import Queries, search_scores
+from fiber_heads.results import Result, Results
 from fiber_heads.task import TaskModel
 
-PAIRS = 65_536  # that are listed at a time, 1 MiB
-
 State = TypeVar("State", ImageState, TextState)
-Queries = Literal["both", "images", "texts"]
 
 
-def search_scores(
-    first: Tensor | None,
-    score_pairs: Callable[[Tensor], Tensor] | None,
-    *,
-    shape: tuple[int, int] | None = None,
-    top_k: int = 16,
-    queries: Queries = "both",
-) -> Tensor:
-    """Scores of all pairs by a first ranking, a re-ranking of its best, or both.
+@dataclass(frozen=True)
+class Match(Result):
+    """An image and how well it fits a text.
 
-    Args:
-        first: (N, M) scores of the first step, for instance cosines; None: every pair is scored.
-        score_pairs: Gives the second step's scores (P,), any real numbers, of pairs (P, 2) int64, row of the image and
-            of the text; None: the first step is all.
-        shape: (N, M), needed only without `first`.
-        top_k: How many candidates of each query to re-rank, all if there are fewer; 0: every pair.
-        queries: Who asks: each image for its best texts, each text for its best images, or both, where a pair is
-            re-ranked if either side asks for it.
-
-    Returns:
-        (N, M). With both steps in float64: where a pair was re-ranked its second score, elsewhere the first one,
-        moved down so far that it lies below all of those.
-
-    Raises:
-        ValueError: There is no step, `top_k` is negative or `queries` unknown.
+    Attributes:
+        image: As it was given.
+        score: Cosine in [-1, 1], or the matcher's logit where it was re-ranked.
+        index: Its place among the images.
     """
-    if score_pairs is None:
-        if first is None:
-            raise ValueError("there is nothing to search by; give scores of a first step, score_pairs, or both")
-        return first
-    if first is None:
-        if shape is None:
-            raise ValueError("without scores of a first step give shape, the numbers of images and texts")
-        rows, columns = (torch.arange(size) for size in shape)
-        blocks = rows.split(max(1, PAIRS // max(1, len(columns))))
-        return torch.cat([score_pairs(torch.cartesian_prod(block, columns)) for block in blocks]).view(shape)
-    again = rerank_candidates(first, top_k, queries)
-    reranked = torch.cat([score_pairs(pairs) for pairs in again.nonzero().split(PAIRS)])
-    return place_reranked(first, again, reranked)
 
+    image: Image = field(compare=False)
+    score: float
+    index: int
 
-def rerank_candidates(scores: Tensor, top_k: int, queries: Queries = "both") -> Tensor:
-    """Which pairs to re-rank, (N, M) bool on the host; arguments and errors as of `search_scores`."""
-    if top_k < 0 or queries not in ("both", "images", "texts"):
-        raise ValueError(
-            f"top_k must be at least 0 and queries 'both', 'images' or 'texts'; they are {top_k} and {queries!r}"
-        )
-    scores = scores.cpu()
-    again = torch.full(scores.shape, not top_k)
-    if top_k and queries != "texts":
-        again.scatter_(1, scores.topk(min(top_k, scores.shape[1]), dim=1).indices, True)
-    if top_k and queries != "images":
-        again.scatter_(0, scores.topk(min(top_k, scores.shape[0]), dim=0).indices, True)
-    return again
+    def __str__(self) -> str:
+        return f"{image_name(self.image) or f'image {self.index}'} ({self.score:.3f})"
 
-
-def place_reranked(
-    scores: Tensor, again: Tensor, reranked: Tensor, *, highest: float | None = None, lowest: float | None = None
-) -> Tensor:
-    """The second step's scores (P,) of the pairs `again` (N, M), all others moved below them, in float64.
-
-    Of some rows of a larger matrix, `highest` is the first step's highest score of all rows, and `lowest` the second's
-    lowest.
-    """
-    first, reranked = scores.double().cpu(), reranked.double().cpu()
-    highest = first.max().item() if highest is None else highest
-    lowest = reranked.min().item() if lowest is None else lowest
-    moved = first - highest + lowest - 1
-    return moved.masked_scatter(again, reranked).to(scores.device)
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; of the image its name, None if it has none."""
+        return {"image": image_name(self.image) or None, "score": self.score, "index": self.index}
 
 
 class SearchModel(TaskModel):
@@ -111,7 +62,7 @@ class SearchModel(TaskModel):
         matching_head: Gives the second step's logits; None: search is by cosines alone.
     """
 
-    example = 'model.search(["photo.jpg"], ["two dogs on a beach"])'
+    example = 'model.retrieve(["a.jpg", "b.jpg"], "two dogs on a beach")'
     contrastive_head: ContrastiveHead | None
     matching_head: MatchingHead | None
 
@@ -280,6 +231,34 @@ class SearchModel(TaskModel):
         cosines = self.image_features(images) @ self.text_features(texts).T if contrast else None
         score = partial(self.score_pairs, images, texts) if matching else None
         return search_scores(cosines, score, shape=(len(images), len(texts)), top_k=top_k, queries=queries)
+
+    def retrieve(self, images: Images, texts: Texts, *, top_k: int = 5) -> Results[Results[Match]]:
+        """The images that fit each text best, by `search`.
+
+        Args:
+            images: One image or several, as the processor takes them.
+            texts: One text or several.
+            top_k: How many images to give each text, at least 1; all if there are fewer. At least 16 are re-ranked.
+
+        Returns:
+            For each text its images, best first.
+
+        Raises:
+            ValueError: `top_k` is below 1, a text is empty, or there is no image.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, is {top_k}")
+        given = list(images) if is_prepared(images) else image_list(images)  # type: ignore[arg-type]
+        asked = as_list(texts)
+        scores = self.search(images, asked, top_k=max(16, top_k), queries="texts")
+        best = scores.topk(min(top_k, len(given)), dim=0)
+        found = [
+            [Match(given[row], score, row) for row, score in zip(*column, strict=True)]
+            for column in zip(best.indices.T.tolist(), best.values.T.tolist(), strict=True)
+        ]
+        shown = [] if is_prepared(images) else given
+        rows = (Results(each, images=[(shown[match.index],) for match in each if shown]) for each in found)
+        return Results(rows, titles=asked)
 
     def encode_images(self, images: Images, *, batch_size: int = 16) -> Tensor:
         """Unit vectors (B, D) of images; their products with those of texts are cosines.

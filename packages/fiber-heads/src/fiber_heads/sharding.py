@@ -56,11 +56,6 @@ def _call(unit: nn.Module, function: Any, *arguments: Any) -> Any:
     return function(unit, *arguments)
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` took the module, or some of it, apart."""
-    return any(isinstance(each, FSDPModule) for each in module.modules())
-
-
 def local(tensor: Tensor) -> Tensor:
     """The piece of this process, which shares its memory; of other tensors they themselves."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fiber_train.report import write_report
     from fiber_train.run import dry_run, train
     from fiber_train.tasks.base import Task, fill_in, make_task
-    from fiber_train.tasks.retrieval.folder import Match, retrieve
+    from fiber_train.tasks.retrieval.folder import retrieve
 
 _HOMES = {
     "callbacks": ("Callback",),
@@ -30,7 +30,7 @@ _HOMES = {
     "run": ("dry_run", "train"),
     "tasks.base": ("Task", "fill_in", "make_task"),
     "inputs": ("find_images",),
-    "tasks.retrieval.folder": ("Match", "retrieve"),
+    "tasks.retrieval.folder": ("retrieve",),
 }
 _HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -38,7 +38,6 @@ __all__ = [
     "Callback",
     "Evaluation",
     "LeftOut",
-    "Match",
     "Measure",
     "Task",
     "TaskSettings",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from fiber_heads import TaskModel
 from huggingface_hub import ModelCardData
 
 from fiber_train.evaluation import Evaluation, Measure
+from fiber_train.machine import installed_versions
 from fiber_train.tasks.base import Task
 
 CARD_FILE = "README.md"
 _MOST_ROWS = 60  # of numbers; some benchmarks have hundreds of groups
-_PACKAGES = ("fiber-backbone", "fiber-heads", "fiber-data", "fiber-eval", "fiber-train", "torch", "transformers")
 
 
 def write_card(folder: Path, text: str) -> None:
@@ -86,7 +85,6 @@ def _card(kind: type[TaskModel], parts: Sequence[str]) -> str:
     data: Any = ModelCardData(library_name="fiber", tags=["vision-language", "fiber", kind.__name__], language="en")
     example = kind.example or "model.eval()"
     load = f'from fiber_heads import AutoFiber\nmodel = AutoFiber.from_pretrained("FOLDER")\nprint({example})'
-    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     whole = [
         f"---\n{data.to_yaml()}\n---",
         f"# {kind.__name__}",
@@ -95,7 +93,7 @@ def _card(kind: type[TaskModel], parts: Sequence[str]) -> str:
         f"```python\n{load}\n```",
         *parts[1:],
         "## Versions",
-        versions,
+        installed_versions(),
     ]
     return "\n\n".join(whole) + "\n"
 

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fiber_heads import SearchModel
 
 STANDARD_INPUT = "-"
 
@@ -89,32 +92,58 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def read_batches(names: Sequence[str], batch_size: int) -> Iterator[list[InputImage]]:
-    """The images, so many at a time, with progress where there are several batches.
+    """The images, so many at a time; see `read_groups`."""
+    for groups in read_groups([(name,) for name in names], batch_size):
+        yield [image for (image,) in groups]
 
-    What cannot be read is named on standard error and left out.
+
+def read_groups(groups: Sequence[tuple[str, ...]], batch_size: int) -> Iterator[list[tuple[InputImage, ...]]]:
+    """Images that belong together, such as pairs, so many groups at a time.
+
+    There is progress where there are several batches. What cannot be read is named on standard error and left out with
+    its group.
 
     Raises:
-        ValueError: None can be read.
+        ValueError: No group can be read.
     """
     from fiber_data import BrokenImageError, load_image
     from tqdm import tqdm
 
     read = 0
     first: BrokenImageError | None = None
-    starts = range(0, len(names), batch_size)
+    starts = range(0, len(groups), batch_size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
         batch = []
-        for name in names[start : start + batch_size]:
+        for names in groups[start : start + batch_size]:
             try:
-                batch.append(InputImage(name, load_image(name)))
+                batch.append(tuple(InputImage(name, load_image(name)) for name in names))
             except BrokenImageError as error:
                 first = first or error
-                if len(names) > 1:
-                    tqdm.write(f"{error}; left out", file=sys.stderr)
+                if len(groups) > 1:
+                    tqdm.write(f"{error}; left out{' with its pair' if len(names) > 1 else ''}", file=sys.stderr)
         read += len(batch)
         if batch:
             yield batch
     if not read and first is not None:
+        what = "images" if len(groups[0]) == 1 else "pairs"
         raise (
-            first if len(names) == 1 else ValueError(f"none of the {len(names)} images can be read; the first: {first}")
+            first
+            if len(groups) == 1
+            else ValueError(f"none of the {len(groups)} {what} can be read; the first: {first}")
         )
+
+
+def encode_inputs(model: SearchModel, names: Sequence[str], batch_size: int) -> tuple[list[str], Tensor]:
+    """The images that can be read, and their unit vectors (N, D) float32 on the host.
+
+    Raises:
+        ValueError: None can be read.
+    """
+    import torch
+
+    found: list[str] = []
+    features = []
+    for batch in read_batches(names, batch_size):
+        features.append(model.encode_images([image.pixels for image in batch], batch_size=batch_size).float().cpu())
+        found += [image.name for image in batch]
+    return found, torch.cat(features)

@@ -99,7 +99,7 @@ class _Lines:
 
 def _text(stream: Any, several: bool) -> Listing:
     def line(found: Found) -> str:
-        name = found.record.get("image") if several else None
+        name = "  ".join(found.record[key] for key in ("image", "left", "right") if several and key in found.record)
         return (f"{name}\n" if name else "") + (f"{found.text}\n" if found.text else "") + ("\n" if name else "")
 
     return _Lines(stream, line)

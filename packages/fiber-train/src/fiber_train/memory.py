@@ -10,9 +10,9 @@ precision are thus in it. What is not: the memory that a device's library and it
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
+from fiber_train.config import OptimConfig
 from fiber_train.data import OnDevice, TrainingData
 from fiber_train.tasks.base import Task
 
@@ -46,9 +47,9 @@ class MemoryEstimate:
     gradients: int
     moments: int
     average: int
-    fixed: int
-    of_sample: int
-    samples: int
+    fixed: int = 0
+    of_sample: int = 0
+    samples: int = 0
 
     @property
     def total(self) -> int:
@@ -91,17 +92,22 @@ def estimate_memory(
         raise ValueError(f"counts must rise, are {counts}; give a larger second batch")
     peaks = [_peak(model, batch, autocast) for batch in batches]
     of_sample = max(0, (peaks[1] - peaks[0]) // (counts[1] - counts[0]))
+    held = count_held(model, moments=moments, average=average)
+    return replace(held, fixed=max(0, peaks[0] - of_sample * counts[0]), of_sample=of_sample, samples=samples)
+
+
+def count_held(model: nn.Module, *, moments: int = 2, average: bool = False) -> MemoryEstimate:
+    """What a run holds between its steps, without any samples; arguments as of `estimate_memory`."""
     learned = sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
-    weights = sum(value.numel() * value.element_size() for value in _held(model))
-    return MemoryEstimate(
-        weights=weights,
-        gradients=learned,
-        moments=moments * learned,
-        average=weights if average else 0,
-        fixed=max(0, peaks[0] - of_sample * counts[0]),
-        of_sample=of_sample,
-        samples=samples,
-    )
+    weights = sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+    return MemoryEstimate(weights, learned, moments * learned, weights if average else 0)
+
+
+def moments_of(optim: OptimConfig) -> int:
+    """How many tensors the optimizer of a run keeps for each parameter that learns."""
+    if optim.optimizer.endswith("SGD"):
+        return 1 if optim.options.get("momentum") else 0
+    return 2 if "Adam" in optim.optimizer else 1
 
 
 def estimate_run(
@@ -129,7 +135,7 @@ def estimate_run(
             (first, second),
             counts,
             samples,
-            moments=2 if "Adam" in optim.optimizer else 1,
+            moments=moments_of(optim),
             average=optim.ema_decay is not None,
             autocast=fabric.autocast,
         )
@@ -160,11 +166,6 @@ def _peak(model: nn.Module, batch: Mapping[str, Any], autocast: Callable[[], Abs
 
 def _drop(parameter: Tensor) -> None:
     parameter.grad = None
-
-
-def _held(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 class PeakMemory(TorchDispatchMode):

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata, resources
+from datetime import timedelta
+from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
 from omegaconf import OmegaConf
+from safetensors import safe_open
 
 from fiber_train.charts import calibration, calibration_error, curves
-from fiber_train.checkpoint import find_model, load_model
+from fiber_train.checkpoint import WEIGHTS_FILE, find_model, load_model
 from fiber_train.evaluation import Evaluation, Measure, read_evaluation
 from fiber_train.examples import Shown
+from fiber_train.machine import installed_versions
 from fiber_train.next_commands import next_commands
 from fiber_train.recipe_files import read_recipe
 from fiber_train.run_folder import CONFIG_FILE
+from fiber_train.summary import SUMMARY_FILE
 from fiber_train.tasks.base import Task
 from fiber_train.tasks.find import task_of_model
 from fiber_train.tracking import read_metrics
@@ -27,8 +31,6 @@ from fiber_train.writing import write_file
 
 TITLE = "<title>FIBER: what was learned</title>"
 _MOST_ROWS = 40  # of a table of measures
-_PACKAGES = ("fiber-train", "fiber-heads", "fiber-backbone", "torch")
-_SUMMARY = "summary.txt"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class _Section:
     shown: Shown
     calibrations: list[tuple[str, float, int]]
     commands: list[str]
-    facts: dict[str, list[str]]
+    facts: dict[str, dict[str, str]]
     settings: dict[str, str]
 
 
@@ -103,10 +105,9 @@ def write_report(
     sections = [_section(group, data, also, num_examples, trusted) for group in groups.values()]
     template = resources.files("fiber_train").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, page.render(sections=sections, versions=f"{versions}, Python {platform.python_version()}"))
+    write_file(target, page.render(sections=sections, versions=installed_versions()))
     return target
 
 
@@ -210,9 +211,21 @@ def _charts(logs: Mapping[str, Sequence[tuple[int, str, float]]], monitor: str |
     return charts
 
 
-def _facts(run: Path, rows: Sequence[tuple[int, str, float]]) -> list[str]:
-    """What the run said of itself at its start, how far it went and how long that took."""
-    path = run / _SUMMARY
+def _facts(run: Path, rows: Sequence[tuple[int, str, float]]) -> dict[str, str]:
+    """How long a run took, and what it said of itself at its start, such as its machine, parameters and versions."""
+    done = max((step for step, name, _ in rows if name.startswith("train/")), default=0)
+    facts = {"trained": f"{done:,} steps"}
+    seconds, before = 0.0, 0
+    for step, name, value in rows:
+        if name == "time/step_seconds":
+            seconds, before = seconds + value * (step - before), step
+    if seconds:
+        facts["trained"] += f" in {timedelta(seconds=round(seconds))}, evaluations and checkpoints left out"
+    path = run / SUMMARY_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    steps = max((step for step, _, _ in rows), default=0)
-    return [*lines, f"{steps:,} steps"]
+    facts |= {what: rest for what, separator, rest in (line.partition(": ") for line in lines) if separator}
+    if "model" not in facts:  # the run is older than summaries
+        with safe_open(find_model(run) / WEIGHTS_FILE, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in sorted(file.keys())]
+        facts["model"] = f"{sum(map(prod, shapes)):,} parameters"
+    return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from fiber_heads import TaskModel
 from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
 from fiber_train.coverage import SAMPLED_TEXTS, judge_tokenizer
 from fiber_train.data import TrainingData
+from fiber_train.machine import describe_machine, installed_versions
+from fiber_train.memory import count_held, moments_of
 from fiber_train.mixture import SourceSamples, describe_epoch
 from fiber_train.schedule import warmup_steps
 from fiber_train.stopping import say
@@ -82,13 +84,15 @@ def summarize(
     config = task.config
     lines = [
         _device_line(trainer, device),
+        f"machine: {describe_machine()}",
+        f"versions: {installed_versions()}",
         *_model_lines(model, config, processor, report),
         f"data to learn from: {_count(samples)} of {config.data.train_split}",
         *filter(None, [describe_epoch(task, sampling)]),
         f"data to measure on: {_count(held_out)} of {config.data.eval_split}",
         _step_line(trainer, data),
         _rate_line(optimizer, config.optim, trainer.max_steps),
-        _memory_line(model, optimizer),
+        _memory_line(model, config.optim),
     ]
     warnings = [
         *_model_warnings(model, report, processor, device),
@@ -163,14 +167,10 @@ def _rate_line(optimizer: torch.optim.Optimizer, optim: OptimConfig, max_steps: 
     )
 
 
-def _memory_line(model: TaskModel, optimizer: torch.optim.Optimizer) -> str:
-    weights = sum(value.numel() * value.element_size() for value in chain(model.parameters(), model.buffers()))
-    learned = sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
-    moments = 2 if "betas" in optimizer.defaults else 1 if optimizer.defaults.get("momentum") else 0
-    return (
-        f"memory: {in_bytes(weights + (1 + moments) * learned)} of each process for weights, gradients and optimizer; "
-        "activations come on top"
-    )
+def _memory_line(model: TaskModel, optim: OptimConfig) -> str:
+    held = count_held(model, moments=moments_of(optim), average=optim.ema_decay is not None)
+    kept = "weights, gradients, optimizer and average" if held.average else "weights, gradients and optimizer"
+    return f"memory: {in_bytes(held.total)} of each process for {kept}; activations come on top"
 
 
 def _model_warnings(model: TaskModel, report: LoadReport | None, processor: Any, device: torch.device) -> Iterator[str]:

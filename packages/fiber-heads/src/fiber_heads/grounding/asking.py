@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from fiber_heads.grounding.config import DetectionSettings
 from fiber_heads.grounding.detections import Detections
-from fiber_heads.processing import Image, Images, Texts
+from fiber_heads.processing import Images, Texts, image_list, image_name
+from fiber_heads.results import Results
 
 # What no name holds, and what one may ("St. Bernard", "salt, pepper"). Line ends are those of `str.splitlines`.
 _HARD = re.compile(r"[;；|\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]|\s\.(?!\d)")
@@ -56,20 +56,16 @@ def settings_above(threshold: float, settings: DetectionSettings | None) -> Dete
 
 def named_results(
     images: Images, found: list[dict[str, Tensor]], names: Sequence[Sequence[str]], threshold: float
-) -> list[Detections]:
+) -> Results[Detections]:
     """Detections with names, those above the threshold."""
-    given: Sequence[Image] = [images]  # type: ignore[list-item]
-    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-        given = images
-    elif isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        given = list(images)
+    given = image_list(images)
     results = []
     for image, each, own in zip(given, found, names, strict=True):
         text_labels = [own[label] for label in each["labels"].tolist()]
         result = Detections(each["boxes"], each["scores"], each["labels"], text_labels)
-        result.image = image
+        result.image, result.names = image, own
         results.append(result.best(int((each["scores"] > threshold).sum())))
-    return results
+    return Results(results, titles=[image_name(image) or f"image {number}" for number, image in enumerate(given, 1)])
 
 
 def check_words(texts: Sequence[str]) -> None:

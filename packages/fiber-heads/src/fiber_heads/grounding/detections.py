@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image as PILImage
-from PIL import ImageOps
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes
-from transformers.image_utils import load_image
 from transformers.utils.generic import ModelOutput
 
-from fiber_heads.grounding.boxes import outermost_pixels
-from fiber_heads.processing import Image
+from fiber_heads.grounding.drawing import Color, draw_boxes, label_colors
+from fiber_heads.processing import Image, image_name, open_image
+from fiber_heads.results import data_address
 from fiber_heads.task import NONE
 
-PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+SIDE = 640  # pixels of an image in a page
 
 
 @dataclass
@@ -38,6 +31,7 @@ class Detections(ModelOutput):
         labels: (K,) int64, index into the categories or among the sentence's phrases.
         text_labels: The K categories or phrases themselves.
         image: The image as it was given, to draw on; no key of the dictionary.
+        names: All categories or phrases that were asked, which `labels` are indices of; no key either.
     """
 
     boxes: Tensor
@@ -48,8 +42,11 @@ class Detections(ModelOutput):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.image: Image | None = None
+        self.names: Sequence[str] = ()
 
     def __str__(self) -> str:
+        if not len(self.boxes):
+            return "nothing found"
         lines = [f"{'score':>6}  {'label':24}  {'x1':>7}  {'y1':>7}  {'x2':>7}  {'y2':>7}"]
         lines += [
             f"{score:6.3f}  {name:24}  {'  '.join(f'{side:7.1f}' for side in box)}" for score, name, box in self.rows()
@@ -57,21 +54,31 @@ class Detections(ModelOutput):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        cells = ([f"{score:.3f}", name, *(f"{side:.1f}" for side in box)] for score, name, box in self.rows())
-        lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in cells]
-        head = "".join(f"<th>{name}</th>" for name in ("score", "label", "x1", "y1", "x2", "y2"))
-        table = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
-        drawn = ""
-        if self.image is not None:
-            file = BytesIO()
-            self.draw().save(file, "PNG")
-            drawn = f'<img src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">'
-        return f"{drawn}<table>{table}</table>"
+        squares = [f'<span style="color:rgb{color}">&#9632;</span> ' for color in self._colors()]
+        head = "".join(f"<th>{name}</th>" for name in ("label", "score", "x1", "y1", "x2", "y2"))
+        lines = [
+            f"<td>{square}{escape(name)}</td><td>{score:.3f}</td>" + "".join(f"<td>{side:.1f}</td>" for side in box)
+            for square, (score, name, box) in zip(squares, self.rows(), strict=True)
+        ]
+        table = f"<table>{''.join(f'<tr>{line}</tr>' for line in (head, *lines))}</table>"
+        return f"{self._drawn()}{table if lines else '<p>nothing found</p>'}"
+
+    def _drawn(self) -> str:
+        """The image with the boxes, as HTML; its name if it cannot be opened any more."""
+        if self.image is None:
+            return ""
+        name = escape(image_name(self.image))
+        try:
+            opened = open_image(self.image)
+        except (OSError, ValueError):
+            return f"<em>{name or 'an image that cannot be shown'}</em>"
+        address = data_address(self._draw_on(opened, SIDE), SIDE)
+        return f'<img src="{address}" alt="{name}" title="{name}">'
 
     def best(self, count: int) -> Detections:
         """The first so many."""
         kept = Detections(self.boxes[:count], self.scores[:count], self.labels[:count], self.text_labels[:count])
-        kept.image = self.image
+        kept.image, kept.names = self.image, self.names
         return kept
 
     def rows(self) -> list[tuple[float, str, list[float]]]:
@@ -82,45 +89,34 @@ class Detections(ModelOutput):
         """Plain values under the same keys, for JSON."""
         return {name: value.tolist() if isinstance(value, Tensor) else list(value) for name, value in self.items()}
 
-    def draw(self, image: Image | None = None) -> PILImage.Image:
-        """The image with its boxes, each with label and score, a color for each label.
+    def draw(self, image: Image | None = None, *, font: str | None = None) -> PILImage.Image:
+        """The image with its boxes, each with label and score, in a color for each label, see `label_colors`.
 
         Args:
             image: What to draw on; by default the image that was asked about.
+            font: File of a TrueType font for the labels.
 
         Raises:
             ValueError: If there is no image, or it is of no kind that can be opened.
         """
-        pixels = pil_to_tensor(_open(self.image if image is None else image))
-        if not len(self.boxes):
-            return to_pil_image(pixels)
-        names = [f"{name} {score:.2f}" for score, name, _ in self.rows()]
-        colors = [PALETTE[label % len(PALETTE)] for label in self.labels.tolist()]
-        corners = outermost_pixels(self.boxes.cpu())  # as Pillow draws: the last one included
-        return to_pil_image(draw_bounding_boxes(pixels, corners, names, colors, width=2))
+        return self._draw_on(open_image(self.image if image is None else image), font=font)
 
     def show(self) -> None:
         """Opens the drawn image in a viewer."""
         self.draw().show()
 
+    def _draw_on(self, image: PILImage.Image, longest: int | None = None, font: str | None = None) -> PILImage.Image:
+        """A copy with the boxes, shrunken to a longest side, so that labels are legible there."""
+        scale = min(1.0, (longest or max(image.size)) / max(image.size))
+        small = image if scale == 1 else image.resize([max(1, round(scale * side)) for side in image.size])
+        titles = [f"{name} {score:.2f}".strip() for score, name, _ in self.rows()]
+        return draw_boxes(small, scale * self.boxes, titles, self._colors(), font)
 
-def _open(image: Image | None) -> PILImage.Image:
-    """An image as PIL has it, RGB and upright."""
-    if isinstance(image, Tensor):
-        opened = to_pil_image(image.cpu())
-    elif isinstance(image, np.ndarray):
-        opened = to_pil_image(torch.from_numpy(image[..., None] if image.ndim == 2 else image).movedim(-1, 0))
-    elif isinstance(image, PILImage.Image):
-        opened = image
-    elif isinstance(image, bytes):
-        opened = PILImage.open(BytesIO(image))
-    elif isinstance(image, str | Path):  # a path or an address
-        opened = load_image(str(image))
-    elif image is not None and hasattr(image, "read"):
-        image.seek(0)  # the processor has read it
-        opened = PILImage.open(image)
-    else:
-        raise ValueError(
-            f"there is no image to draw on in {image!r}; give draw a path, a URL, a PIL image, an array or a tensor"
-        )
-    return ImageOps.exif_transpose(opened).convert("RGB")
+    def _colors(self) -> list[Color]:
+        """Of each box."""
+        names = list(self.names)
+        if not names:  # those that were found
+            found = dict(zip(self.labels.tolist(), self.text_labels, strict=True))
+            names = [found.get(place, "") for place in range(max(found, default=-1) + 1)]
+        colors = label_colors(names)
+        return [colors[label] for label in self.labels.tolist()]

@@ -21,6 +21,7 @@ from fiber_heads.grounding.losses import GroundingLoss
 from fiber_heads.grounding.postprocess import detect_boxes, merge_chunks
 from fiber_heads.grounding.scaling import Scaling
 from fiber_heads.processing import Images, PromptProcessor, Texts, as_list
+from fiber_heads.results import Results
 from fiber_heads.task import TaskModel, TaskOutput, check_batch, is_bias
 
 PIXEL_MARGIN = 0.5  # from the border of a box to the centers of its outermost pixels
@@ -170,7 +171,7 @@ class FiberForGrounding(TaskModel):
         threshold: float = 0.2,
         chunk_size: int | None = None,
         settings: DetectionSettings | None = None,
-    ) -> list[Detections]:
+    ) -> Results[Detections]:
         """Objects of named categories (open-vocabulary detection).
 
         Images are computed once below the cut for all prompts.
@@ -204,7 +205,7 @@ class FiberForGrounding(TaskModel):
         spans: Sequence[Sequence[tuple[int, int]]] | None = None,
         threshold: float = 0.2,
         settings: DetectionSettings | None = None,
-    ) -> list[Detections]:
+    ) -> Results[Detections]:
         """What the phrases of a sentence speak of (phrase grounding).
 
         Args:
@@ -230,7 +231,7 @@ class FiberForGrounding(TaskModel):
         spans: Sequence[Sequence[tuple[int, int]]] | None,
         threshold: float,
         settings: DetectionSettings,
-    ) -> list[Detections]:
+    ) -> Results[Detections]:
         check_words(texts)
         inputs = self.prepare(images, texts)
         if len(inputs["pixel_values"]) != len(texts):
@@ -239,7 +240,7 @@ class FiberForGrounding(TaskModel):
         tell_unasked(texts, prompts)
         return named_results(images, self.find({**inputs, **prompts}, settings), prompts["phrase_texts"], threshold)
 
-    def refer(self, images: Images, expressions: Texts) -> list[Detections]:
+    def refer(self, images: Images, expressions: Texts) -> Results[Detections]:
         """The one thing that an expression describes (referring expressions).
 
         Args:
@@ -255,7 +256,8 @@ class FiberForGrounding(TaskModel):
         """
         texts = as_list(expressions)
         whole = [[(0, len(text))] for text in texts]
-        return [each.best(1) for each in self._ground(images, texts, whole, 0.0, REFERRING)]
+        found = self._ground(images, texts, whole, 0.0, REFERRING)
+        return Results((each.best(1) for each in found), titles=found.titles)
 
     @torch.no_grad()
     def find(self, batch: Mapping[str, Any], settings: DetectionSettings | None = None) -> list[dict[str, Tensor]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from fiber_data import CaptionSample, load_image
-from fiber_heads.search import SearchModel, search_scores
+from fiber_heads.ranking import search_scores
+from fiber_heads.search import SearchModel
 
 from fiber_train.examples import Example, Said, Shown, show_image, spread
 

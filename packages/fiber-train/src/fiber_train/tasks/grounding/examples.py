@@ -22,8 +22,9 @@ _MEASURED = 100  # samples, for calibration
 def show_boxes(model: FiberForGrounding, samples: BoxData, number: int) -> Shown:
     """Boxes found for the phrases of captions or expressions; without these, for the categories of the data."""
     shown = Shown(
-        note="Solid green (✓): found where it is. Solid red (✗): found where it is not, or a box on the right thing "
-        "under the wrong phrase. Dashed: where it is. The number is the phrase's, then the score."
+        note="Solid line, ✓: found where it is. Dashed line, ✗: found where it is not, or a box on the right thing "
+        "under the wrong phrase. Thin dotted line: where it is. The number is the phrase's, then the score. Lines have "
+        "no colors, which would speak against the words."
     )
     if samples.texts:
         for place, sample in enumerate(spread(samples.texts, max(number, _MEASURED))):

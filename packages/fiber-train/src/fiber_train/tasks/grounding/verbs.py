@@ -138,17 +138,19 @@ def _as_found(image: InputImage, result: Any) -> Found:
             }
             for each in boxes
         ],
-        str(result) if boxes else "nothing found",
+        str(result),
         ((height, width), [(each["label"], each["score"], each["box"]) for each in boxes]),
     )
 
 
 def _draw(folder: Path, batch: list[InputImage], results: list[Any]) -> None:
-    from fiber_train.drawing import draw_detections
+    from matplotlib.font_manager import findfont
+
     from fiber_train.writing import explained, free_name
 
+    font = findfont("DejaVu Sans")  # which comes with matplotlib
     for image, result in zip(batch, results, strict=True):
         name = Path(image.name.partition("?")[0]).stem  # of an address too
         target = free_name(folder / f"{name}.boxes.png")
         with explained(target):
-            draw_detections(image.pixels, result).save(target)
+            result.draw(image.pixels, font=font).save(target)

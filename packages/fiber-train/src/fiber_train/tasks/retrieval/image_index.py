@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from fiber_data.urls import is_url
+from fiber_heads import Match, Results
 from fiber_heads.search import SearchModel
 from torch import Tensor
 
-from fiber_train.inputs import read_batches
-from fiber_train.tasks.retrieval.folder import Match
+from fiber_train.inputs import encode_inputs
+from fiber_train.tasks.retrieval.folder import ranked
 from fiber_train.writing import replace_folder
 
 FEATURES_FILE, INDEX_FILE = "features.npy", "index.json"
@@ -75,7 +76,7 @@ class ImageIndex:
         return made
 
     @torch.inference_mode()
-    def search(self, model: SearchModel, query: str, top: int = 5) -> list[Match]:
+    def search(self, model: SearchModel, query: str, top: int = 5) -> Results[Match]:
         """The images that fit a text best, with their cosines.
 
         Raises:
@@ -89,9 +90,7 @@ class ImageIndex:
                 "checkpoint that it was made with"
             )
         cosines = self.features @ model.encode_texts(query)[0].float().cpu()
-        best = cosines.topk(min(top, len(self.names)))
-        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Match(Path(self.names[row]), score) for row, score in rows]
+        return ranked(self.names, cosines, top)
 
 
 def make_index(
@@ -114,14 +113,13 @@ def make_index(
         stamps = {name: (row, old.stamps[row]) for row, name in enumerate(old.names) if old.stamps[row]}
         rows = {name: stamps[name][0] for name in names if name in stamps and stamps[name][1] == _stamp(name)}
     kept = [name for name in names if name in rows]
-    found, features = list(kept), []
-    if kept and old is not None:
-        features.append(old.features[[rows[name] for name in kept]])
     fresh = [name for name in names if name not in rows]
-    for batch in read_batches(fresh, batch_size) if fresh else ():
-        features.append(model.encode_images([image.pixels for image in batch], batch_size=batch_size).float().cpu())
-        found += [image.name for image in batch]
-    return ImageIndex(found, [_stamp(name) for name in found], torch.cat(features), own)
+    found, features = encode_inputs(model, fresh, batch_size) if fresh else ([], None)
+    parts = [] if features is None else [features]
+    if kept and old is not None:
+        parts.insert(0, old.features[[rows[name] for name in kept]])
+    found = [*kept, *found]
+    return ImageIndex(found, [_stamp(name) for name in found], torch.cat(parts), own)
 
 
 def fingerprint(model: SearchModel) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from fiber_heads.distributed import gather_by_id, max_over_processes, rank, sum_over_processes, world_size
-from fiber_heads.search import place_reranked
+from fiber_heads.ranking import place_reranked
 from torch import Tensor
 
 MOST_IN_MEMORY = 64 * 2**20  # bytes of a file of predictions; more lie on the disk

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fiber_train.asking import IMAGES_HELP, add_images, ask
+from fiber_train.asking import IMAGES_HELP, add_batch_size, add_images, add_inputs, ask
 from fiber_train.listing import Found, add_listing, listing
 from fiber_train.options import add_checkpoint, check_option, load_checkpoint
 from fiber_train.outputs import claim_file
 
 if TYPE_CHECKING:
+    from fiber_heads import Match, SearchModel
+
     from fiber_train.inputs import InputImage
-    from fiber_train.tasks.retrieval.folder import Match
+
+BATCH_SIZE = 32  # of what is encoded alone
 
 
 def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
@@ -31,13 +35,12 @@ def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
     parser.add_argument(
         "--rerank", type=int, default=0, help="re-rank so many of the best, with the matcher (with --images)"
     )
+    add_batch_size(parser, BATCH_SIZE)
     add_listing(parser)
     return _retrieve
 
 
 def _retrieve(options: Namespace) -> int:
-    from fiber_heads.search import SearchModel
-
     from fiber_train.inputs import find_inputs
     from fiber_train.tasks.retrieval.folder import retrieve as search
     from fiber_train.tasks.retrieval.image_index import ImageIndex
@@ -46,31 +49,35 @@ def _retrieve(options: Namespace) -> int:
     check_option("--rerank", options.rerank, least=0)
     if options.out:
         claim_file(options.out, "--out")
+    queries: Iterable[str] = [options.query]
     if options.index is None:
         if options.query is None:
             raise ValueError("--query: say what to look for; several queries are for an index (fiber index)")
-        names = [Path(name) for name in find_inputs(options.images)]
-        model, processor = load_checkpoint(options, SearchModel)
-        matches = search(model, processor, names, options.query, options.top, options.rerank)
-        with listing(options, several=False) as written:
-            written.add(_ranked(options.query, matches))
-        return 0
-    if options.rerank:
-        raise ValueError("--rerank needs --images: an index holds features, not what the matcher reads")
-    index = ImageIndex.load(options.index)
-    model, _ = load_checkpoint(options, SearchModel)
-    queries: Iterable[str] = [options.query]
-    if options.query is None:
-        queries = (line.strip() for line in sys.stdin if line.strip())
+        names, model = find_inputs(options.images), _load(options)
+        find = partial(search, model, names, rerank=options.rerank, batch_size=options.batch_size)
+    else:
+        if options.rerank:
+            raise ValueError("--rerank needs --images: an index holds features, not what the matcher reads")
+        find = partial(ImageIndex.load(options.index).search, _load(options))
+        if options.query is None:
+            queries = (line.strip() for line in sys.stdin if line.strip())
     with listing(options, several=False) as written:
         for query in queries:
-            written.add(_ranked(query, index.search(model, query, options.top)))
+            written.add(_ranked(query, find(query, top=options.top)))
     return 0
+
+
+def _load(options: Namespace) -> SearchModel:
+    """The model of `--checkpoint`, once the options are in order."""
+    from fiber_heads.search import SearchModel
+
+    check_option("--batch-size", options.batch_size, least=1)
+    return load_checkpoint(options, SearchModel)[0]
 
 
 def _ranked(query: str, matches: Sequence[Match]) -> Found:
     rows = [
-        {"rank": rank, "score": round(each.score, 5), "image": str(each.path)} for rank, each in enumerate(matches, 1)
+        {"rank": rank, "score": round(each.score, 5), "image": str(each.image)} for rank, each in enumerate(matches, 1)
     ]
     text = "\n".join(f"{row['rank']:>3}  {row['score']:7.3f}  {row['image']}" for row in rows)
     return Found({"query": query, "images": rows}, [{"query": query} | row for row in rows], text)
@@ -78,26 +85,20 @@ def _ranked(query: str, matches: Sequence[Match]) -> Found:
 
 def index(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Encode images once, to be searched in milliseconds."""
-    add_checkpoint(parser)
-    parser.add_argument("images", nargs="+", metavar="image", help=IMAGES_HELP)
+    add_inputs(parser, BATCH_SIZE)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to write; of one that is there, only what changed is encoded"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (%(default)s)")
     return _index
 
 
 def _index(options: Namespace) -> int:
-    from fiber_heads.search import SearchModel
-
     from fiber_train.inputs import find_inputs
     from fiber_train.tasks.retrieval.image_index import INDEX_FILE, ImageIndex, make_index
 
-    check_option("--batch-size", options.batch_size, least=1)
     old = ImageIndex.load(options.out) if (options.out / INDEX_FILE).is_file() else None
     names = find_inputs(options.images)
-    model, _ = load_checkpoint(options, SearchModel)
-    made = make_index(model, names, old, options.batch_size)
+    made = make_index(_load(options), names, old, options.batch_size)
     made.save(options.out)
     sys.stdout.write(
         f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --query '...' searches them\n"
@@ -107,25 +108,20 @@ def _index(options: Namespace) -> int:
 
 def embed(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Write the features of images or texts as a NumPy file."""
-    add_checkpoint(parser)
-    parser.add_argument("images", nargs="*", metavar="image", help=IMAGES_HELP)
+    add_inputs(parser, BATCH_SIZE, nargs="*")
     parser.add_argument("--texts", type=Path, help="file of texts, one to a line, in place of images")
     parser.add_argument(
         "--out", type=Path, required=True, help="such as features.npy: (N, D) float32; features.txt names the rows"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="images or texts at a time (%(default)s)")
     return _embed
 
 
 def _embed(options: Namespace) -> int:
     import numpy as np
-    import torch
-    from fiber_heads.search import SearchModel
 
-    from fiber_train.inputs import find_inputs, read_batches
+    from fiber_train.inputs import encode_inputs, find_inputs
     from fiber_train.writing import explained
 
-    check_option("--batch-size", options.batch_size, least=1)
     if bool(options.images) == bool(options.texts):
         raise ValueError("give images, or --texts FILE")
     if options.out.suffix != ".npy":
@@ -133,21 +129,15 @@ def _embed(options: Namespace) -> int:
     listed = options.out.with_suffix(".txt")
     claim_file(options.out, "--out")
     claim_file(listed, "--out")
-    names: list[str] = []
     if options.texts:
         names = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not names:
             raise ValueError(f"{options.texts} holds no text; write one to a line")
-        model, _ = load_checkpoint(options, SearchModel)
-        features = [model.encode_texts(names, batch_size=options.batch_size)]
+        features = _load(options).encode_texts(names, batch_size=options.batch_size).float().cpu()
     else:
         inputs = find_inputs(options.images)
-        model, _ = load_checkpoint(options, SearchModel)
-        features = []
-        for batch in read_batches(inputs, options.batch_size):
-            features.append(model.encode_images([image.pixels for image in batch], batch_size=options.batch_size))
-            names += [image.name for image in batch]
-    table = torch.cat(features).float().cpu().numpy()
+        names, features = encode_inputs(_load(options), inputs, options.batch_size)
+    table = features.numpy()
     with explained(options.out):
         np.save(options.out, table)
         listed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
