@@ -27,6 +27,7 @@ RUFF = "ruff>=0.17.6,<0.18"  # a formatter's minor versions move lines
 MYPY = "mypy>=2.4,<3"
 TWINE = "twine>=6.1,<8"
 XDIST = "pytest-xdist>=3.8,<4"
+DOCS = ["sphinx>=8.2,<9", "myst-parser>=5,<6", "furo>=2025.12", "sphinx-copybutton>=0.5.2,<1"]
 
 nox.needs_version = ">=2026.2"
 nox.options.default_venv_backend = "uv"
@@ -120,6 +121,15 @@ def quickstart(session: nox.Session) -> None:
     """A small model from generated images to a report: `nox -s quickstart -- OPTIONS` passes options on."""
     install_wheels(session, PROJECTS)
     session.run("fiber", "quickstart", "--out", "quickstart", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build/html; a warning is an error. `nox -s docs -- linkcheck`: links to other sites, too."""
+    install_wheels(session, PROJECTS, *DOCS)
+    options = ["--nitpicky", "--fail-on-warning", "--keep-going", "--quiet", "--jobs=auto"]
+    for builder in ("html", *session.posargs):
+        session.run("sphinx-build", *options, f"--builder={builder}", "docs", f"docs/_build/{builder}")
 
 
 @nox.session
