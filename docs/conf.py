@@ -29,6 +29,7 @@ exclude_patterns = ["_build", "_extensions", "notebooks"]
 # Every reference to a name of ours has to resolve; those of other libraries are not looked up.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?s)(?!fiber_(backbone|heads|data|eval|train)\b).*")]
+suppress_warnings = ["toc.empty_glob"]  # tutorials come from a folder
 default_role = "py:obj"  # what a docstring has in single backticks
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]

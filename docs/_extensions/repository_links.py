@@ -1,7 +1,7 @@
 """Relative links of files that pages include, such as READMEs: to the page that includes their target.
 
-A page includes a file of the repository by `{include}` alone on its line, so that which page shows which file is read
-from the pages. A link to a folder means its README; what no page includes is offered as a download.
+Which page shows which file is read from the pages' `{include}`. A link to a folder means its README; what no page
+includes is offered as a download.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
 
-INCLUDE = re.compile(r"^```\{include\} (\S+)$", re.MULTILINE)
-LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
+INCLUDE = re.compile(r"^```\{include\} (\S+)\n(:)?", re.MULTILINE)  # with options it is a part of the file
+LINK = re.compile(r"(?<=\]\()([^)\s#:]*)(#[^)\s]*)?(?=\))")
 CODE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
 
 def find_pages(app: Sphinx, config: Config) -> None:
-    """Note which page includes which file; of a file in several the one that shows it whole, which comes alone."""
+    """Note which page includes which file, of a file in several the one that has it whole."""
     pages: dict[Path, str] = {}
     for page in sorted(Path(app.srcdir).rglob("*.md")):
-        included = INCLUDE.findall(page.read_text(encoding="utf-8"))
-        for target in included:
+        for target, is_part in INCLUDE.findall(page.read_text(encoding="utf-8")):
             path = (page.parent / target).resolve()
-            if len(included) == 1 or path not in pages:
+            if not is_part or path not in pages:
                 pages[path] = "/" + page.relative_to(app.srcdir).as_posix()
     config.add("pages_of_files", pages, "env", dict)
 
@@ -38,7 +37,7 @@ def rewrite_links(app: Sphinx, relative_path: Path, parent_docname: str, content
     pages: dict[Path, str] = app.config.pages_of_files
 
     def rewrite(match: re.Match[str]) -> str:
-        target = (file.parent / match[1]).resolve()
+        target = (file.parent / match[1]).resolve() if match[1] else file
         for path in (target, target / "README.md", target / "__init__.py"):
             if path in pages:
                 return pages[path] + (match[2] or "")
