@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.directives.code import CodeBlock
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
@@ -24,14 +29,13 @@ extensions = [
     "public_names",
     "repository_links",
 ]
-exclude_patterns = ["_build", "_extensions", "notebooks"]
-if not any(Path(__file__).parent.glob("tutorials/*.md")):  # a list of no pages would be a warning
-    exclude_patterns.append("tutorials.md")
+exclude_patterns = ["_build", "_extensions"]
+# Tutorials and notebooks are listed by their folders, and a folder may be empty.
+logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "glob pattern" not in str(record.msg))
 
 # Every reference to a name of ours has to resolve; those of other libraries are not looked up.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?s)(?!fiber_(backbone|heads|data|eval|train)\b).*")]
-suppress_warnings = ["toc.excluded"]
 default_role = "py:obj"  # what a docstring has in single backticks
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -59,3 +63,19 @@ copybutton_prompt_text = "$ "
 
 linkcheck_timeout = 20
 linkcheck_anchors = False
+
+
+class CodeCell(CodeBlock):
+    """A cell of a notebook that is kept as text."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Python, whatever the kernel is called."""
+        self.arguments = ["python"]
+        return super().run()
+
+
+def setup(app: Sphinx) -> None:
+    """Let pages be notebooks."""
+    app.add_directive("code-cell", CodeCell)
