@@ -27,6 +27,7 @@ RUFF = "ruff>=0.17.6,<0.18"  # a formatter's minor versions move lines
 MYPY = "mypy>=2.4,<3"
 TWINE = "twine>=6.1,<8"
 XDIST = "pytest-xdist>=3.8,<4"
+DOCS = ["sphinx>=8.2,<9", "myst-parser>=5,<6", "furo>=2025.12", "sphinx-copybutton>=0.5.2,<1"]
 
 nox.needs_version = ">=2026.2"
 nox.options.default_venv_backend = "uv"
@@ -134,6 +135,15 @@ def notebooks(session: nox.Session) -> None:
     """The notebooks of docs/notebooks, run on untrained models or on yours (`-- quickstart`), to build/notebooks."""
     install_wheels(session, PROJECTS, "jupytext>=1.16,<2", "nbclient>=0.10,<1", "ipykernel>=6.29,<8")
     session.run("python", "tests/notebooks.py", "docs/notebooks", "build/notebooks", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build/html; a warning is an error. `nox -s docs -- linkcheck`: links to other sites, too."""
+    install_wheels(session, PROJECTS, *DOCS)
+    options = ["--nitpicky", "--fail-on-warning", "--keep-going", "--quiet", "--jobs=auto"]
+    for builder in ("html", *session.posargs):
+        session.run("sphinx-build", *options, f"--builder={builder}", "docs", f"docs/_build/{builder}")
 
 
 @nox.session

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# What limits a process's memory and files, and sends it signals, is tested where a system has them as Linux does.
+collect_ignore = [] if Path("/proc/self/statm").is_file() else ["test_accidents.py", "test_fuzz.py"]
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def test_inputs_are_files_folders_patterns_and_lines(tmp_path: Path, monkeypatch
         find_inputs(["d.png"])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a named pipe")
 def test_a_folder_of_images_holds_what_pillow_opens_and_no_folders(tmp_path: Path) -> None:
     for name in ("a.jfif", "b.WEBP", "c.avif" if ".avif" in image_suffixes() else "c.png", "notes.txt", "film.mpg"):
         (tmp_path / name).write_bytes(b"content")
@@ -156,6 +157,7 @@ def test_a_folder_of_images_holds_what_pillow_opens_and_no_folders(tmp_path: Pat
     assert [name[0] for name in names] == ["a", "b", "c", "d", "p"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a named pipe")
 def test_a_folder_with_a_broken_image_is_searched(run: Path, scenes: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "deep").mkdir()
     shutil.copy(scenes / "images" / "val" / "000000.png", tmp_path / "deep" / "good.PNG")
