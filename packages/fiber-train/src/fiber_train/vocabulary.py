@@ -48,8 +48,8 @@ def take_vocabulary(model: TaskModel, old: Any, new: Any) -> None:
 
 
 def _mixing(old: Any, new: Any, before: int) -> Tensor:
-    """The share (new, old) of each old piece in each new one; rows add up to 1."""
-    known, mixed = old.get_vocab(), torch.zeros(len(new), before)
+    """The share (new, old) of each old piece in each new one, sparse, for both may be large; rows add up to 1."""
+    known, rows, columns, shares = old.get_vocab(), [], [], []
     roles = {getattr(new, role): getattr(old, role) for role in _ROLES}
     for piece, row in new.get_vocab().items():
         if roles.get(row) is not None:
@@ -58,6 +58,7 @@ def _mixing(old: Any, new: Any, before: int) -> Tensor:
             places = [known[piece]]
         else:
             places = old(new.decode([row]), add_special_tokens=False)["input_ids"] or list(range(len(old)))
-        for place in places:
-            mixed[row, place] += 1 / len(places)
-    return mixed
+        rows += [row] * len(places)
+        columns += places
+        shares += [1 / len(places)] * len(places)
+    return torch.sparse_coo_tensor(torch.tensor([rows, columns]), torch.tensor(shares), (len(new), before))
