@@ -73,7 +73,9 @@ def is_own(recipe: str, words: Sequence[str]) -> bool:
     if recipe not in (known := find_recipes()):
         return True
     first = words[0] if words else ""
-    return "=" not in first and first not in known and ("://" in first or first.endswith("/") or Path(first).is_dir())
+    if "=" in first or first in known or first.endswith((".yaml", ".yml")):
+        return False
+    return "/" in first or Path(first).is_dir()
 
 
 def resolve_own(name: str, words: Sequence[str], checkpoint: str | None) -> tuple[list[str], list[str]]:
