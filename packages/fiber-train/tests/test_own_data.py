@@ -25,7 +25,7 @@ from .layouts import write_roboflow
 from .originals import make, save
 
 LITTLE = ["task.model.num_blocks=1", "task.model.channels=16", "task.detection.score_threshold=0"]
-ONE = ["trainer.max_steps=1", "trainer.eval_every=0", "optim.warmup=0"]
+ONE = ["trainer.max_steps=1", "trainer.eval_every=0", "optim.warmup=0", "model.image_size=64"]
 MORE = {"captions": CAPTIONS, "detect": LITTLE}
 
 
