@@ -22,8 +22,10 @@ FRESH = (
 LARGE_RECIPES = ("gpu_12gb", "gpu_24gb")  # whose models do
 _HELD_OUT = ("val", "valid", "validation", "dev", "minival", "test")  # the first that there is
 # Of the head of a detector, what its weights were trained with.
-_HEAD = ("channels", "num_blocks", "norm_groups", "anchor_scale", "flat_offsets", "inclusive_boxes", "padding_aware")
-_HEAD += ("no_object_column", "prompt_vectors")
+_HEAD = (
+    *("channels", "num_blocks", "norm_groups", "anchor_scale", "flat_offsets", "inclusive_boxes", "padding_aware"),
+    *("no_object_column", "prompt_vectors"),
+)
 
 
 @dataclass(frozen=True)
