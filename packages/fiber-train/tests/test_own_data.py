@@ -25,7 +25,7 @@ from .layouts import write_roboflow
 from .originals import make, save
 
 LITTLE = ["task.model.num_blocks=1", "task.model.channels=16", "task.detection.score_threshold=0"]
-ONE = ["trainer.max_steps=1", "trainer.eval_every=0", "optim.warmup=0"]
+ONE = ["trainer.max_steps=1", "trainer.eval_every=0", "optim.warmup=0", "model.image_size=64"]
 MORE = {"captions": CAPTIONS, "detect": LITTLE}
 
 
@@ -126,7 +126,7 @@ def test_what_is_no_folder_of_the_kind_is_one_sentence(
     (bare / "a.jpg").write_bytes(b"")
     for words, reason in [
         (["detect", str(bare)], "bare: expected boxes.jsonl beside images/, .*YOLO's .* found a.jpg, labels/"),
-        (["vqa", str(tmp_path / "no") + "/"], "no: no such folder; expected one with questions.jsonl beside images/"),
+        (["vqa", str(tmp_path / "no")], "no: no such folder; expected one with questions.jsonl beside images/"),
         (["captions"], "fiber train captions DIR: give the folder of your data, with captions.jsonl"),
         (["captions", str(photos), "--checkpoint", str(bare)], "bare holds no model"),
     ]:

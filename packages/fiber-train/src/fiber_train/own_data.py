@@ -21,11 +21,11 @@ FRESH = (
 )
 LARGE_RECIPES = ("gpu_12gb", "gpu_24gb")  # whose models do
 _HELD_OUT = ("val", "valid", "validation", "dev", "minival", "test")  # the first that there is
-
-
 # Of the head of a detector, what its weights were trained with.
-_HEAD = ("channels", "num_blocks", "norm_groups", "anchor_scale", "flat_offsets", "inclusive_boxes", "padding_aware")
-_HEAD += ("no_object_column", "prompt_vectors")
+_HEAD = (
+    *("channels", "num_blocks", "norm_groups", "anchor_scale", "flat_offsets", "inclusive_boxes", "padding_aware"),
+    *("no_object_column", "prompt_vectors"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def is_own(recipe: str, words: Sequence[str]) -> bool:
     if recipe not in (known := find_recipes()):
         return True
     first = words[0] if words else ""
-    return "=" not in first and first not in known and ("://" in first or first.endswith("/") or Path(first).is_dir())
+    if "=" in first or first in known or first.endswith((".yaml", ".yml")):
+        return False
+    return "/" in first or Path(first).is_dir()
 
 
 def resolve_own(name: str, words: Sequence[str], checkpoint: str | None) -> tuple[list[str], list[str]]:
