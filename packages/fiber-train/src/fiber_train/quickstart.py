@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -48,7 +49,7 @@ def quickstart(
         FileExistsError: The folder holds files of somebody else's that would be overwritten.
         ValueError: It is to run on several devices, or there is no such task.
     """
-    root = Path(out)
+    root, began = Path(out), time.monotonic()
     steps = read_steps(root, overrides, splits, tasks)
     names = {**RUNS, **{TITLES[task]: task for task in tasks}}
     runs = {title: step for title, name in names.items() for step in steps if step.name == name}
@@ -62,12 +63,17 @@ def quickstart(
     def show(step: Step) -> None:
         if step is coarse:
             write_report({COARSE: step.folder}, root / REPORT)
-            say(f"a first result: open {root / REPORT}")
+            say(f"a first result after {_minutes(began)}: open {root / REPORT}")
 
     if not run_pipeline(root, steps, also=(REPORT,), finished=show):
         return None
     write_report({title: step.folder for title, step in runs.items()}, root / REPORT)
+    say(f"all done after {_minutes(began)}")
     return {title: step.summary() for title, step in runs.items() if isinstance(step, TrainStep)}
+
+
+def _minutes(began: float) -> str:
+    return f"{(time.monotonic() - began) / 60:.1f} minutes"
 
 
 def read_steps(
