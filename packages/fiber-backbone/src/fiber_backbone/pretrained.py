@@ -179,9 +179,9 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         config = {"model_class": name_of(kind, "fiber.models"), **self.to_config()}
         given = self.state_dict() if self._given is None else self._given
         tensors = {name: value.detach().contiguous() for name, value in given.items()}
-        dtypes = {value.dtype for value in self.parameters() if value.is_floating_point()}
-        if len(dtypes) == 1 and {value.dtype for value in tensors.values() if value.is_floating_point()} != dtypes:
-            config["dtype"] = str(dtypes.pop()).removeprefix("torch.")
+        both = [(own.dtype, tensors[name].dtype) for name, own in self.named_parameters() if name in tensors]
+        if len(meant := {own for own, _ in both}) == 1 and meant != {stored for _, stored in both}:
+            config["dtype"] = str(meant.pop()).removeprefix("torch.")
         # Each file is written beside its target and renamed, so that a reader never meets half of one.
         described, weights = (save_directory / f".{name}.partial" for name in (CONFIG_FILE, WEIGHTS_FILE))
         described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
