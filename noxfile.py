@@ -117,10 +117,36 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session
+def release(session: nox.Session) -> None:
+    """What a tag releases, in dist/: `nox -s release -- TAG [QUICKSTART]`, with the models of a quickstart as a wheel.
+
+    A tag is v0.2.0, or fiber-data/0.2.1 for one package. Without it the rest is checked, to try before a release.
+    """
+    tags, quickstarts = session.posargs[:1], session.posargs[1:2]
+    if tags:
+        session.run("python", "release/tag.py", *tags)
+    build(session)
+    again = Path(session.create_tmp())
+    for sdist in sorted((ROOT / "dist").glob("*.tar.gz")):
+        session.run_install("uv", "build", "--quiet", "--wheel", "--out-dir", str(again), str(sdist))
+    for wheel in sorted((ROOT / "dist").glob("*.whl")):
+        if set(zipfile.ZipFile(wheel).namelist()) != set(zipfile.ZipFile(again / wheel.name).namelist()):
+            session.error(f"{wheel.name}: its sdist builds a wheel with other files; see its pyproject.toml")
+    if quickstarts:
+        install_wheels(session, closure("fiber-train"))
+        sources = again / "fiber-scenes"
+        shutil.rmtree(sources, ignore_errors=True)
+        session.run("python", "release/scenes.py", str(Path(quickstarts[0]).absolute()), str(sources))
+        session.run_install("uv", "build", "--quiet", "--wheel", "--out-dir", "dist", str(sources))
+        session.run("twine", "check", "--strict", *map(str, (ROOT / "dist").glob("fiber_scenes-*")))
+
+
+@nox.session
 def quickstart(session: nox.Session) -> None:
     """A small model from generated images to a report: `nox -s quickstart -- OPTIONS` passes options on."""
     install_wheels(session, PROJECTS)
-    session.run("fiber", "quickstart", "--out", "quickstart", *session.posargs)
+    kept = {"PYTHONDONTWRITEBYTECODE": None}  # else its second process would compile torch's sources once more
+    session.run("fiber", "quickstart", "--out", "quickstart", *session.posargs, env=kept)
 
 
 @nox.session(name="docs-check")

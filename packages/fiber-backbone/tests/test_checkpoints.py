@@ -166,6 +166,26 @@ def test_weights_keep_the_type_they_were_saved_in(tmp_path: Path, tiny: FiberBac
     assert all(torch.equal(value, own.float()) for value, own in zip(wide.parameters(), tiny.parameters(), strict=True))
 
 
+def test_weights_stored_in_another_type_load_in_the_models_own(
+    tiny: FiberBackbone, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    rounded = {name: value.bfloat16() for name, value in tiny.state_dict().items()}
+    tiny.save_pretrained(tmp_path, state_dict=rounded)
+    loaded = FiberBackbone.from_pretrained(tmp_path)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, rounded[name].float()), name
+    assert not recwarn.list
+    kept = FiberBackbone.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {value.dtype for value in kept.parameters()} == {torch.bfloat16}
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "int8"}))
+    with pytest.raises(
+        ValueError, match=r"config\.json: dtype: expected bfloat16, float16, float32, float64, found 'int8'"
+    ):
+        FiberBackbone.from_pretrained(tmp_path)
+
+
 def test_tensors_of_a_plain_file(tmp_path: Path) -> None:
     torch.save({"model": {"module.a": torch.ones(2), "epoch": 3}, "optimizer": {"lr": 1}}, tmp_path / "fine.pth")
     assert list(read_original_state_dict(tmp_path / "fine.pth")) == ["a"]

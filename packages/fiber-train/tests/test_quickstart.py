@@ -1,8 +1,11 @@
-"""The quickstart: both stages on generated scenes, beside the fine stage alone, and a page that shows them."""
+"""The quickstart: both stages on generated scenes, beside the fine stage alone, a page, and what to type next."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,45 +13,95 @@ from fiber_train.checkpoint import load_task_model
 from fiber_train.cli import main
 from fiber_train.config import load_config
 from fiber_train.evaluation import read_evaluation
-from fiber_train.quickstart import FINE, SCRATCH, quickstart
+from fiber_train.quickstart import COARSE, FINE, SCRATCH, quickstart, read_steps
 
 from .conftest import SMALL
 
 LITTLE = ["task.model.channels=16", "trainer.max_steps=2", "task.detection.score_threshold=0"]
+LITTLE += ["task.model.generation.max_length=8", "task.min_count=1", "trainer.eval_every=0", "trainer.threads=1"]
+GIVEN = [*SMALL, *LITTLE]
+SPLITS = {"train": 40, "val": 20}  # the real size takes minutes
 
 
-def test_both_stages_and_a_page(tmp_path: Path, capsys, monkeypatch) -> None:
-    given = [*SMALL, *LITTLE]
-    monkeypatch.setattr("fiber_train.quickstart.SPLITS", {"train": 40, "val": 20})  # the real size takes minutes
-    assert main(["quickstart", "--out", str(tmp_path), *given]) == 0
-    printed = capsys.readouterr().out
-    weights = tmp_path / "fine" / "checkpoints" / "step-000002" / "model.safetensors"
-    written = weights.stat().st_mtime_ns
-    reached = quickstart(tmp_path, given, {"train": 40, "val": 20})
-    assert reached is not None
-    assert weights.stat().st_mtime_ns == written, "the same call trains nothing again"
-    assert "report.html" in printed
-    assert all(text in printed for text in reached.values())
-    coarse, fine, scratch = reached.values()
-    assert "20 images, 100 captions" in coarse
-    numbers = [read_evaluation(tmp_path / name) for name in ("fine", "fine_from_scratch")]
-    for text, found in zip((fine, scratch), numbers, strict=True):
-        assert f"AP50 {found['AP50']:.3f}" in text
-        assert f"(empty expression {found.find('refcoco+/P@1').baseline:.3f})" in text
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished quickstart with both further tasks, made in two calls, and what the second one printed."""
+    root = tmp_path_factory.mktemp("quickstart") / "a folder"
+    pages = []
 
-    starts = [load_config(tmp_path / name / "config.yaml").model.checkpoint for name in ("fine", "fine_from_scratch")]
-    assert starts == [str(tmp_path / "coarse"), None]
-    sizes = {load_task_model(tmp_path / name).backbone.config.vocab_size for name in ("coarse", "fine_from_scratch")}
+    def seen(runs, out: Path, **options):
+        pages.append(list(runs))
+        return write(runs, out, **options)
+
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        import fiber_train.quickstart as module
+
+        write = module.write_report
+        patch.setattr(module, "SPLITS", SPLITS)
+        patch.setattr(module, "write_report", seen)
+        assert main(["quickstart", "--out", str(root), *GIVEN]) == 0
+        assert pages == [[COARSE], [COARSE, FINE, SCRATCH]], "there is something to look at after the coarse stage"
+        weights = _weights(root)
+        written = weights.stat().st_mtime_ns
+        (more,) = (line for line in printed.getvalue().splitlines() if line.startswith("fiber quickstart"))
+        printed.truncate(0)
+        assert main(shlex.split(more)[1:]) == 0
+        assert weights.stat().st_mtime_ns == written, "what is done is not done again"
+        assert pages[2:] == [[COARSE, FINE, SCRATCH, "questions", "captions"]]
+    return root, printed.getvalue()
+
+
+def _weights(root: Path) -> Path:
+    return root / "fine" / "checkpoints" / "step-000002" / "model.safetensors"
+
+
+def test_both_stages_and_a_page(made: tuple[Path, str]) -> None:
+    root, printed = made
+    assert "20 images, 100 captions" in printed
+    numbers = [read_evaluation(root / name) for name in ("fine", "fine_from_scratch")]
+    for found in numbers:
+        assert f"AP50 {found['AP50']:.3f}" in printed
+        assert f"(empty expression {found.find('refcoco+/P@1').baseline:.3f})" in printed
+
+    names = ("fine", "fine_from_scratch", "vqa", "captions")
+    starts = [load_config(root / name / "config.yaml").model.checkpoint for name in names]
+    assert starts == [str(root / "coarse"), None, str(root / "coarse"), str(root / "coarse")]
+    sizes = {load_task_model(root / name).backbone.config.vocab_size for name in ("coarse", "fine_from_scratch")}
     assert len(sizes) == 1, "one tokenizer serves all"
 
-    html = (tmp_path / "report.html").read_text()
-    assert html.count('<div class="card">') == 24, "twelve samples of each stage"
+    html = (root / "report.html").read_text()
+    assert html.count('<div class="card">') == 48, "twelve samples of each task"
     assert all(title in html for title in (FINE, SCRATCH))
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html), "nothing is fetched from elsewhere"
     assert html.count('class="mark-true"') >= 12, "every caption speaks of something"
+
+
+def test_the_commands_that_it_ends_with_work(made: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    root, printed = made
+    typed = [shlex.split(line) for line in printed.splitlines() if line.startswith("fiber ")]
+    assert [words[1] for words in typed] == ["retrieve", "detect", "ground", "refer", "answer", "caption"]
+    for words in typed:
+        assert main(words[1:]) == 0, words
+        assert capsys.readouterr().out.strip(), words
+    assert list((root / "drawn").iterdir())
+
+
+def test_the_same_call_does_nothing_again(made: tuple[Path, str]) -> None:
+    root, printed = made
+    written = _weights(root).stat().st_mtime_ns
+    reached = quickstart(root, GIVEN, SPLITS)
+    assert reached is not None
+    assert all(text in printed for text in reached.values())
+    assert _weights(root).stat().st_mtime_ns == written
 
 
 def test_several_devices_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the quickstart runs on one device"):
         quickstart(tmp_path / "new", ["trainer.devices=2"])
     assert not (tmp_path / "new").exists()
+
+
+def test_an_unknown_task_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no task 'vqq'; there are vqa, captions"):
+        read_steps(tmp_path, tasks=["vqq"])

@@ -63,8 +63,9 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
             pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
             trusted: Import paths (`package.module:Name`) that the model's configuration may name beside entry points:
                 to import them runs them.
-            dtype: Of the weights; by default, as in transformers, the one that they were saved in, and a warning says
-                so where that is not torch's default.
+            dtype: Of the weights; by default that of the model that was saved, also where its weights were stored in
+                another. As in transformers a model stays in the one that it was saved in, and a warning says so where
+                that is not torch's default.
             revision: Branch, tag or commit on the hub.
             cache_dir: Where downloads are kept.
             token: Access token of the hub.
@@ -86,6 +87,7 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         }
         config, weights_path = read_config(name, **hub), _locate(name, WEIGHTS_FILE, hub)
         kind, own = config.pop("model_class", None), name_of(cls, "fiber.models")
+        dtype = _read_dtype(config.pop("dtype", None), name) if dtype is None else dtype
         if kind not in (own, f"{cls.__module__}:{cls.__qualname__}"):
             found = f"{kind!s:.120}"
             raise ValueError(f"{name} holds a {found}, not a {own}; load it with {found}.from_pretrained")
@@ -157,7 +159,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         Args:
             save_directory: Made if need be.
             state_dict: The weights, as in transformers; by default the model's own. Of a model whose weights lie in
-                pieces on several processes, `fiber_heads.sharding.whole_state` gives them.
+                pieces on several processes, `fiber_heads.sharding.whole_state` gives them. Stored in another type, such
+                as bfloat16 at half the size, they are loaded in the model's.
             **hub: As of `ModelHubMixin.save_pretrained`: `push_to_hub`, `repo_id`, ...
 
         Raises:
@@ -176,6 +179,9 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         config = {"model_class": name_of(kind, "fiber.models"), **self.to_config()}
         given = self.state_dict() if self._given is None else self._given
         tensors = {name: value.detach().contiguous() for name, value in given.items()}
+        both = [(own.dtype, tensors[name].dtype) for name, own in self.named_parameters() if name in tensors]
+        if len(meant := {own for own, _ in both}) == 1 and meant != {stored for _, stored in both}:
+            config["dtype"] = str(meant.pop()).removeprefix("torch.")
         # Each file is written beside its target and renamed, so that a reader never meets half of one.
         described, weights = (save_directory / f".{name}.partial" for name in (CONFIG_FILE, WEIGHTS_FILE))
         described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -183,6 +189,18 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         weights.chmod(described.stat().st_mode)  # safetensors writes for the owner alone, whatever the umask
         weights.replace(save_directory / WEIGHTS_FILE)
         described.replace(save_directory / CONFIG_FILE)
+
+
+def _read_dtype(word: Any, name: str) -> torch.dtype | None:
+    """The type that a configuration names for weights that are stored in another.
+
+    Raises:
+        ValueError: It is none for weights.
+    """
+    known = {str(each).removeprefix("torch."): each for each in _WEIGHT_TYPES}
+    if word is not None and word not in known:
+        raise ValueError(f"{name}: {CONFIG_FILE}: dtype: expected {', '.join(sorted(known))}, found {word!r:.80}")
+    return known.get(word)
 
 
 def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class Beside:
 
     def train(self, name: str, config: TrainConfig) -> None:
         """Begins a run on another core; its log is `log.txt` in its folder."""
-        process = multiprocessing.get_context("spawn").Process(target=_train_with_log, args=(config,))
+        method = multiprocessing.get_start_method()
+        process = multiprocessing.get_context("spawn").Process(target=_train_with_log, args=(config, method))
         process.start()
         self.processes[name] = process
 
@@ -48,7 +49,9 @@ class Beside:
         return bool(process.exitcode)
 
 
-def _train_with_log(config: TrainConfig) -> None:
+def _train_with_log(config: TrainConfig, start_method: str) -> None:
+    # A spawned process would spawn its loaders' workers too, each of which would import torch anew.
+    multiprocessing.set_start_method(start_method, force=True)
     if hasattr(os, "setsid"):
         os.setsid()  # a terminal asks the first process alone to stop, which asks this one
     stop_with_parent()

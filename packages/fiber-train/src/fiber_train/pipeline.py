@@ -14,7 +14,7 @@ made; what of this has changed is done again, or refused where a run would be lo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,13 +89,16 @@ class PipelineConfig:
     steps: list[StepConfig] = field(default_factory=list)
 
 
-def read_pipeline(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, list[Step]]:
+def read_pipeline(
+    path: Path, overrides: Sequence[str] = (), more: Sequence[StepConfig] = ()
+) -> tuple[Path, list[Step]]:
     """The folder and the steps of a file.
 
     Args:
         path: YAML.
         overrides: Settings of all its runs to change, as on the command line; of `task.` those runs' whose task has
             the setting. `out=FOLDER` is the pipeline's own.
+        more: Steps after those of the file.
 
     Raises:
         FileNotFoundError: There is no such file, or a recipe is missing.
@@ -120,7 +123,7 @@ def read_pipeline(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, list
     assert isinstance(made, PipelineConfig)
     made.out = own[-1] if own else made.out  # to the letter, which OmegaConf would not take
     words = [word for word in overrides if not word.startswith("out=")]
-    return Path(made.out), _Maker(str(path), Path(made.out), words).make(made.steps)
+    return Path(made.out), _Maker(str(path), Path(made.out), words).make([*made.steps, *more])
 
 
 class _Maker:
@@ -213,7 +216,14 @@ class _Maker:
         return str(self.places[name])
 
 
-def run_pipeline(root: Path, steps: Sequence[Step], *, also: Sequence[str] = (), dry_run: bool = False) -> bool:
+def run_pipeline(
+    root: Path,
+    steps: Sequence[Step],
+    *,
+    also: Sequence[str] = (),
+    dry_run: bool = False,
+    finished: Callable[[Step], None] | None = None,
+) -> bool:
     """Runs the steps that are not done.
 
     Args:
@@ -221,6 +231,7 @@ def run_pipeline(root: Path, steps: Sequence[Step], *, also: Sequence[str] = (),
         steps: In their order.
         also: What else the caller will write to the folder.
         dry_run: Whether only to say what would be done.
+        finished: Called with each step that was done now, before the next one; not of those beside.
 
     Returns:
         Whether all is done; False if it was asked to stop, and the same call goes on.
@@ -266,6 +277,8 @@ def run_pipeline(root: Path, steps: Sequence[Step], *, also: Sequence[str] = (),
             if stop.asked or not step.run():
                 return False
             state.end(step)
+            if finished is not None:
+                finished(step)
         return all(map(settle, steps))
 
 

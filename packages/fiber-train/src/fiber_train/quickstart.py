@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from fiber_train.pipeline import read_pipeline, run_pipeline
+from fiber_data import read_captions, read_detection, read_grounding, read_vqav2
+
+from fiber_train.pipeline import StepConfig, read_pipeline, run_pipeline
 from fiber_train.report import write_report
 from fiber_train.steps import ScenesStep, Step, TokenizerStep, TrainStep
+from fiber_train.stopping import say
 
 FILE = Path(__file__).parent / "pipelines" / "quickstart.yaml"
 SPLITS = {"train": 4000, "val": 500}
 COARSE, FINE, SCRATCH = "coarse stage", "fine stage after the coarse stage", "fine stage from scratch"
 RUNS = {COARSE: "coarse", FINE: "fine", SCRATCH: "fine_from_scratch"}
+TASKS = {"vqa": ["vqa", "small"], "captions": ["caption_mle", "small"]}
+"""Recipes of what can be learned after the coarse stage."""
+TITLES = {"vqa": "questions", "captions": "captions"}
 REPORT = "report.html"
 
 
 def quickstart(
-    out: str | Path, overrides: Sequence[str] = (), splits: Mapping[str, int] = SPLITS
+    out: str | Path, overrides: Sequence[str] = (), splits: Mapping[str, int] = SPLITS, tasks: Sequence[str] = ()
 ) -> dict[str, str] | None:
     """Runs the coarse stage and then the fine stage; beside them, to compare, the fine stage alone.
 
+    As soon as the coarse stage is done, the page shows what it learned.
+
     Args:
-        out: Folder for the scenes (`scenes/`), their tokenizer, the runs (`coarse/`, `fine/`, `fine_from_scratch/`)
-            and the page (`report.html`).
-        overrides: Settings of all three runs to change, such as `"trainer.max_steps=50"`; of `task.` those runs' whose
+        out: Folder for the scenes (`scenes/`), their tokenizer, the runs (`coarse/`, `fine/`, `fine_from_scratch/` and
+            one for each of the tasks) and the page (`report.html`).
+        overrides: Settings of all runs to change, such as `"trainer.max_steps=50"`; of `task.` those runs' whose
             task has the setting.
         splits: How many scenes to generate.
+        tasks: What else to learn from the coarse stage's model: names of `TASKS`. What an earlier call has done is not
+            done again.
 
     Returns:
         What each run reached, in lines for people by its title; or None if it was asked to stop, and the same call
@@ -34,26 +47,47 @@ def quickstart(
 
     Raises:
         FileExistsError: The folder holds files of somebody else's that would be overwritten.
-        ValueError: It is to run on several devices.
+        ValueError: It is to run on several devices, or there is no such task.
     """
-    root = Path(out)
-    steps = read_steps(root, overrides, splits)
-    runs = {title: step for title, name in RUNS.items() for step in steps if step.name == name}
+    root, began = Path(out), time.monotonic()
+    steps = read_steps(root, overrides, splits, tasks)
+    names = {**RUNS, **{TITLES[task]: task for task in tasks}}
+    runs = {title: step for title, name in names.items() for step in steps if step.name == name}
     coarse = runs[COARSE]
     assert isinstance(coarse, TrainStep)
     if (trainer := coarse.config.trainer).devices * trainer.num_nodes > 1:
         raise ValueError(
             "the quickstart runs on one device; leave trainer.devices and num_nodes at 1, or train recipes"
         )
-    if not run_pipeline(root, steps, also=(REPORT,)):
+
+    def show(step: Step) -> None:
+        if step is coarse:
+            write_report({COARSE: step.folder}, root / REPORT)
+            say(f"a first result after {_minutes(began)}: open {root / REPORT}")
+
+    if not run_pipeline(root, steps, also=(REPORT,), finished=show):
         return None
     write_report({title: step.folder for title, step in runs.items()}, root / REPORT)
+    say(f"all done after {_minutes(began)}")
     return {title: step.summary() for title, step in runs.items() if isinstance(step, TrainStep)}
 
 
-def read_steps(root: Path, overrides: Sequence[str] = (), splits: Mapping[str, int] = SPLITS) -> list[Step]:
-    """The steps of the file, below `root`, with so many scenes and a vocabulary of the size that the runs name."""
-    _, steps = read_pipeline(FILE, [*overrides, f"out={root}"])
+def _minutes(began: float) -> str:
+    return f"{(time.monotonic() - began) / 60:.1f} minutes"
+
+
+def read_steps(
+    root: Path, overrides: Sequence[str] = (), splits: Mapping[str, int] = SPLITS, tasks: Sequence[str] = ()
+) -> list[Step]:
+    """The steps of the file, below `root`, with so many scenes and a vocabulary of the size that the runs name.
+
+    Raises:
+        ValueError: There is no such task, or an override is out of place.
+    """
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise ValueError(f"the quickstart has no task {unknown[0]!r:.80}; there are {', '.join(TASKS)}")
+    more = [StepConfig(name=task, recipe=TASKS[task], data="scenes", start="coarse") for task in dict.fromkeys(tasks)]
+    _, steps = read_pipeline(FILE, [*overrides, f"out={root}"], more)
     sizes = [step.config.data.vocab_size for step in steps if isinstance(step, TrainStep) and step.name == "coarse"]
     for step in steps:
         if isinstance(step, ScenesStep):
@@ -61,3 +95,38 @@ def read_steps(root: Path, overrides: Sequence[str] = (), splits: Mapping[str, i
         if isinstance(step, TokenizerStep):
             step.vocab_size = sizes[0]
     return steps
+
+
+def commands(root: Path, tasks: Sequence[str] = ()) -> list[str]:
+    """What to type to try a finished quickstart's models on its first held-out image, as a shell takes it.
+
+    Args:
+        root: Its folder.
+        tasks: Those of its runs that are there beside the two stages.
+    """
+    scenes, fine = root / "scenes", str(root / "fine")
+    caption = read_captions(scenes, "val")[0]
+    image = str(caption["image"])
+    expressions = read_grounding(scenes, "val", name="refcoco+")
+    expression = next((each["caption"] for each in expressions if str(each["image"]) == image), "square")
+    question = next(each["question"] for each in read_vqav2(scenes, "val") if str(each["image"]) == image)
+    categories = ", ".join(read_detection(scenes, "val").categories.values())
+    photos, sentence = str(Path(image).parent), caption["captions"][0]
+    words = [
+        ["retrieve", "--images", photos, "--query", sentence, "--top", "5", "--checkpoint", str(root / "coarse")],
+        ["detect", image, "--categories", categories, "--checkpoint", fine, "--draw", str(root / "drawn")],
+        ["ground", image, sentence, "--checkpoint", fine, "--draw", str(root / "drawn")],
+        ["refer", image, expression, "--checkpoint", fine],
+    ]
+    own = {"vqa": ["answer", image, question], "captions": ["caption", image, "--top", "3"]}
+    words += [[*own[task], "--checkpoint", str(root / task)] for task in tasks]
+    return [shlex.join(["fiber", *each]) for each in words]
+
+
+def further(root: Path, overrides: Sequence[str] = (), tasks: Sequence[str] = ()) -> str | None:
+    """The command that learns what else there is to learn from the same models; None if nothing is left."""
+    left = [task for task in TASKS if task not in tasks]
+    if not left:
+        return None
+    named = chain.from_iterable(("--task", task) for task in [*tasks, *left])
+    return shlex.join(["fiber", "quickstart", "--out", str(root), *named, *overrides])

@@ -239,6 +239,13 @@ def _pipeline(options: Namespace) -> int:
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Generate images, train both stages on them, report what was learned."""
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        choices=["vqa", "captions"],
+        help="what else to learn from the coarse stage's model: questions or captions; can be given again",
+    )
     parser.add_argument("overrides", nargs="*", help="settings of its runs to change")
     return _quickstart
 
@@ -246,11 +253,16 @@ def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _quickstart(options: Namespace) -> int:
     from fiber_train import quickstart as demo
 
-    reached = demo.quickstart(options.out, options.overrides, demo.SPLITS)
+    tasks = list(dict.fromkeys(options.task))
+    reached = demo.quickstart(options.out, options.overrides, demo.SPLITS, tasks)
     if reached is None:
         return _stopped()
     parts = [f"{title}\n{text}\n" for title, text in reached.items()]
-    sys.stdout.write("\n".join([*parts, f"open {options.out / 'report.html'}\n"]))
+    parts += [f"open {options.out / 'report.html'}\n"]
+    parts += ["\n".join(["try its models:", *demo.commands(options.out, tasks), ""])]
+    if more := demo.further(options.out, options.overrides, tasks):
+        parts += [f"go on from them:\n{more}\n"]
+    sys.stdout.write("\n".join(parts))
     return 0
 
 
