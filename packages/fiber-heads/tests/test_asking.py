@@ -193,8 +193,7 @@ def test_answers_judgments_and_captions_print_and_become_json(capsys) -> None:
         assert json.loads(json.dumps(result.to_dict())) == plain
         result.show()
         assert capsys.readouterr().out == f"{printed}\n"
-        shown = [value for name, value in plain.items() if name != "token_ids" and value is not None]
-        assert all(escape(str(value)) in result._repr_html_() for value in shown)
+        assert all(escape(str(value)) in result._repr_html_() for value in result.row().values())
 
 
 def test_detections_print_draw_and_become_json(tmp_path: Path) -> None:
