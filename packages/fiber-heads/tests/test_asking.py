@@ -193,8 +193,7 @@ def test_answers_judgments_and_captions_print_and_become_json(capsys) -> None:
         assert json.loads(json.dumps(result.to_dict())) == plain
         result.show()
         assert capsys.readouterr().out == f"{printed}\n"
-        shown = [value for name, value in plain.items() if name != "token_ids" and value is not None]
-        assert all(escape(str(value)) in result._repr_html_() for value in shown)
+        assert all(escape(str(value)) in result._repr_html_() for value in result.row().values())
 
 
 def test_detections_print_draw_and_become_json(tmp_path: Path) -> None:
@@ -227,5 +226,5 @@ def test_detections_print_draw_and_become_json(tmp_path: Path) -> None:
     whole = Detections(torch.tensor([[0.0, 0, 64, 48]]), torch.ones(1), torch.zeros(1).long(), [""])
     assert np.asarray(whole.draw(pixels))[40, 62:].any(axis=1).all()  # two pixels wide at the border too
     found.image = pixels
-    assert "data:image/png;base64," in found.best(1)._repr_html_()
+    assert "data:image/jpeg;base64," in found.best(1)._repr_html_()
     assert found.best(0).draw().size == (64, 48)

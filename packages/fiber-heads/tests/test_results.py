@@ -99,6 +99,9 @@ def test_boxes_are_drawn_small_in_a_page_and_named(photos: list[Path]) -> None:
     assert found.draw().size == (900, 300)
     assert "a red &lt;dog&gt;" in found._repr_html_()
     assert "nothing found" in found.best(0)._repr_html_()
+    found.image = Image.new("RGB", (64, 32))
+    (drawn,) = images_of(found._repr_html_())
+    assert drawn.size == (320, 160), "enlarged, so that there is room for a label"
 
 
 def test_colors_of_boxes_do_not_contradict_the_words() -> None:

@@ -99,7 +99,7 @@ def as_image(image: Image) -> str:
         address = data_address(open_image(image))
     except (OSError, ValueError):
         return f"<em>{name or 'an image that cannot be shown'}</em>"
-    return f'<img src="{address}" alt="{name}" title="{name}" style="max-height:180px">'
+    return f'<img src="{address}" alt="{name}" title="{name}" style="min-height:96px;max-height:180px">'
 
 
 def data_address(image: PILImage.Image, side: int = SIDE) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
 import torch
@@ -52,6 +53,10 @@ class Match(Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; of the image its name, None if it has none."""
         return {"image": image_name(self.image) or None, "score": self.score, "index": self.index}
+
+    def row(self) -> dict[str, Any]:
+        """The file's name, or the place of an image that has none, and the score."""
+        return {"image": PurePath(image_name(self.image)).name or self.index, "score": self.score}
 
 
 class SearchModel(TaskModel):

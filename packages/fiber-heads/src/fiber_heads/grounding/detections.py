@@ -16,7 +16,7 @@ from fiber_heads.processing import Image, image_name, open_image
 from fiber_heads.results import data_address
 from fiber_heads.task import NONE
 
-SIDE = 640  # pixels of an image in a page
+LEAST_SIDE, SIDE = 320, 640  # pixels of an image in a page
 
 
 @dataclass
@@ -72,7 +72,8 @@ class Detections(ModelOutput):
             opened = open_image(self.image)
         except (OSError, ValueError):
             return f"<em>{name or 'an image that cannot be shown'}</em>"
-        address = data_address(self._draw_on(opened, SIDE), SIDE)
+        longest = max(opened.size)  # boxes are drawn at the size of the page, where their labels have room
+        address = data_address(self._draw_on(opened, min(SIDE, max(LEAST_SIDE, longest)) / longest), SIDE)
         return f'<img src="{address}" alt="{name}" title="{name}">'
 
     def best(self, count: int) -> Detections:
@@ -105,12 +106,11 @@ class Detections(ModelOutput):
         """Opens the drawn image in a viewer."""
         self.draw().show()
 
-    def _draw_on(self, image: PILImage.Image, longest: int | None = None, font: str | None = None) -> PILImage.Image:
-        """A copy with the boxes, shrunken to a longest side, so that labels are legible there."""
-        scale = min(1.0, (longest or max(image.size)) / max(image.size))
-        small = image if scale == 1 else image.resize([max(1, round(scale * side)) for side in image.size])
+    def _draw_on(self, image: PILImage.Image, scale: float = 1, font: str | None = None) -> PILImage.Image:
+        """A copy, in another size, with the boxes."""
+        sized = image if scale == 1 else image.resize([max(1, round(scale * side)) for side in image.size])
         titles = [f"{name} {score:.2f}".strip() for score, name, _ in self.rows()]
-        return draw_boxes(small, scale * self.boxes, titles, self._colors(), font)
+        return draw_boxes(sized, scale * self.boxes, titles, self._colors(), font)
 
     def _colors(self) -> list[Color]:
         """Of each box."""
