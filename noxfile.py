@@ -123,6 +123,13 @@ def quickstart(session: nox.Session) -> None:
     session.run("fiber", "quickstart", "--out", "quickstart", *session.posargs)
 
 
+@nox.session(name="docs-check")
+def docs_check(session: nox.Session) -> None:
+    """Every block of the tutorials, as a reader types it, each in an empty folder: `nox -s docs-check -- search`."""
+    install_wheels(session, PROJECTS)
+    session.run("python", "tests/blocks.py", *session.posargs, env={"PYTHONPATH": None})
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site, in docs/_build/html; a warning is an error. `nox -s docs -- linkcheck`: links to other sites, too."""

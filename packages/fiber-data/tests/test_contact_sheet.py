@@ -144,6 +144,23 @@ def test_numbers_of_a_folder(scenes, capsys):
     assert "detection, split 'val'" in table and "samples            20" in table and "width" not in table
 
 
+def test_boxes_of_the_plain_form_are_shown_and_counted(tmp_path, capsys):
+    """One file with all splits, or with none."""
+    (tmp_path / "d" / "images").mkdir(parents=True)
+    lines = []
+    for name, color, split in (("a", "red", "train"), ("b", "blue", "val")):
+        Image.new("RGB", (40, 30), color).save(tmp_path / "d" / "images" / f"{name}.png")
+        boxes = [{"bbox": [1, 2, 10, 20], "name": f"{color} thing"}]
+        lines.append({"image": f"{name}.png", "boxes": boxes, "split": split})
+    for splits in (True, False):
+        file = [line if splits else {**line, "split": None} for line in lines]
+        (tmp_path / "d" / "boxes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in file))
+        page = show(tmp_path, tmp_path / "d", "--size", 40)
+        assert len(page.all("rect")) == 2 and "red thing" in page.text and "blue thing" in page.text
+        found = {each["split"]: each["boxes"] for each in stats(capsys, tmp_path / "d")["files"]}
+        assert found == ({"train": 1, "val": 1} if splits else {None: 2})
+
+
 def test_what_splits_share_is_found_by_id_path_and_content(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     for number, color in enumerate(("red", "green", "blue", "red")):  # the last one is the first under another name

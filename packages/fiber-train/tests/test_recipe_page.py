@@ -8,6 +8,7 @@ from fiber_train.recipe_files import find_recipes
 from .recipe_page import PAGE, ours, read_original, write_page
 
 NOT_THE_ORIGINAL_S = {"quickstart", "quickstart_fine", "small", "gpu_12gb", "gpu_24gb", "vqa_genome"}
+NOT_THE_ORIGINAL_S |= {"own_captions", "own_vqa", "own_detect", "own_large"}
 
 
 def test_the_page_is_what_the_recipes_give() -> None:

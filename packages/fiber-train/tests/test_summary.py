@@ -10,8 +10,9 @@ import pytest
 from fiber_data import train_tokenizer
 from fiber_train.cli import main
 from fiber_train.config import load_config
+from fiber_train.coverage import judge_tokenizer
 from fiber_train.run import dry_run, train
-from fiber_train.summary import SUMMARY_FILE, judge_tokenizer
+from fiber_train.summary import SUMMARY_FILE
 
 from .conftest import FEW, SMALL
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fiber_data.formats.detection import DetectionData
 from fiber_data.formats.files import check_folder
 from fiber_data.seams import available, resolve
 
@@ -75,8 +76,11 @@ def read_folder(
         raise ValueError(f"{folder}: no annotation file{what} in a format that was looked for ({kinds})")
 
 
-def _by_split(samples: Any) -> dict[str | None, list[Any]]:
+def _by_split(read: Any) -> dict[str | None, Any]:
+    """The samples of each split; of boxes with the categories of all."""
     parts: dict[str | None, list[Any]] = {}
-    for sample in samples:
+    for sample in getattr(read, "samples", read):
         parts.setdefault(sample.get("split"), []).append(sample)
-    return parts
+    if isinstance(read, DetectionData):
+        return {split: replace(read, samples=part) for split, part in parts.items()}
+    return dict(parts)

@@ -15,6 +15,7 @@ from fiber_train.checkpoint import load_task_model
 from fiber_train.config import TrainConfig
 from fiber_train.data import Processor, image_overrides, tokenizer_source, trusted_names
 from fiber_train.tasks.base import Task
+from fiber_train.vocabulary import take_vocabulary
 
 
 def build_model(task: Task[Any], samples: Any, processor: Processor) -> tuple[TaskModel, LoadReport | None]:
@@ -81,6 +82,9 @@ def _build_from_ours(
     origin = task.config.model.checkpoint
     assert origin is not None
     source = load_task_model(origin, trusted_names(task.config))
+    before = getattr(source.processor, "tokenizer", None)
+    if before is not None and before.get_vocab() != processor.tokenizer.get_vocab():
+        take_vocabulary(source, before, processor.tokenizer)
     own = source.backbone.config
     given = start_form(task, own).grown(**overrides)
     if (name := given.misfit(own)) is not None:

@@ -78,7 +78,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = build_parser(typed)
     if typed is not None:
         _check_verb(typed, parser)
-    options = parser.parse_args(words)
+    options, rest = parser.parse_known_args(words)
+    if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # settings behind an option, which argparse does not join with those before it
+        options.overrides = [*options.overrides, *rest]
     return options.run(options)
 
 

@@ -59,7 +59,8 @@ class DataConfig(Ranged):
     augment: bool = False
     """Whether to crop, flip and color training images; the original does not in pre-training."""
     tokenizer: str | None = None
-    """Folder or hub name of a tokenizer; without one, a byte-level BPE is trained on the training captions."""
+    """Folder or hub name of a tokenizer; without one, that of the weights to start from, else a byte-level BPE trained
+    on the training texts. "auto" trains one also where that of the weights cuts these texts to bits."""
     vocab_size: int = ranged(512, least=1, most=LARGEST)
     """Largest vocabulary of a tokenizer trained here."""
     max_length: int = ranged(40, least=3, most=LARGEST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +25,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fiber_train.checkpoint import find_model
 from fiber_train.config import DataConfig, ModelConfig, TrainConfig
+from fiber_train.coverage import SAMPLED_TEXTS, covers
 from fiber_train.original import ORIGINAL_TOKENIZER
-from fiber_train.stopping import leave_signals_to_parent
+from fiber_train.stopping import leave_signals_to_parent, say
 from fiber_train.writing import replace_folder, restore
+
+AUTO = "auto"  # as data.tokenizer
 
 
 class Processor(Protocol):
@@ -91,7 +94,8 @@ class Dealt(Sampler[list[int]]):
 def tokenizer_source(config: TrainConfig) -> str | None:
     """Where a run's tokenizer comes from if it is not trained by the run: named, or its start weights'."""
     original = ORIGINAL_TOKENIZER if config.model.checkpoint else None
-    return config.data.tokenizer or config.model.text_weights or original
+    named = None if config.data.tokenizer == AUTO else config.data.tokenizer
+    return named or config.model.text_weights or original
 
 
 def image_overrides(model: ModelConfig) -> dict[str, Any]:
@@ -128,17 +132,26 @@ def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[st
 
     A tokenizer is trained once on `texts`, by the first process, and kept in the run's folder.
     """
-    checkpoint, trusted = config.model.checkpoint, trusted_names(config)
-    if checkpoint and Path(checkpoint).is_dir() and config.data.tokenizer is None:
+    checkpoint, trusted, named = config.model.checkpoint, trusted_names(config), config.data.tokenizer
+    start, listed = None, iter(texts)
+    if checkpoint and Path(checkpoint).is_dir() and named in (None, AUTO):
         start = load_processor(find_model(checkpoint), trusted=trusted)
-        return make(start.tokenizer, start)
-    if source := tokenizer_source(config):
+        first = list(islice(listed, SAMPLED_TEXTS)) if named == AUTO else []
+        if covers(start.tokenizer, first):
+            return make(start.tokenizer, start)
+        listed = chain(first, listed)
+    elif source := tokenizer_source(config):
         return make(load_tokenizer(source), None)
     folder = Path(config.out) / "processor"
     if fabric.is_global_zero:
         restore(folder)
         if not folder.is_dir():
-            made = make(train_tokenizer(texts, config.data.vocab_size), None)
+            made = make(train_tokenizer(listed, config.data.vocab_size), start)
+            if start is not None:
+                size = len(made.tokenizer)
+                say(
+                    f"the tokenizer of {checkpoint} cuts these texts to bits: one of {size:,} pieces is trained on them"
+                )
             replace_folder(folder, made.save_pretrained, "processor")
     fabric.barrier()
     return load_processor(folder, trusted=trusted)

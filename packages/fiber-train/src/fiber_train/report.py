@@ -17,6 +17,7 @@ from fiber_train.charts import calibration, calibration_error, curves
 from fiber_train.checkpoint import find_model, load_model
 from fiber_train.evaluation import Evaluation, Measure, read_evaluation
 from fiber_train.examples import Shown
+from fiber_train.next_commands import next_commands
 from fiber_train.recipe_files import read_recipe
 from fiber_train.run_folder import CONFIG_FILE
 from fiber_train.tasks.base import Task
@@ -144,7 +145,7 @@ def _section(
         ],
         shown=shown,
         calibrations=[(name, calibration_error(each), len(each)) for name, each in sure],
-        commands=[each.format(run=first, data=task.config.data.root) for each in task.commands],
+        commands=next_commands(task, first, samples),
         facts={name: _facts(run, logs[name]) for name, run in runs.items()},
         settings={name: (run / CONFIG_FILE).read_text(encoding="utf-8") for name, run in runs.items()},
     )

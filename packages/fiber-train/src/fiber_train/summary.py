@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +14,7 @@ from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 
 from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
+from fiber_train.coverage import SAMPLED_TEXTS, judge_tokenizer
 from fiber_train.data import TrainingData
 from fiber_train.mixture import SourceSamples, describe_epoch
 from fiber_train.schedule import warmup_steps
@@ -25,13 +25,7 @@ from fiber_train.writing import write_file
 SUMMARY_FILE = "summary.txt"
 LARGE_MODEL = 100_000_000  # parameters, which no small data set teaches from random weights
 LARGE_IMAGE = 384  # pixels of a side, at which a step on a CPU takes minutes
-SAMPLED_TEXTS = 1000  # of each source, on which a tokenizer is judged
-MOST_CUT = 0.05  # of the texts, that a maximal length may cut
-MOST_PIECES = 2.5  # pieces of a word, with a tokenizer that knows the language about 1.3
-MOST_UNKNOWN = 0.01  # of the pieces
 _MOST_PARTS = 6  # in a line
-# A word is a run of letters and digits, a mark, or one character of a script that writes without spaces.
-_WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]")
 
 
 @dataclass
@@ -206,35 +200,6 @@ def _text_warnings(task: Task[Any], samples: Any, processor: Any) -> Iterator[st
     parts = samples.parts.values() if isinstance(samples, SourceSamples) else [samples]
     texts = [text for part in parts for text in islice(task.texts(part), SAMPLED_TEXTS)]
     yield from judge_tokenizer(processor.tokenizer, texts, processor.max_length)
-
-
-def judge_tokenizer(tokenizer: Any, texts: Sequence[str], max_length: int) -> Iterator[str]:
-    """What is wrong with a tokenizer for these texts, in sentences: it cuts them off, to pieces, or knows no words.
-
-    Args:
-        tokenizer: Of transformers.
-        texts: A sample of them.
-        max_length: Tokens that a text is cut to, special ones included.
-    """
-    words = sum(len(_WORD.findall(text)) for text in texts)
-    if not words:
-        return
-    ids = tokenizer(list(texts), verbose=False)["input_ids"]
-    bare = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    pieces = list(chain.from_iterable(bare))
-    cut = sum(len(each) > max_length for each in ids) / len(ids)
-    of = f"of the first {len(texts):,} texts"
-    if cut > MOST_CUT:
-        longest = max(map(len, ids))
-        yield f"{cut:.0%} {of} are cut off at data.max_length={max_length} tokens; the longest has {longest:,}"
-    if len(pieces) > MOST_PIECES * words:
-        yield (
-            f"the tokenizer cuts words into {len(pieces) / words:.1f} pieces, by a measure {of}; set data.tokenizer to "
-            "one of this language, or raise data.vocab_size"
-        )
-    unknown = pieces.count(tokenizer.unk_token_id) / max(1, len(pieces)) if tokenizer.unk_token_id is not None else 0
-    if unknown > MOST_UNKNOWN:
-        yield f"the tokenizer does not know {unknown:.0%} of the pieces {of}; set data.tokenizer to one that does"
 
 
 def _plural(number: int, word: str) -> str:

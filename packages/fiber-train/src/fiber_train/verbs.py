@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fiber_train.options import add_checkpoint, add_trust
 
 if TYPE_CHECKING:
+    from fiber_train.tasks.base import Task
     from fiber_train.writing import Content
 
 
 def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Run a recipe; the same command goes on after an interruption."""
-    parser.add_argument("recipe", help="name of a recipe (coarse, vqa, caption_mle, ...) or path of a YAML file")
+    """Train on your own data (captions, vqa or detect, and a folder), or run a recipe; the same command goes on."""
+    parser.add_argument(
+        "recipe",
+        help="captions, vqa or detect, followed by the folder of your data; else the name of a recipe (coarse, vqa, "
+        "caption_mle, ...) or the path of a YAML file",
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
         help="settings, such as data.root=DATA out=runs/a trainer.devices=8; a word without = is a further recipe, "
         "laid over those before it",
     )
+    parser.add_argument("--checkpoint", help="what to start from: a run, a file of the original, or a name on the hub")
+    parser.add_argument("--out", help="folder of the run; of your own data runs/NAME-FOLDER without it")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     parser.add_argument(
         "--dry-run", action="store_true", help="build everything, print what the run would be, and stop"
@@ -36,8 +44,7 @@ def train(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _train(options: Namespace) -> int:
     from fiber_train.config import load_config, resolved_yaml
 
-    layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
-    overrides = [word for word in options.overrides if "=" in word]
+    layers, overrides = _named(options)
     if options.trust:
         overrides.append(f"model.trusted={json.dumps(options.trust)}")
     if options.print_config:
@@ -60,7 +67,39 @@ def _train(options: Namespace) -> int:
         from fiber_train.evaluation import read_evaluation
 
         _print_once(f"\nbest weights on {split}\n{task.summary(read_evaluation(Path(config.out) / 'test'))}")
+    _print_once("\n" + "\n".join(["next:", *_next(task)]))
     return 0
+
+
+def _next(task: Task[Any]) -> list[str]:
+    """What to type for a finished run."""
+    from shlex import quote
+
+    from fiber_train.mixture import read_held_out
+    from fiber_train.next_commands import next_commands
+
+    out, data = quote(task.config.out), task.config.data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the files was said
+        lines = [*next_commands(task, task.config.out, read_held_out(task)), f"fiber report {out}"]
+    if not data.sources and data.held_out is None:
+        lines.append(f"fiber evaluate --checkpoint {out} --data {quote(data.root)}")
+    return [f"  {line}" for line in lines]
+
+
+def _named(options: Namespace) -> tuple[list[str], list[str]]:
+    """The recipes and the settings that were typed."""
+    from fiber_train.own_data import is_own, local, resolve_own
+
+    own = is_own(options.recipe, options.overrides)
+    checkpoint = local(options.checkpoint) if options.checkpoint else None
+    if own:
+        layers, words = resolve_own(options.recipe, options.overrides, checkpoint)
+    else:
+        layers = [options.recipe, *(word for word in options.overrides if "=" not in word)]
+        words = [f"model.checkpoint={checkpoint}"] if checkpoint else []
+        words += [word for word in options.overrides if "=" in word]
+    return layers, [*words, *([f"out={options.out}"] if options.out else [])]
 
 
 def recipes(parser: ArgumentParser) -> Callable[[Namespace], int]:

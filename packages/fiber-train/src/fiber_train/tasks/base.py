@@ -62,7 +62,7 @@ class Task(ABC, Generic[Settings]):
         evaluation_batch_size: Items evaluated together in each process.
         training_settings: Those of `task.` that a finished model no longer obeys, groups among them, so that `fiber
             evaluate` refuses them.
-        commands: What to type next for a finished run, with {run} for its folder and {data} for the data set's.
+        commands: What to type next for a finished run, filled as by `next_commands`: {run}, {data}, {image}.
         submission: The server's format of a file of predictions, of `fiber_eval.submissions`; none without a server.
         settings: `config.task`.
         given: Samples from Python, in place of the data set's files.

@@ -36,7 +36,7 @@ class Answering(Task[AnsweringSettings]):
     monitor = "overall"
     submission = "vqa"
     training_settings = ("answers", "min_count")
-    commands = ('fiber answer photo.jpg "what is this?" --checkpoint {run}',)
+    commands = ("fiber answer {image} {question} --checkpoint {run}",)
 
     def read(self, split: str) -> Sequence[QuestionSample]:
         """Questions, with answers if the split has them; several splits, or parts of them, are joined by +.

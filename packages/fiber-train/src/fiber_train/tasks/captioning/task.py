@@ -35,7 +35,7 @@ class Captioning(CaptionTask[CaptioningSettings]):
     monitor = "CIDEr"
     submission = "captions"
     evaluation_batch_size = 16
-    commands = ("fiber caption photo.jpg --checkpoint {run} --top 3",)
+    commands = ("fiber caption {image} --checkpoint {run}",)
     training_settings = (
         *(f"model.{each.name}" for each in fields(CaptioningConfig) if each.name != "generation"),
         *(f"model.generation.{name}" for name in _TOKENS),

@@ -65,9 +65,9 @@ class Grounding(Task[GroundingSettings]):
     settings_class = GroundingSettings
     model_class = FiberForGrounding
     commands = (
-        'fiber detect photo.jpg --categories "person, dog" --checkpoint {run} --draw drawn',
-        'fiber ground photo.jpg "a man throws a ball to a dog" --checkpoint {run} --draw drawn',
-        'fiber refer photo.jpg "the man on the left" --checkpoint {run} --draw drawn',
+        "fiber detect {image} --categories {categories} --checkpoint {run} --draw drawn",
+        "fiber ground {image} {caption} --checkpoint {run} --draw drawn",
+        "fiber refer {image} {caption} --checkpoint {run} --draw drawn",
     )
     training_settings = (
         *("model", "train", "original", "shots", "copies", "shorter", "longest", "shorter_in_evaluation", "flip"),

@@ -40,7 +40,7 @@ class Pretraining(CaptionTask[PretrainingSettings]):
     settings_class = PretrainingSettings
     model_class = FiberForPretraining
     commands = (
-        'fiber retrieve --images PHOTOS --query "two dogs on a beach" --checkpoint {run}',
+        "fiber retrieve --images {folder} --query {caption} --checkpoint {run}",
         "fiber train vqa data.root=VQA model.checkpoint={run} out=runs/vqa",
         "fiber train fine data.root=BOXES model.checkpoint={run} out=runs/fine",
     )

@@ -25,7 +25,7 @@ class Reasoning(Task[TaskSettings]):
 
     model_class = FiberForVisualReasoning
     monitor = "accuracy"
-    commands = ('fiber judge left.jpg right.jpg "both show the same" --checkpoint {run}',)
+    commands = ("fiber judge {images} {statement} --checkpoint {run}",)
     submission = "nlvr2"
 
     def read(self, split: str) -> Sequence[ReasoningSample]:

@@ -40,8 +40,8 @@ class Retrieval(CaptionTask[RetrievalSettings]):
     settings_class = RetrievalSettings
     model_class = FiberForRetrieval
     commands = (
-        'fiber retrieve --images PHOTOS --query "two dogs on a beach" --checkpoint {run}',
-        "fiber index PHOTOS --checkpoint {run} --out photos.index",
+        "fiber retrieve --images {folder} --query {caption} --checkpoint {run}",
+        "fiber index {folder} --checkpoint {run} --out photos.index",
     )
     monitor = "mean_recall"
 
