@@ -1,4 +1,4 @@
-"""Relative links of files that pages include, such as READMEs: to the page that includes their target.
+"""Links between files of the repository, relative as they are there: to the page that includes their target.
 
 Which page shows which file is read from the pages' `{include}`. A link to a folder means its README; what no page
 includes is offered as a download.
@@ -31,18 +31,31 @@ def find_pages(app: Sphinx, config: Config) -> None:
     config.add("pages_of_files", pages, "env", dict)
 
 
-def rewrite_links(app: Sphinx, relative_path: Path, parent_docname: str, content: list[str]) -> None:
-    """Rewrite the links of an included file, which `content` holds; code stays as it is."""
-    file = Path(app.srcdir, relative_path).resolve()
+def rewrite_included(app: Sphinx, relative_path: Path, parent_docname: str, content: list[str]) -> None:
+    """Rewrite the links of an included file, which `content` holds."""
+    rewrite_links(app, Path(app.srcdir, relative_path).resolve(), content)
+
+
+def rewrite_page(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Rewrite the links of a page of ours, which may lead out of the folder of the pages, too."""
+    rewrite_links(app, Path(app.env.doc2path(docname)).resolve(), content)
+
+
+def rewrite_links(app: Sphinx, file: Path, content: list[str]) -> None:
+    """Rewrite the links of a file's text; code stays as it is."""
+    page = Path(app.env.doc2path(app.env.docname)).resolve()
     pages: dict[Path, str] = app.config.pages_of_files
 
     def rewrite(match: re.Match[str]) -> str:
         target = (file.parent / match[1]).resolve() if match[1] else file
+        anchor = match[2] or ""
+        if target == page:  # an anchor of the page itself, or of the API
+            return anchor
         for path in (target, target / "README.md", target / "__init__.py"):
             if path in pages:
-                return pages[path] + (match[2] or "")
+                return pages[path] + anchor
             if path.is_file():
-                return Path(os.path.relpath(path, Path(app.env.doc2path(app.env.docname)).parent)).as_posix()
+                return Path(os.path.relpath(path, page.parent)).as_posix() + anchor
         logging.getLogger(__name__).warning("%s: link to %s, which is not there", file, match[1])
         return match[0]
 
@@ -51,7 +64,8 @@ def rewrite_links(app: Sphinx, relative_path: Path, parent_docname: str, content
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect both steps."""
+    """Connect the steps."""
     app.connect("config-inited", find_pages)
-    app.connect("include-read", rewrite_links)
+    app.connect("include-read", rewrite_included)
+    app.connect("source-read", rewrite_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
