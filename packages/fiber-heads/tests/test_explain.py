@@ -134,7 +134,8 @@ def test_shifted_windows_are_put_back_into_image_order(cell: tuple[int, int]) ->
         return fused.unflatten(1, (4, 6))[:, cell[0], cell[1], 0]
 
     heat = grad_cam(model, score=score, **batch)
-    rows, columns = (torch.arange(side).add(0.5).div(16).sub(where + 0.5).abs() for side, where in zip((64, 96), cell))
+    places = zip((64, 96), cell, strict=True)
+    rows, columns = (torch.arange(side).add(0.5).div(16).sub(where + 0.5).abs() for side, where in places)
     far = (rows[:, None] >= 1) | (columns[None] >= 1)
     assert not heat[:, far].any(), "bilinear interpolation reaches one cell further"
     assert heat[:, ~far].amax(dim=1).min() > 0

@@ -193,7 +193,7 @@ def over_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass
 class _Seen:
-    """Probabilities of each block by which the text reads the image, (I, heads, L, N), and it the text, (I, heads, N, L)."""
+    """Probabilities of each block by which the text reads the image, (I, heads, L, N), and it the text, transposed."""
 
     by_text: list[Tensor]
     by_image: list[Tensor]
