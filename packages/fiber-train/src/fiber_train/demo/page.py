@@ -12,10 +12,6 @@ from typing import Any
 
 import gradio as gr
 from fiber_data import load_image
-from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
-from starlette.responses import Response
 from torch import Tensor
 
 from fiber_train.demo import questions, shown
@@ -93,19 +89,25 @@ def serve(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
         enable_monitoring=False,
         footer_links=[],
         max_file_size=f"{max_upload}mb",
-        app_kwargs={"middleware": [Middleware(_OnlyOwn)], "docs_url": None, "redoc_url": None},
+        app_kwargs={"middleware": [(_OnlyOwn, (), {})], "docs_url": None, "redoc_url": None},
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=shown.STYLE,
     )
 
 
-class _OnlyOwn(BaseHTTPMiddleware):
-    """Tells the browser to fetch from this server only."""
+class _OnlyOwn:
+    """ASGI middleware that tells the browser to fetch from this server only."""
 
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        return response
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Any]) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
 
 
 def _told(function: Callable[..., Any], outputs: int = 1) -> Callable[..., Any]:

@@ -90,7 +90,8 @@ class Boxes:
                 f'height="{bottom - top:.1f}" rx="{unit / 2:.2f}" fill="{color}" fill-opacity=".06" stroke="{color}" '
                 f'stroke-width="3" vector-effect="non-scaling-stroke"/><text x="{left + unit:.1f}" '
                 f'y="{max(top, 0.3 * unit) + 4.2 * unit:.1f}" font-size="{4 * unit:.1f}" font-weight="600" '
-                f'fill="{color}" stroke="#fff" stroke-width="{unit * 0.9:.2f}" paint-order="stroke">{score:.2f}</text></g>'
+                f'fill="{color}" stroke="#fff" stroke-width="{0.9 * unit:.2f}" paint-order="stroke">{score:.2f}'
+                "</text></g>"
             )
         drawn = (
             f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{len(shown)} boxes">'
