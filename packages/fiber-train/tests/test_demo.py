@@ -83,16 +83,8 @@ def test_the_slider_and_the_colors_need_no_model() -> None:
 
 
 def test_words_to_choose_from() -> None:
-    assert words("a red circle, the dog's tail") == [
-        "a red circle",
-        "the dog's tail",
-        "a",
-        "red",
-        "circle",
-        "the",
-        "dog's",
-        "tail",
-    ]
+    assert words("a red circle, the dog's tail") == ["a red circle", "the dog's tail", "red", "circle", "dog's", "tail"]
+    assert words("") == []
 
 
 def test_without_images_there_are_generated_ones(tmp_path: Path) -> None:

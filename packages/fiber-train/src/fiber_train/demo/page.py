@@ -47,11 +47,11 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
             raise ValueError(str(error).replace(str(path), "the image")) from error
 
     tabs = {
-        "Find boxes": ("ground", lambda own, image: _boxes(own, image, load)),
-        "Answer": ("answer", lambda own, image: _answers(own, image, load)),
-        "Describe": ("caption", lambda own, image: _captions(own, image, load)),
-        "Match and search": ("search", lambda own, image: _search(own, image, load, folder)),
-        "Judge two images": ("judge", lambda own, image: _judge(own, image, load, folder)),
+        "Boxes": ("ground", lambda own, image: _boxes(own, image, load)),
+        "Answers": ("answer", lambda own, image: _answers(own, image, load)),
+        "Captions": ("caption", lambda own, image: _captions(own, image, load)),
+        "Search": ("search", lambda own, image: _search(own, image, load, folder)),
+        "Two images": ("judge", lambda own, image: _judge(own, image, load, folder)),
     }
     suited = {name: ([each for each in models if each.can(way)], build) for name, (way, build) in tabs.items()}
     if not any(own for own, _ in suited.values()):
@@ -62,7 +62,13 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
             with gr.Column(scale=2, min_width=260):
                 first = folder.examples()
                 image = gr.Image(
-                    str(first[0]), type="filepath", sources=["upload"], label="image", buttons=[], height=300
+                    str(first[0]),
+                    type="filepath",
+                    sources=["upload"],
+                    label="image",
+                    buttons=[],
+                    height=300,
+                    elem_classes="fiber-image",
                 )
                 gr.Examples([[str(path)] for path in first], image, label="examples", cache_examples=False)
             with gr.Column(scale=5, min_width=300):
@@ -127,8 +133,8 @@ def _told(function: Callable[..., Any], outputs: int = 1) -> Callable[..., Any]:
 def _boxes(models: Sequence[AskedModel], image: gr.Image, load: Load) -> None:
     found = gr.State([])
     with gr.Row(equal_height=True):
-        text = gr.Textbox("a red circle and a blue square", label="text", scale=4, max_length=2000)
-        kind = gr.Dropdown(list(questions.BOXES), label="as", scale=2, min_width=140)
+        text = gr.Textbox("a black triangle and a yellow square", label="text", scale=4, max_length=2000)
+        kind = gr.Dropdown(list(questions.BOXES), label="as", scale=2, min_width=230)
         button = gr.Button("Find", variant="primary", scale=1, min_width=90)
     threshold = gr.Slider(0.05, 0.95, 0.3, step=0.01, label="threshold of the score")
     result = gr.HTML(elem_id="boxes")
@@ -207,7 +213,13 @@ def _search(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: F
 def _judge(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: Folder) -> None:
     examples = folder.examples()
     second = gr.Image(
-        str(examples[-1]), type="filepath", sources=["upload"], label="second image", buttons=[], height=220
+        str(examples[-1]),
+        type="filepath",
+        sources=["upload"],
+        label="second image",
+        buttons=[],
+        height=220,
+        elem_classes="fiber-image",
     )
     with gr.Row(equal_height=True):
         text = gr.Textbox("both images show a circle", label="statement", scale=5, max_length=2000)

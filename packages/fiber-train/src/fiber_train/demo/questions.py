@@ -15,6 +15,7 @@ from fiber_train.demo.shown import Boxes, bars, card, cards, heat_over, thumbnai
 
 LEAST_SCORE = 0.02  # of a box that is kept for the slider
 BOXES = {"phrases of a sentence": "ground", "categories": "detect", "one thing": "refer"}
+_SMALL = {"a", "an", "the", "and", "or", "of", "in", "on", "is", "are", "to", "with"}
 WAYS = {"Grad-CAM": "grad_cam", "attention": "attention"}
 
 
@@ -126,6 +127,7 @@ def looks(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text that may be asked where they look, each once; phrases first."""
+    """The phrases and words of a text that may be asked where they look, each once; no articles and the like."""
     phrases = [text[start:end] for start, end in noun_phrases(text)]
-    return list(dict.fromkeys([*phrases, *re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text)]))
+    single = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text)
+    return list(dict.fromkeys([*phrases, *(word for word in single if word.lower() not in _SMALL)]))

@@ -21,6 +21,7 @@ from fiber_train.drawing import label_colors
 _LONGEST = 900  # pixels of an image's longer side on the page
 
 STYLE = """
+.fiber-image img{width:100%!important;height:100%!important;object-fit:contain}
 .fiber-cards{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start}
 .fiber-card{flex:1 1 280px;min-width:0;max-width:520px;border:1px solid var(--border-color-primary);border-radius:10px;
  padding:12px;background:var(--background-fill-secondary);color:var(--body-text-color)}
