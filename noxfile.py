@@ -173,6 +173,21 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def demo(session: nox.Session) -> None:
+    """`fiber demo` in a headless Chromium: `nox -s demo -- QUICKSTART [RUN ...]`; by default of a tiny quickstart."""
+    install_wheels(session, closure("fiber-train"), *nox.project.dependency_groups(PROJECTS["fiber-train"], "demo"))
+    folder, runs = Path(*session.posargs[:1] or ["demo", "quickstart"]), session.posargs[1:]
+    if not session.posargs:
+        few = ("trainer.max_steps=20", "trainer.batch_size=16", "task.detection.score_threshold=0")
+        session.run("fiber", "quickstart", "--out", str(folder), *few)
+    checkpoints = (str(folder / "fine"), str(folder / "coarse"), *runs)
+    images = ("--images", str(folder / "scenes" / "images" / "val"))
+    session.run(
+        "python", "packages/fiber-train/tests/drive_demo.py", *checkpoints, *images, "--out", "demo/screenshots"
+    )
+
+
+@nox.session
 def kill(session: nox.Session) -> None:
     """A hundred runs (`-- 20`: twenty) killed at random moments and resumed: each must end in the same bits."""
     install_wheels(session, closure("fiber-train"))

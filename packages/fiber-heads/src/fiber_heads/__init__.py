@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fiber_heads.classification import ClassificationHead
     from fiber_heads.config import CaptioningConfig, GenerationConfig, PretrainingConfig
     from fiber_heads.contrastive import Contrast, ContrastiveHead, FeatureQueue, sample_negatives
+    from fiber_heads.explain import AttentionMaps, attention_maps, grad_cam, look
     from fiber_heads.generation import Caption, generate
     from fiber_heads.grounding.config import DetectionSettings, GroundingConfig
     from fiber_heads.grounding.detections import Detections
@@ -40,6 +41,7 @@ _MODULES = {
     "classification": ("ClassificationHead",),
     "config": ("CaptioningConfig", "GenerationConfig", "PretrainingConfig"),
     "contrastive": ("Contrast", "ContrastiveHead", "FeatureQueue", "sample_negatives"),
+    "explain": ("AttentionMaps", "attention_maps", "grad_cam", "look"),
     "generation": ("Caption", "generate"),
     "grounding.config": ("DetectionSettings", "GroundingConfig"),
     "grounding.detections": ("Detections",),
@@ -62,6 +64,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Answer",
     "AnsweringConfig",
+    "AttentionMaps",
     "AutoFiber",
     "Caption",
     "CaptioningConfig",
@@ -94,9 +97,12 @@ __all__ = [
     "SearchModel",
     "TaskModel",
     "TaskOutput",
+    "attention_maps",
     "check_batch",
     "generate",
+    "grad_cam",
     "initialize",
+    "look",
     "recognize_original",
     "sample_negatives",
     "search_scores",

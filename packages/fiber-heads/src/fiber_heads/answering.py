@@ -129,6 +129,13 @@ class FiberForQuestionAnswering(TaskModel):
         metrics = {"answer_accuracy": accuracy, "answer_count": torch.full_like(accuracy, len(logits))}
         return TaskOutput(loss, {"answer": loss}, metrics, logits)
 
+    def explained_score(self, tokens: Tensor, target: str | None = None, **batch: Any) -> Tensor:
+        """The logit of an answer, of the best one by default."""
+        if target is not None and target not in self.config.answers:
+            raise ValueError(f"{target!r} is none of the model's {len(self.config.answers):,} answers")
+        logits = self(**batch).logits
+        return logits.amax(dim=1) if target is None else logits[:, self.config.answers.index(target)]
+
     @torch.no_grad()
     def answer(self, images: Images, questions: Texts, *, top_k: int = 1) -> Results[Results[Answer]]:
         """The best answers to questions about images.

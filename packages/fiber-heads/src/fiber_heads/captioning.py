@@ -194,6 +194,12 @@ class FiberForCaptioning(TaskModel):
             ]
         return captions
 
+    def explained_score(self, tokens: Tensor, target: str | None = None, **batch: Any) -> Tensor:
+        """The log-probability of the words in question, each after those before it."""
+        chances = self(**batch, return_loss=False).logits[:, :-1].log_softmax(dim=-1)
+        of_words = chances.gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+        return (of_words * tokens[:, 1:]).sum(dim=1)
+
     def check_parts(self) -> None:
         """Also refuses a `generation` in the model's configuration by which it could not write."""
         super().check_parts()

@@ -95,6 +95,14 @@ class FiberForVisualReasoning(TaskModel):
         metrics = {"reasoning_accuracy": accuracy, "reasoning_count": torch.full_like(accuracy, len(labels))}
         return TaskOutput(loss, {"reasoning": loss}, metrics, logits)
 
+    def explained_score(
+        self, tokens: Tensor, target: str | None = None, *, pixel_values: Tensor, **batch: Any
+    ) -> Tensor:
+        """How much more likely a statement is true than false; of (2 B, 3, H, W) images each two are a pair."""
+        pairs = pixel_values.unflatten(0, (-1, 2)) if pixel_values.ndim == 4 else pixel_values
+        logits = self(pixel_values=pairs, **batch).logits
+        return logits[:, 1] - logits[:, 0]
+
     @torch.no_grad()
     def judge(self, first: Images, second: Images, statements: Texts) -> Results[Judgment]:
         """How likely statements about two images are true.

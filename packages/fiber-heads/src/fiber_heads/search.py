@@ -320,6 +320,11 @@ class SearchModel(TaskModel):
         assert pooled is not None
         return self.matching_head(pooled)
 
+    def explained_score(self, tokens: Tensor, target: str | None = None, **batch: Any) -> Tensor:
+        """The logit by which image and text match."""
+        text = self.backbone.begin_text(batch["input_ids"], batch.get("attention_mask"))
+        return self.match(self.backbone.begin_image(batch["pixel_values"]), text)[:, 1]
+
     def cross_modal_parameter_names(self) -> set[str]:
         """Those of the backbone, and the contrastive head's projections and poolers."""
         return super().cross_modal_parameter_names() | (self._contrastive_names() - {"contrastive_head.temperature"})

@@ -246,6 +246,16 @@ class TaskModel(PretrainedModel):
             for name, value in parts.items()
         }
 
+    def explained_score(self, tokens: Tensor, target: str | None = None, **batch: Any) -> Tensor:
+        """What `fiber_heads.explain` finds the causes of, (B,): by default the highest of `forward`'s logits.
+
+        Args:
+            tokens: (B, L) bool, the words in question.
+            target: What to say why of, such as an answer; None for what the model holds best.
+            **batch: As of `forward`.
+        """
+        return self(**batch).logits.flatten(1).amax(dim=1)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -78,8 +78,7 @@ class GatedCrossAttention(nn.Module):
         Returns:
             (B, N, C).
         """
-        key, value = self.project_context(context) if isinstance(context, Tensor) else context
-        query = split_heads(self.query(self.norm(hidden)), self.num_heads)
+        query, key, value = self._project(hidden, context)
         read = scaled_dot_product_attention(
             query,
             key,
@@ -88,6 +87,26 @@ class GatedCrossAttention(nn.Module):
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
         return hidden + self.gate * self.dropout(self.output(merge_heads(read)))
+
+    def attend(self, hidden: Tensor, context: Tensor | KeyValue, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward` without dropout, by probabilities that can be seen; its last bits may differ.
+
+        Args:
+            hidden: As of `forward`.
+            context: As of `forward`.
+            mask: As of `forward`.
+
+        Returns:
+            (B, N, C), and the attention probabilities (B, heads, N, M), whose rows sum to one.
+        """
+        query, key, value = self._project(hidden, context)
+        scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        probabilities = (scores if mask is None else scores + mask.to(query.dtype)).softmax(dim=-1)
+        return hidden + self.gate * self.output(merge_heads(probabilities @ value)), probabilities
+
+    def _project(self, hidden: Tensor, context: Tensor | KeyValue) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = self.project_context(context) if isinstance(context, Tensor) else context
+        return split_heads(self.query(self.norm(hidden)), self.num_heads), key, value
 
 
 class GatedFusion(Fusion):

@@ -341,6 +341,12 @@ class FiberForGrounding(TaskModel):
         )
         return scaling.to_original(found)
 
+    def explained_score(self, tokens: Tensor, target: str | None = None, **batch: Any) -> Tensor:
+        """The mean logit of the words in question, at the anchor that it is highest at."""
+        found = self(**batch).predictions
+        logits = found.token_logits.masked_fill(~tokens[:, None], 0.0).sum(dim=-1) / tokens.sum(dim=1, keepdim=True)
+        return (logits if found.valid is None else logits.masked_fill(~found.valid, -torch.inf)).amax(dim=1)
+
     def _begin(self, pixel_values: Tensor, image_sizes: Tensor) -> ImageState:
         own = image_sizes if self.config.padding_aware and self._differ(pixel_values, image_sizes) else None
         return self.backbone.begin_image(pixel_values, return_pyramid=True, image_sizes=own)

@@ -1,0 +1,92 @@
+"""A model that several people ask about images: one at a time, each image begun once, what it knows in words."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fiber_backbone import FiberBackbone, ImageState
+from fiber_heads import TaskModel
+from torch import Tensor
+
+from fiber_train.card import CARD_FILE
+from fiber_train.checkpoint import find_model, load_model
+
+_KEPT = 16  # begun images; of base size at 384 px 1.1 MiB each
+_TOLD = ("## Data", "## Measured", "## Limits")  # sections of a card
+
+
+@dataclass
+class AskedModel:
+    """A model on the page.
+
+    Attributes:
+        name: What people call it; no path.
+        model: In eval mode.
+        about: What it was trained on and what it reached, Markdown.
+    """
+
+    name: str
+    model: Any
+    about: str
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        begin_once(self.model.backbone)
+
+    def can(self, method: str) -> bool:
+        """Whether it can be asked so."""
+        return callable(getattr(self.model, method, None))
+
+    @contextmanager
+    def alone(self) -> Iterator[Any]:
+        """The model, for one thread at a time."""
+        with self._lock:
+            yield self.model
+
+
+def load_asked(path: Path, **options: Any) -> AskedModel:
+    """The model that a checkpoint names; options and errors as of `fiber_train.load_model`."""
+    folder = find_model(path)
+    model, _ = load_model(folder, **options)
+    name = folder.parent.name if folder.name in ("best", "model") else folder.name
+    return AskedModel(name, model, about(folder, model))
+
+
+def about(folder: Path, model: TaskModel) -> str:
+    """What a model's card says of its data, its numbers and its limits; without a card, its size alone."""
+    millions = sum(each.numel() for each in model.parameters()) / 1e6
+    lead = f"A {type(model).__name__} of {millions:,.1f} million parameters."
+    card = folder / CARD_FILE
+    text = card.read_text(encoding="utf-8") if folder.is_dir() and card.is_file() else ""
+    sections = [f"## {part}".strip() for part in text.split("\n## ")[1:]]
+    told = [part.replace("## ", "#### ", 1) for part in sections if part.startswith(_TOLD)]
+    unknown = "Nothing beside its weights says what it was trained on; expect little of it outside of that."
+    return "\n\n".join([lead, *(told or [unknown])])
+
+
+def begin_once(backbone: FiberBackbone) -> None:
+    """Keeps the newest images as they stand at the first fused block, so that many questions begin each once."""
+    begin: Callable[..., ImageState] = backbone.begin_image
+    kept: OrderedDict[tuple[Any, ...], ImageState] = OrderedDict()
+
+    def begin_image(
+        pixel_values: Tensor, return_pyramid: bool = False, image_sizes: Tensor | None = None
+    ) -> ImageState:
+        content = pixel_values.detach().cpu().contiguous().numpy().tobytes()
+        sizes = None if image_sizes is None else tuple(image_sizes.flatten().tolist())
+        key = (hashlib.sha256(content).digest(), tuple(pixel_values.shape), return_pyramid, sizes)
+        if key not in kept:
+            kept[key] = begin(pixel_values.detach(), return_pyramid, image_sizes).map(Tensor.detach)
+            while len(kept) > _KEPT:
+                kept.popitem(last=False)
+        kept.move_to_end(key)
+        return kept[key]
+
+    backbone.begin_image = begin_image  # type: ignore[method-assign]

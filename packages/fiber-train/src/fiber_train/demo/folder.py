@@ -1,0 +1,86 @@
+"""The images that the page begins with, and that it searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from fiber_data import BrokenImageError, load_image
+from fiber_heads.search import search_scores
+from torch import Tensor
+
+from fiber_train.examples import spread
+from fiber_train.inputs import find_images
+from fiber_train.stopping import say
+
+_MOST = 1000  # images to search: at base size, begun, 1.1 GiB
+_GENERATED = 24
+_RERANKED = 16
+
+
+@dataclass
+class Folder:
+    """Images, begun by each model that searches when it is first asked to.
+
+    Attributes:
+        paths: The files.
+    """
+
+    paths: list[Path]
+    _searched: dict[int, tuple[Any, Tensor | None]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path | None, scratch: Path) -> Folder:
+        """The images of a folder that can be read; without a folder, generated scenes.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or no image in it.
+            ValueError: None of them can be read.
+        """
+        if folder is None:
+            from fiber_data.scenes import generate_scenes
+
+            made = generate_scenes(scratch / "scenes", {"val": _GENERATED}, progress=False)
+            return cls(find_images(made / "images" / "val"))
+        found, good = find_images(folder), []
+        if len(found) > _MOST:
+            say(f"{folder} holds {len(found):,} images; the page searches {_MOST:,} of them, spread evenly")
+        for path in spread(found, _MOST):
+            try:
+                load_image(path)
+            except BrokenImageError as error:
+                say(f"{error}; left out")
+            else:
+                good.append(path)
+        if not good:
+            raise ValueError(f"none of the {len(found)} images of {folder} can be read")
+        return cls(good)
+
+    def examples(self, number: int = 8) -> list[Path]:
+        """A few, spread evenly."""
+        return spread(self.paths, number)
+
+    @torch.no_grad()
+    def search(self, model: Any, query: str, number: int = 6) -> list[tuple[Path, float]]:
+        """The images that fit a text best, by all that a model has, with cosines or the matcher's logits."""
+        begun, features = self._begun(model)
+        text = model.begin_texts([query])
+        cosines = None if features is None else features @ model.text_features(text).T
+        score = None if model.matching_head is None else partial(model.score_pairs, begun, text)
+        found = search_scores(cosines, score, shape=(len(begun), 1), top_k=_RERANKED, queries="texts")
+        best = found[:, 0].topk(min(number, len(self.paths)))
+        return [
+            (self.paths[row], value) for row, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def _begun(self, model: Any) -> tuple[Any, Tensor | None]:
+        if id(model) not in self._searched:
+            images: Sequence[Any] = [load_image(path) for path in self.paths]
+            states = model.begin_images(images, keep_on="cpu")
+            features = None if model.contrastive_head is None else model.image_features(states)
+            self._searched[id(model)] = states, features
+        return self._searched[id(model)]
