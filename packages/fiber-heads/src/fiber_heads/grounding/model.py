@@ -349,6 +349,8 @@ class FiberForGrounding(TaskModel):
 
     def _differ(self, pixel_values: Tensor, image_sizes: Tensor) -> bool:
         """Whether images may be smaller than the batch; sizes on a device are not asked, which would stall it."""
+        if torch.compiler.is_exporting():
+            return True
         if image_sizes.is_cuda:
             return len(pixel_values) > 1
         stride, shape = self.config.strides[2], torch.tensor(pixel_values.shape[2:])
