@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from fiber_backbone.attention import KeyValue, merge_heads, split_heads
+from fiber_backbone.attention import KeyValue, in_order, merge_heads, split_heads
 from fiber_backbone.config import WindowPolicy
 from fiber_backbone.streams import Insert, Size
 
@@ -131,9 +131,8 @@ def unpartition(x: Tensor, window: Size, size: Size) -> Tensor:
 
 
 def _swap(x: Tensor) -> Tensor:
-    """Dimensions 2 and 3 swapped; a copy in export, where whether `reshape` needs one hangs on a symbol."""
-    x = x.transpose(2, 3)
-    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else x
+    """Dimensions 2 and 3 swapped, ready to be reshaped."""
+    return in_order(x.transpose(2, 3))
 
 
 def within(size: Size, sizes: Tensor) -> Tensor:
@@ -194,7 +193,9 @@ def _roll(x: Tensor, shift: Size | tuple[Tensor, Tensor], sign: Literal[-1, 1]) 
     for axis, tokens in zip((1, 2), shift, strict=True):
         if isinstance(tokens, Tensor):
             side = x.shape[axis]
-            x = x.index_select(axis, (torch.arange(side, device=x.device) + side - sign * tokens) % side)
+            place = torch.arange(side, device=x.device) - sign * tokens
+            place = place + side * (place < 0).long() - side * (place >= side).long()
+            x = x.index_select(axis, place)
         elif tokens:
             x = torch.roll(x, sign * tokens, dims=axis)
     return x
