@@ -20,7 +20,7 @@ class KeyValue(NamedTuple):
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, C) to (B, heads, N, C / heads)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+    return in_order(x.unflatten(-1, (num_heads, -1)).transpose(-3, -2))
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fiber_heads.classification import ClassificationHead, image_rows
+from fiber_heads.exported import ExportPart, fused_part
 from fiber_heads.initialization import initialize
 from fiber_heads.processing import Images, Texts, as_list
 from fiber_heads.results import Result
@@ -128,6 +129,10 @@ class FiberForQuestionAnswering(TaskModel):
         accuracy = answer_targets.gather(1, best).mean()
         metrics = {"answer_accuracy": accuracy, "answer_count": torch.full_like(accuracy, len(logits))}
         return TaskOutput(loss, {"answer": loss}, metrics, logits)
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`fused`, with the logits of the answers."""
+        return {"fused": fused_part(self.backbone, self.answer_head)}
 
     @torch.no_grad()
     def answer(self, images: Images, questions: Texts, *, top_k: int = 1) -> list[list[Answer]]:

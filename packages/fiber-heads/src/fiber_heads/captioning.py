@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from fiber_heads.config import CaptioningConfig, GenerationConfig
 from fiber_heads.distributed import BatchMean
+from fiber_heads.exported import ExportPart, decoder_parts
 from fiber_heads.generation import Caption, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.processing import Images
@@ -222,6 +223,10 @@ class FiberForCaptioning(TaskModel):
             ValueError: If the model has no processor, or an option is out of range.
         """
         return self.generate(images, replace(self.config.generation, num_return_sequences=num_captions, **options))
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`decoder_image` and `decoder_step`."""
+        return decoder_parts(self.backbone, self.word_head)
 
     def _gold_weights(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """How much each token counts, by the frozen copy, which is refreshed here."""

@@ -57,7 +57,7 @@ class ExportPart:
     outputs: tuple[str, ...]
 
 
-def _whole_strides(backbone: FiberBackbone, pixel_values: Tensor) -> Tensor:
+def whole_strides(backbone: FiberBackbone, pixel_values: Tensor) -> Tensor:
     """Images as they are; to the tracer their sides are multiples of strides from here on, which divide without rest."""
     stride, (*lead, height, width) = backbone.image_stream.stride, pixel_values.shape
     return pixel_values.view(*lead, height // stride * stride, width // stride * stride)
@@ -71,7 +71,7 @@ class _Images(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        pixel_values = _whole_strides(self.backbone, pixel_values)
+        pixel_values = whole_strides(self.backbone, pixel_values)
         tokens = self.backbone.finish_image(self.backbone.begin_image(pixel_values)).hidden_state
         return (tokens,) if self.head is None else (tokens, self.head.encode_images(tokens))
 
@@ -96,7 +96,7 @@ class _Pairs(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        pixel_values = _whole_strides(self.backbone, pixel_values)
+        pixel_values = whole_strides(self.backbone, pixel_values)
         fused = self.backbone(pixel_values, input_ids, attention_mask)
         found = (fused.text_hidden_state, fused.image_hidden_state)
         if fused.pooled is None:
@@ -118,7 +118,7 @@ class DecoderImages(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of images (B, 3, H, W), each (fused layers, B, heads, N, D / heads)."""
         backbone = self.backbone
-        pixel_values = _whole_strides(backbone, pixel_values)
+        pixel_values = whole_strides(backbone, pixel_values)
         tokens = backbone.finish_image(backbone.begin_image(pixel_values)).unnormalized
         layers = zip(backbone.text_stream.cross_attention, backbone.decoder_projections, strict=True)
         found = [backbone.fusion.read_image(layer, project(tokens)) for layer, project in layers]
@@ -216,7 +216,7 @@ def decoder_parts(backbone: FiberBackbone, word_head: nn.Module) -> dict[str, Ex
     sizes, layers = backbone.text_stream.sizes, len(backbone.text_stream.sizes.dims)
     heads, width, fused = sizes.heads[0], sizes.dims[0] // sizes.heads[0], layers - backbone.cut[1]
     axis, texts = Axis(BATCH), Axis("texts")
-    image, image_dynamic = torch.zeros(fused, 2, heads, 6, width), {1: axis, 3: Axis("image_tokens")}
+    image, image_dynamic = torch.zeros(fused, 2, heads, 6, width), {1: axis, 3: Axis("image_tokens", 2)}
     past = torch.zeros(layers, 2, 3, heads, 4, width)
     past_dynamic = {1: axis, 2: texts, 4: Axis("past", 0, backbone.max_text_length - 1)}
     inputs = {

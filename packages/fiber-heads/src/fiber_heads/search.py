@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fiber_heads.classification import image_rows
 from fiber_heads.contrastive import ContrastiveHead
+from fiber_heads.exported import ExportPart, fused_part, tower_parts
 from fiber_heads.matching import MatchingHead
 from fiber_heads.processing import Images, Texts, as_list, is_prepared
 from fiber_heads.task import TaskModel
@@ -335,6 +336,13 @@ class SearchModel(TaskModel):
         pooled = self.backbone.fuse(image, text).pooled
         assert pooled is not None
         return self.matching_head(pooled)
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """Towers with unit vectors, and the fused encoder with logits of matching, as far as there are heads."""
+        return {
+            **tower_parts(self.backbone, self.contrastive_head),
+            "fused": fused_part(self.backbone, self.matching_head),
+        }
 
     def cross_modal_parameter_names(self) -> set[str]:
         """Those of the backbone, and the contrastive head's projections and poolers."""

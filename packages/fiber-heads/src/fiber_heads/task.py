@@ -26,6 +26,7 @@ from transformers.utils.generic import ModelOutput
 
 from fiber_heads.checkpoints import BACKBONE, join_key_maps, original_parts_map
 from fiber_heads.distributed import BatchMean, alone, world_size
+from fiber_heads.exported import ExportPart, fused_part, tower_parts
 from fiber_heads.processing import (
     HubOptions,
     Images,
@@ -245,6 +246,10 @@ class TaskModel(PretrainedModel):
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
             for name, value in parts.items()
         }
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """What `fiber_heads.export` makes programs of, by name; here both towers and the fused encoder."""
+        return {**tower_parts(self.backbone), "fused": fused_part(self.backbone)}
 
     @property
     def device(self) -> torch.device:

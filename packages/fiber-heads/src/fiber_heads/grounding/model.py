@@ -11,11 +11,13 @@ from fiber_backbone import FiberBackbone, ImageState, KeyMap, LoadReport, TextSt
 from torch import Tensor
 
 from fiber_heads.distributed import BatchMean
+from fiber_heads.exported import ExportPart
 from fiber_heads.grounding.asking import category_names, check_words, named_results, settings_above, tell_unasked
 from fiber_heads.grounding.assignment import assign_anchors
 from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
 from fiber_heads.grounding.config import DetectionSettings, GroundingConfig
 from fiber_heads.grounding.detections import Detections
+from fiber_heads.grounding.exported import detector_part
 from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
 from fiber_heads.grounding.losses import GroundingLoss
 from fiber_heads.grounding.postprocess import detect_boxes, merge_chunks
@@ -338,6 +340,13 @@ class FiberForGrounding(TaskModel):
             keep_outside=scaling.inclusive,
         )
         return scaling.to_original(found)
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`detector`."""
+        return {"detector": detector_part(self, self.backbone, self.config.max_tokens, self._look)}
+
+    def _look(self, pixel_values: Tensor, image_sizes: Tensor, ids: Tensor, mask: Tensor) -> GroundingPredictions:
+        return self._predict(self._begin(pixel_values, image_sizes), self.backbone.begin_text(ids, mask), image_sizes)
 
     def _begin(self, pixel_values: Tensor, image_sizes: Tensor) -> ImageState:
         own = image_sizes if self.config.padding_aware and self._differ(pixel_values, image_sizes) else None
