@@ -61,9 +61,7 @@ def plan_windows(size: Size, window_size: int, shifted: bool, policy: WindowPoli
 
     region = None
     if shift_height or shift_width:
-        parts = [
-            _parts(*each, device) for each in zip(padded, window, (shift_height, shift_width), strict=True)
-        ]
+        parts = [_parts(*each, device) for each in zip(padded, window, (shift_height, shift_width), strict=True)]
         region = _regions(parts[0], parts[1], window)
     return WindowPlan(window, (shift_height, shift_width), padded, _bias_index(window, window_size, device), region)
 

@@ -57,9 +57,9 @@ class ExportPart:
     outputs: tuple[str, ...]
 
 
-def whole_strides(backbone: FiberBackbone, pixel_values: Tensor) -> Tensor:
-    """Images as they are; to the tracer their sides are multiples of strides from here on, which divide without rest."""
-    stride, (*lead, height, width) = backbone.image_stream.stride, pixel_values.shape
+def whole_strides(stride: int, pixel_values: Tensor) -> Tensor:
+    """Images as they are, to the tracer with sides that are whole strides, which can be divided without rest."""
+    *lead, height, width = pixel_values.shape
     return pixel_values.view(*lead, height // stride * stride, width // stride * stride)
 
 
@@ -71,7 +71,7 @@ class _Images(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        pixel_values = whole_strides(self.backbone, pixel_values)
+        pixel_values = whole_strides(self.backbone.image_stream.stride, pixel_values)
         tokens = self.backbone.finish_image(self.backbone.begin_image(pixel_values)).hidden_state
         return (tokens,) if self.head is None else (tokens, self.head.encode_images(tokens))
 
@@ -96,12 +96,26 @@ class _Pairs(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        pixel_values = whole_strides(self.backbone, pixel_values)
+        pixel_values = whole_strides(self.backbone.image_stream.stride, pixel_values)
         fused = self.backbone(pixel_values, input_ids, attention_mask)
         found = (fused.text_hidden_state, fused.image_hidden_state)
         if fused.pooled is None:
             return found
         return (*found, fused.pooled) if self.head is None else (*found, fused.pooled, self.head(fused.pooled))
+
+
+class _Couples(nn.Module):
+    """Two images each that are read with one text: logits of a head of both results."""
+
+    def __init__(self, backbone: FiberBackbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
+        pixels = whole_strides(self.backbone.image_stream.stride, pixel_values)
+        text = self.backbone.begin_text(input_ids, attention_mask)
+        found = [self.backbone.fuse(self.backbone.begin_image(pixels[:, place]), text).pooled for place in (0, 1)]
+        return (self.head(torch.cat([each for each in found if each is not None], dim=1)),)
 
 
 class DecoderImages(nn.Module):
@@ -118,7 +132,7 @@ class DecoderImages(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of images (B, 3, H, W), each (fused layers, B, heads, N, D / heads)."""
         backbone = self.backbone
-        pixel_values = whole_strides(backbone, pixel_values)
+        pixel_values = whole_strides(backbone.image_stream.stride, pixel_values)
         tokens = backbone.finish_image(backbone.begin_image(pixel_values)).unnormalized
         layers = zip(backbone.text_stream.cross_attention, backbone.decoder_projections, strict=True)
         found = [backbone.fusion.read_image(layer, project(tokens)) for layer, project in layers]
@@ -166,9 +180,9 @@ class DecoderStep(nn.Module):
         return (logits, *parts)  # type: ignore[return-value]
 
 
-def image_input(backbone: FiberBackbone, each: int | None = None) -> tuple[Tensor, dict[int, Axis]]:
-    """`pixel_values` (B, 3, H, W), or (B, each, 3, H, W), as an example and with its axes."""
-    stride, lead = backbone.image_stream.stride, (2,) if each is None else (2, each)
+def image_input(stride: int, each: int | None = None) -> tuple[Tensor, dict[int, Axis]]:
+    """`pixel_values` (B, 3, H, W), or (B, each, 3, H, W), as an example and with its axes; sides of whole strides."""
+    lead = (2,) if each is None else (2, each)
     example = torch.randn(*lead, 3, 3 * stride, 5 * stride, generator=torch.Generator().manual_seed(0))
     last = example.ndim
     sides = {last - 2: Axis("height", stride, multiple=stride), last - 1: Axis("width", stride, multiple=stride)}
@@ -187,7 +201,7 @@ def text_inputs(
 
 def tower_parts(backbone: FiberBackbone, contrast: Any = None) -> dict[str, ExportPart]:
     """`image` and `text`: each stream by itself, (B, N, C) and (B, L, D), with a contrastive head unit vectors too."""
-    pixels, image_axes = image_input(backbone)
+    pixels, image_axes = image_input(backbone.image_stream.stride)
     texts, text_axes = text_inputs(backbone)
     more = ("unit_vectors",) if contrast is not None else ()
     return {
@@ -200,7 +214,7 @@ def tower_parts(backbone: FiberBackbone, contrast: Any = None) -> dict[str, Expo
 
 def fused_part(backbone: FiberBackbone, head: nn.Module | None = None) -> ExportPart:
     """Pairs: tokens of both streams, `pooled` if there is a joint projection, and `logits` of a head of it."""
-    pixels, image_axes = image_input(backbone)
+    pixels, image_axes = image_input(backbone.image_stream.stride)
     texts, text_axes = text_inputs(backbone)
     names = ["text_tokens", "image_tokens"]
     if backbone.config.joint_projection:
@@ -209,9 +223,17 @@ def fused_part(backbone: FiberBackbone, head: nn.Module | None = None) -> Export
     return ExportPart(_Pairs(backbone, head), inputs, axes, tuple(names))
 
 
+def couples_part(backbone: FiberBackbone, head: nn.Module) -> ExportPart:
+    """Pairs of images with a text each: `logits`."""
+    pixels, image_axes = image_input(backbone.image_stream.stride, 2)
+    texts, text_axes = text_inputs(backbone)
+    inputs, axes = {"pixel_values": pixels, **texts}, {"pixel_values": image_axes, **text_axes}
+    return ExportPart(_Couples(backbone, head), inputs, axes, ("logits",))
+
+
 def decoder_parts(backbone: FiberBackbone, word_head: nn.Module) -> dict[str, ExportPart]:
     """`decoder_image` and `decoder_step`: what texts read of images, and a text's next token."""
-    pixels, image_axes = image_input(backbone)
+    pixels, image_axes = image_input(backbone.image_stream.stride)
     begin = DecoderImages(backbone)
     sizes, layers = backbone.text_stream.sizes, len(backbone.text_stream.sizes.dims)
     heads, width, fused = sizes.heads[0], sizes.dims[0] // sizes.heads[0], layers - backbone.cut[1]

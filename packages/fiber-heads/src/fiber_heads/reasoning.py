@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fiber_heads.classification import ClassificationHead, image_rows
+from fiber_heads.exported import ExportPart, couples_part
 from fiber_heads.initialization import initialize
 from fiber_heads.processing import Images, Texts, as_list
 from fiber_heads.results import Result
@@ -94,6 +95,10 @@ class FiberForVisualReasoning(TaskModel):
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         metrics = {"reasoning_accuracy": accuracy, "reasoning_count": torch.full_like(accuracy, len(labels))}
         return TaskOutput(loss, {"reasoning": loss}, metrics, logits)
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`fused`: logits (B, 2) of statements about pairs of images (B, 2, 3, H, W)."""
+        return {"fused": couples_part(self.backbone, self.reasoning_head)}
 
     @torch.no_grad()
     def judge(self, first: Images, second: Images, statements: Texts) -> list[Judgment]:

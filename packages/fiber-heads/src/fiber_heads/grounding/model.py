@@ -343,7 +343,7 @@ class FiberForGrounding(TaskModel):
 
     def export_parts(self) -> dict[str, ExportPart]:
         """`detector`."""
-        return {"detector": detector_part(self, self.backbone, self.config.max_tokens, self._look)}
+        return {"detector": detector_part(self, self.backbone, self.config, self._look)}
 
     def _look(self, pixel_values: Tensor, image_sizes: Tensor, ids: Tensor, mask: Tensor) -> GroundingPredictions:
         return self._predict(self._begin(pixel_values, image_sizes), self.backbone.begin_text(ids, mask), image_sizes)
