@@ -1,7 +1,7 @@
 """Which text fits which image, with onnxruntime, tokenizers, numpy and Pillow only: no torch, nothing of FIBER.
 
-    fiber export --checkpoint runs/coarse --out exported
-    python search_onnx.py exported photo.jpg "two dogs on a beach" "a red bus"
+fiber export --checkpoint runs/coarse --out exported
+python search_onnx.py exported photo.jpg "two dogs on a beach" "a red bus"
 """
 
 import json
@@ -22,7 +22,9 @@ pixel_values = pixels.transpose(2, 0, 1)[None].astype(np.float32)
 
 tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
 tokenizer.enable_truncation(settings["max_length"])
-tokenizer.enable_padding(pad_id=json.loads(Path(folder, "export.json").read_text())["config"]["backbone"]["pad_token_id"])
+tokenizer.enable_padding(
+    pad_id=json.loads(Path(folder, "export.json").read_text())["config"]["backbone"]["pad_token_id"]
+)
 encoded = tokenizer.encode_batch(texts)
 ids, mask = (np.array([getattr(each, name) for each in encoded]) for name in ("ids", "attention_mask"))
 
