@@ -20,12 +20,17 @@ class KeyValue(NamedTuple):
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, C) to (B, heads, N, C / heads)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+    return in_order(x.unflatten(-1, (num_heads, -1)).transpose(-3, -2))
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, heads, N, C / heads) to (B, N, C)."""
-    return x.transpose(-3, -2).flatten(-2)
+    return in_order(x.transpose(-3, -2)).flatten(-2)
+
+
+def in_order(x: Tensor) -> Tensor:
+    """A tensor as it is; a copy in export, where whether `reshape` has to copy must not hang on a symbol."""
+    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else x
 
 
 def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

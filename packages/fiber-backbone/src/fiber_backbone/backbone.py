@@ -110,7 +110,8 @@ class FiberBackbone(BackboneParts):
         Raises:
             ValueError: If the two differ in number.
         """
-        if len(image) != len(text):
+        # `len` would make a constant of what is a symbol in export
+        if image.hidden_state.shape[0] != text.hidden_state.shape[0]:
             raise ValueError(
                 f"fuse pairs images with texts one to one, got {len(image)} images and {len(text)} texts; "
                 "index or repeat_interleave one of the states"
@@ -191,12 +192,14 @@ class FiberBackbone(BackboneParts):
             projected = [project(image_features) for project in self.decoder_projections]
             layers = self.text_stream.cross_attention
             cache.image = [self.fusion.read_image(layer, x) for layer, x in zip(layers, projected, strict=True)]
-        if len(input_ids) % (images := len(cache.image[0].key)):
-            raise ValueError(f"{len(input_ids)} texts cannot read {images} images; give as many texts for each image")
+        texts, images = input_ids.shape[0], cache.image[0].key.shape[0]
+        if texts % images:
+            raise ValueError(f"{texts} texts cannot read {images} images; give as many texts for each image")
         hidden = self.text_stream.embed(input_ids, cache.position)
         cache.extend(attention_mask, (input_ids != self.pad_token_id).sum(dim=1))
         length = input_ids.shape[1]
-        future = torch.ones(length, past + length, dtype=torch.bool, device=hidden.device).triu(past + 1)
+        place = torch.arange(past + length, device=hidden.device)
+        future = place > torch.arange(past, past + length, device=hidden.device)[:, None]
         assert cache.mask is not None, "just extended"
         mask = padding_mask(cache.mask, hidden.dtype).masked_fill(future, -torch.inf)
         known, cache.text = cache.text or [None] * self._num_layers, []  # type: ignore[list-item]

@@ -164,10 +164,10 @@ def _with_context(key: Tensor, value: Tensor, mask: Tensor, insert: Insert) -> t
     mask = mask.to(key.dtype)
     if insert.context is None:
         return key, value, mask
-    repeats = len(key) // len(insert.context.key)  # texts in a row may read one image
-    context = (part.repeat_interleave(repeats, dim=0) if repeats > 1 else part for part in insert.context)
+    repeats = key.shape[0] // insert.context.key.shape[0]  # texts in a row may read one image
+    context = (part[:, None].expand(-1, repeats, -1, -1, -1).flatten(0, 1) for part in insert.context)
     key, value = (torch.cat(parts, dim=2) for parts in zip((key, value), context, strict=True))
     more = mask.new_zeros(1) if insert.mask is None else insert.mask.to(mask.dtype)
-    shape = (len(key), 1, mask.shape[2])
+    shape = (key.shape[0], 1, mask.shape[2])
     own, more = mask.expand(*shape, -1), more.expand(*shape, key.shape[2] - mask.shape[3])
     return key, value, torch.cat([own, more], dim=-1)

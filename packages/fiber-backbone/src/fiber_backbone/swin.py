@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from fiber_backbone.config import FiberConfig
 from fiber_backbone.streams import ImageStream, Insert, Size, StreamSizes, rescale_linear
-from fiber_backbone.windows import WindowPlan, plan_windows, resize_relative_position_bias, window_attention, within
+from fiber_backbone.windows import (
+    WindowPlan,
+    plan_any_windows,
+    plan_windows,
+    resize_relative_position_bias,
+    window_attention,
+    within,
+)
 
 BIAS_TABLE = "relative_position_bias_table"
 
@@ -177,6 +184,8 @@ class SwinStream(ImageStream):
         self._plans.clear()
 
     def _plan(self, size: Size, shifted: bool, device: torch.device) -> WindowPlan:
+        if torch.compiler.is_exporting():
+            return plan_any_windows(size, self.window_size, shifted, self.policy, device)
         key = (size, shifted, device)
         if key not in self._plans:
             if len(self._plans) >= 256:  # training on images of many sizes must not fill the memory

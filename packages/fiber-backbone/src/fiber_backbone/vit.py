@@ -115,7 +115,7 @@ class VitStream(ImageStream):
         """See `ImageStream`; positions are interpolated for images of another size."""
         x = self.patch_embed(pixel_values)  # (B, rows, columns, C)
         size, x = list(x.shape[1:3]), x.flatten(1, 2)
-        prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        prefix = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         positions: Tensor | float = 0.0
         if self.pos_embed is not None:
             embedded = 0 if self.no_embed_class else self.num_prefix_tokens

@@ -10,13 +10,13 @@ Shapes: B batch, H W map, C channels, V windows, T tokens of a window, M tokens 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from fiber_backbone.attention import KeyValue, merge_heads, split_heads
+from fiber_backbone.attention import KeyValue, in_order, merge_heads, split_heads
 from fiber_backbone.config import WindowPolicy
 from fiber_backbone.streams import Insert, Size
 
@@ -27,15 +27,15 @@ class WindowPlan:
 
     Attributes:
         window: Height and width of a window in tokens.
-        shift: Cyclic shift up and left in tokens.
+        shift: Cyclic shift up and left in tokens; tensors without dimensions where only an exported program knows it.
         padded: Height and width of the map after padding to whole windows.
         bias_index: (T * T,) int64, row of the relative position bias table for each pair (query, key).
-        region: (V, T) int8, which part of the map a token came from: the cyclic shift brings tokens of different
+        region: (V, T) integers, which part of the map a token came from: the cyclic shift brings tokens of different
             parts into one window, and they must not see each other. None without a shift.
     """
 
     window: Size
-    shift: Size
+    shift: Size | tuple[Tensor, Tensor]
     padded: Size
     bias_index: Tensor
     region: Tensor | None
@@ -59,17 +59,51 @@ def plan_windows(size: Size, window_size: int, shifted: bool, policy: WindowPoli
     )
     padded = (-(-height // window[0]) * window[0], -(-width // window[1]) * window[1])
 
+    region = None
+    if shift_height or shift_width:
+        parts = [_parts(*each, device) for each in zip(padded, window, (shift_height, shift_width), strict=True)]
+        region = _regions(parts[0], parts[1], window)
+    return WindowPlan(window, (shift_height, shift_width), padded, _bias_index(window, window_size, device), region)
+
+
+def plan_any_windows(
+    size: Size, window_size: int, shifted: bool, policy: WindowPolicy, device: torch.device
+) -> WindowPlan:
+    """`plan_windows` for export, where a size is a pair of symbols: what hangs on it is left to the program's run.
+
+    Windows have their full size. Where they would shrink to a small map, the map is padded instead, and the padding is
+    a part of its own: the map's tokens see the same.
+    """
+    window, bias_index = (window_size, window_size), _bias_index((window_size, window_size), window_size, device)
+    counts = [(side + window_size - 1) // window_size for side in size]
+    padded, half = (counts[0] * window_size, counts[1] * window_size), window_size // 2 if shifted else 0
+    if policy == "pad":
+        parts = [_parts(side, window_size, half, device) for side in padded]
+        region = _regions(parts[0], parts[1], window) if half else None
+        return WindowPlan(window, (half, half), padded, bias_index, region)
+    parts, shifts = [], []
+    for side, whole in zip(size, padded, strict=True):
+        fits = torch.full((), side, device=device) <= window_size
+        location = torch.arange(whole, device=device)
+        parts.append(torch.where(fits, (location >= side).char(), _parts(whole, window_size, half, device)))
+        shifts.append(torch.where(fits, 0, half))
+    shift = (shifts[0], shifts[1]) if half else (0, 0)
+    return WindowPlan(window, shift, padded, bias_index, _regions(parts[0], parts[1], window))
+
+
+def _bias_index(window: Size, window_size: int, device: torch.device) -> Tensor:
+    """See `WindowPlan`."""
     rows = torch.arange(window[0], device=device).repeat_interleave(window[1])
     columns = torch.arange(window[1], device=device).repeat(window[0])
     delta_rows, delta_columns = rows[:, None] - rows, columns[:, None] - columns
-    bias_index = (delta_rows + window_size - 1) * (2 * window_size - 1) + delta_columns + window_size - 1
+    index = (delta_rows + window_size - 1) * (2 * window_size - 1) + delta_columns + window_size - 1
+    return index.flatten()
 
-    region = None
-    if shift_height or shift_width:
-        parts = _parts(padded[0], window[0], shift_height, device)[:, None] * 3
-        parts = parts + _parts(padded[1], window[1], shift_width, device)
-        region = partition(parts[None, :, :, None], window)[0, :, :, 0]
-    return WindowPlan(window, (shift_height, shift_width), padded, bias_index.flatten(), region)
+
+def _regions(rows: Tensor, columns: Tensor, window: Size) -> Tensor:
+    """See `WindowPlan`, from the parts of each side."""
+    rows, columns = rows.view(-1, 1, window[0], 1), columns.view(1, -1, 1, window[1])
+    return (rows * 3 + columns).flatten(2).flatten(0, 1)
 
 
 def _parts(side: int, window: int, shift: int, device: torch.device) -> Tensor:
@@ -84,14 +118,19 @@ def partition(x: Tensor, window: Size) -> Tensor:
     """(B, H, W, C) to windows (B, V, T, C), row-major."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height // window[0], window[0], width // window[1], window[1], channels)
-    return x.transpose(2, 3).reshape(batch, -1, window[0] * window[1], channels)
+    return _swap(x).reshape(batch, -1, window[0] * window[1], channels)
 
 
 def unpartition(x: Tensor, window: Size, size: Size) -> Tensor:
     """Windows (B, V, T, C) back to (B, H, W, C)."""
     batch, channels = x.shape[0], x.shape[-1]
     x = x.view(batch, size[0] // window[0], size[1] // window[1], window[0], window[1], channels)
-    return x.transpose(2, 3).reshape(batch, *size, channels)
+    return _swap(x).reshape(batch, *size, channels)
+
+
+def _swap(x: Tensor) -> Tensor:
+    """Dimensions 2 and 3 swapped, ready to be reshaped."""
+    return in_order(x.transpose(2, 3))
 
 
 def within(size: Size, sizes: Tensor) -> Tensor:
@@ -121,14 +160,12 @@ def window_attention(
     if sizes is not None:
         x = x * within((height, width), sizes)[..., None]
     # Padding is zero, its projection the bias. To project much of it takes longer than to move three times the channels
-    project_first = 4 * plan.padded[0] * plan.padded[1] > 5 * height * width
+    project_first = not torch.compiler.is_exporting() and 4 * plan.padded[0] * plan.padded[1] > 5 * height * width
     if project_first:
         x = _pad(attention.qkv(x), plan.padded, attention.qkv.bias)
     else:
         x = pad(x, (0, 0, 0, plan.padded[1] - width, 0, plan.padded[0] - height))
-    if any(plan.shift):
-        x = torch.roll(x, (-plan.shift[0], -plan.shift[1]), dims=(1, 2))
-    x = partition(x, plan.window)
+    x = partition(_roll(x, plan.shift, -1), plan.window)
     x = x if project_first else attention.qkv(x)
     query, key, value = (split_heads(part, heads) for part in x.chunk(3, dim=-1))  # (B, V, heads, T, C/heads)
 
@@ -145,10 +182,30 @@ def window_attention(
     x = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
     x = merge_heads(x.reshape(batch, -1, heads, tokens, x.shape[-1]))
 
-    x = unpartition(x, plan.window, plan.padded)
-    if any(plan.shift):
-        x = torch.roll(x, plan.shift, dims=(1, 2))
-    return attention.proj(x[:, :height, :width])
+    x = _roll(unpartition(x, plan.window, plan.padded), plan.shift, 1)
+    return attention.proj(_crop(x, (height, width)))
+
+
+def _roll(x: Tensor, shift: Size | tuple[Tensor, Tensor], sign: Literal[-1, 1]) -> Tensor:
+    """(B, H, W, ...) moved cyclically down and to the right by `sign` times the shift."""
+    for axis, tokens in zip((1, 2), shift, strict=True):
+        if isinstance(tokens, Tensor):
+            side = x.shape[axis]
+            place = torch.arange(side, device=x.device) - sign * tokens
+            place = place + side * (place < 0).long() - side * (place >= side).long()
+            x = x.index_select(axis, place)
+        elif tokens:
+            x = torch.roll(x, sign * tokens, dims=axis)
+    return x
+
+
+def _crop(x: Tensor, size: Size) -> Tensor:
+    """(B, H, W, C) up to a size."""
+    if not torch.compiler.is_exporting():
+        return x[:, : size[0], : size[1]]
+    for axis, side in zip((1, 2), size, strict=True):  # the symbol of a slice's size would be another
+        x = x.index_select(axis, torch.arange(side, device=x.device))
+    return x
 
 
 def _apart(plan: WindowPlan, region: Tensor, sizes: Tensor | None) -> Tensor:
@@ -159,7 +216,7 @@ def _apart(plan: WindowPlan, region: Tensor, sizes: Tensor | None) -> Tensor:
     # windows across an image's end hold tokens that it would not have alone
     window = torch.tensor(plan.window, device=sizes.device)
     own = within(plan.padded, -(-sizes // window) * window)
-    own = partition(torch.roll(own, (-plan.shift[0], -plan.shift[1]), dims=(1, 2))[..., None], plan.window)
+    own = partition(_roll(own, plan.shift, -1)[..., None], plan.window)
     return apart | (own != own.transpose(2, 3))
 
 

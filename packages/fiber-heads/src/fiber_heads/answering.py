@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fiber_heads.classification import ClassificationHead, image_rows
+from fiber_heads.exported import ExportPart, fused_part
 from fiber_heads.initialization import initialize
 from fiber_heads.processing import Images, Texts, as_list, image_list
 from fiber_heads.results import Result, Results
@@ -135,6 +136,10 @@ class FiberForQuestionAnswering(TaskModel):
             raise ValueError(f"{target!r} is none of the model's {len(self.config.answers):,} answers")
         logits = self(**batch).logits
         return logits.amax(dim=1) if target is None else logits[:, self.config.answers.index(target)]
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`fused`, with the logits of the answers."""
+        return {"fused": fused_part(self.backbone, self.answer_head)}
 
     @torch.no_grad()
     def answer(self, images: Images, questions: Texts, *, top_k: int = 1) -> Results[Results[Answer]]:

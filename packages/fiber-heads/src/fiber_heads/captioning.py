@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from fiber_heads.config import CaptioningConfig, GenerationConfig
 from fiber_heads.distributed import BatchMean
+from fiber_heads.exported import ExportPart, decoder_parts
 from fiber_heads.generation import Caption, generate, sample
 from fiber_heads.masked_lm import MaskedLMHead
 from fiber_heads.processing import Images, image_list, image_name
@@ -233,6 +234,10 @@ class FiberForCaptioning(TaskModel):
         given = image_list(images)
         titles = [image_name(image) or f"image {number}" for number, image in enumerate(given, 1)]
         return Results(map(Results, found), titles=titles, images=[(image,) for image in given])
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`decoder_image` and `decoder_step`."""
+        return decoder_parts(self.backbone, self.word_head)
 
     def _gold_weights(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """How much each token counts, by the frozen copy, which is refreshed here."""

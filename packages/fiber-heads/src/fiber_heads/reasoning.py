@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fiber_heads.classification import ClassificationHead, image_rows
+from fiber_heads.exported import ExportPart, couples_part
 from fiber_heads.initialization import initialize
 from fiber_heads.processing import Images, Texts, as_list, image_list
 from fiber_heads.results import Result, Results
@@ -102,6 +103,10 @@ class FiberForVisualReasoning(TaskModel):
         pairs = pixel_values.unflatten(0, (-1, 2)) if pixel_values.ndim == 4 else pixel_values
         logits = self(pixel_values=pairs, **batch).logits
         return logits[:, 1] - logits[:, 0]
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`fused`: logits (B, 2) of statements about pairs of images (B, 2, 3, H, W)."""
+        return {"fused": couples_part(self.backbone, self.reasoning_head)}
 
     @torch.no_grad()
     def judge(self, first: Images, second: Images, statements: Texts) -> Results[Judgment]:

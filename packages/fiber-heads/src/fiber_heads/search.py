@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fiber_heads.classification import image_rows
 from fiber_heads.contrastive import ContrastiveHead
+from fiber_heads.exported import ExportPart, fused_part, tower_parts
 from fiber_heads.matching import MatchingHead
 from fiber_heads.processing import Image, Images, Texts, as_list, image_list, image_name, is_prepared
 from fiber_heads.ranking import Queries, search_scores
@@ -324,6 +325,13 @@ class SearchModel(TaskModel):
         """The logit by which image and text match."""
         text = self.backbone.begin_text(batch["input_ids"], batch.get("attention_mask"))
         return self.match(self.backbone.begin_image(batch["pixel_values"]), text)[:, 1]
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """Towers with unit vectors, and the fused encoder with logits of matching, as far as there are heads."""
+        return {
+            **tower_parts(self.backbone, self.contrastive_head),
+            "fused": fused_part(self.backbone, self.matching_head),
+        }
 
     def cross_modal_parameter_names(self) -> set[str]:
         """Those of the backbone, and the contrastive head's projections and poolers."""

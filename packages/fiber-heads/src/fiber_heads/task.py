@@ -26,6 +26,7 @@ from transformers.utils.generic import ModelOutput
 
 from fiber_heads.checkpoints import BACKBONE, join_key_maps, original_parts_map
 from fiber_heads.distributed import BatchMean, alone, world_size
+from fiber_heads.exported import ExportPart, fused_part, tower_parts
 from fiber_heads.processing import (
     HubOptions,
     Images,
@@ -255,6 +256,10 @@ class TaskModel(PretrainedModel):
             **batch: As of `forward`.
         """
         return self(**batch).logits.flatten(1).amax(dim=1)
+
+    def export_parts(self) -> dict[str, ExportPart]:
+        """What `fiber_heads.export` makes programs of, by name; here both towers and the fused encoder."""
+        return {**tower_parts(self.backbone), "fused": fused_part(self.backbone)}
 
     @property
     def device(self) -> torch.device:

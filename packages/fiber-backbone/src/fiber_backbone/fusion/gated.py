@@ -169,7 +169,7 @@ class GatedFusion(Fusion):
 
 def _read_in_groups(layer: nn.Module, image: Tensor | KeyValue, mask: Tensor | None, attended: Tensor) -> Tensor:
     """Texts in a row that read one image are one long query of it: its keys and values are never repeated."""
-    images = len(image if isinstance(image, Tensor) else image.key)
+    images = (image if isinstance(image, Tensor) else image.key).shape[0]
     return layer(attended.reshape(images, -1, attended.shape[-1]), image, mask).view_as(attended)
 
 

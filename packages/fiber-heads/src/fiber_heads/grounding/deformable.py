@@ -17,7 +17,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, embedding_bag
+from torch.nn.functional import conv2d, embedding_bag, linear
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
@@ -69,7 +69,8 @@ class DeformableConv(nn.Module):
         if x.dtype in (torch.float16, torch.bfloat16):  # in which places would be off by half a cell
             parts = tuple(part.float() for part in parts)
         image, places, factors, weight, bias = parts
-        if self.path == "operator" or (self.path == "auto" and x.is_cuda):
+        operator = self.path == "operator" or (self.path == "auto" and x.is_cuda)
+        if operator and not torch.compiler.is_exporting():
             y = deform_conv2d(image, places, weight, bias, self.stride, padding=1, mask=factors)
         else:
             y = plain_deformable_conv(image, places, factors, weight, bias, self.stride)
@@ -85,7 +86,9 @@ def plain_deformable_conv(
     table = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     matrix = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
     arguments = (table, index, share, matrix, bias)
-    if torch.is_grad_enabled() and any(part.requires_grad for part in (table, share, matrix)):
+    if torch.compiler.is_exporting():
+        y = _gather_at_once(*arguments)
+    elif torch.is_grad_enabled() and any(part.requires_grad for part in (table, share, matrix)):
         # rows are nine times the map: found again in the backward pass instead of kept
         y = checkpoint(_gather_and_multiply, *arguments, use_reentrant=False, preserve_rng_state=False)
     else:
@@ -134,6 +137,13 @@ def _gather_and_multiply(table: Tensor, index: Tensor, share: Tensor, matrix: Te
     # a product of matrices as a 1x1 convolution: on some CPUs the library behind it is twice as fast
     rows = rows.view(1, -1, 1, matrix.shape[1]).permute(0, 3, 1, 2)
     return conv2d(rows, matrix[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(-1, matrix.shape[0])
+
+
+def _gather_at_once(table: Tensor, index: Tensor, share: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """For export: of any number of rows, by operations that every runtime has."""
+    corners = zip(index.unbind(dim=1), share[:, :, None].unbind(dim=1), strict=True)
+    first, *others = (table[row] * part for row, part in corners)
+    return linear(sum(others, first).view(-1, matrix.shape[1]), matrix, bias)
 
 
 def _in_chunks(table: Tensor, index: Tensor, share: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:

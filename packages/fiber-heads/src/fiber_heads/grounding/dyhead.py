@@ -17,6 +17,7 @@ Shapes: B batch, C channels, H W map of the level, h w map of the branch.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ class DynamicHead(nn.Module):
 
     def forward(self, levels: list[Tensor], extents: list[Extent]) -> list[Tensor]:
         """Maps (B, C, H_l, W_l) of all levels, zero outside what each image owns, to maps of the same kind."""
-        with torch.autocast(levels[0].device.type, enabled=False):
+        exporting = torch.compiler.is_exporting()  # without autocast, which a program cannot hold
+        with nullcontext() if exporting else torch.autocast(levels[0].device.type, enabled=False):
             dtype = next(self.parameters()).dtype  # float32, unless all weights are halved
             levels = [x.to(dtype) for x in levels]
             for block in self.blocks:
@@ -207,8 +209,8 @@ def reread(x: Tensor, source: Extent, target: Extent) -> Tensor:
     place = (channel * target_rows + row) * target_columns + column  # (B or 1, C, h, w)
     cell = place % (rows * columns)
     index = (place // (rows * columns) * x.shape[2] + cell // columns) * x.shape[3] + cell % columns
-    index = index.clamp(max=x[0].numel() - 1).flatten(1).expand(len(x), -1)  # beyond the target anything will do
-    return x.flatten(1).gather(1, index).view(len(x), x.shape[1], height, width)
+    index = index.clamp(max=x[0].numel() - 1).flatten(1).expand(x.shape[0], -1)  # beyond the target anything will do
+    return x.flatten(1).gather(1, index).view(x.shape[0], x.shape[1], height, width)
 
 
 def resizing_matrix(source: Extent, target: Extent, axis: int, like: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Extent:
 
     def mean(self, x: Tensor) -> Tensor:
         """(B, C) averages of (B, C, H, W) over what each image owns."""
-        weights = self.weights.to(x.dtype).expand(len(x), -1)
+        weights = self.weights.to(x.dtype).expand(x.shape[0], -1)
         return torch.bmm(x.flatten(2), weights[:, :, None])[:, :, 0]
 
 
@@ -59,7 +59,9 @@ def level_extents(
     """
     extents = []
     for (height, width), stride in zip(shapes, strides, strict=True):
-        whole = torch.tensor([[height, width]], device=None if image_sizes is None else image_sizes.device)
+        place = None if image_sizes is None else image_sizes.device
+        # each filled in by itself, since in export they are symbols
+        whole = torch.stack([torch.full((1,), side, device=place) for side in (height, width)], dim=1)
         sizes, mask = whole.to(like.device), None
         weights = like.new_full((1, height * width), 1 / (height * width))
         if image_sizes is not None:

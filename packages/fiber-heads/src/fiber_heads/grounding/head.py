@@ -98,7 +98,7 @@ class GroundingHead(nn.Module):
         extents = self._extents((maps[2].shape[2], maps[2].shape[3]), image_sizes, maps[0])
         levels = self.tower(self.pyramid(list(maps), extents), extents)
         x = torch.cat([level.flatten(2).mT for level in levels], dim=1)
-        anchors, counts, valid = self._places(extents, len(maps[0]), x.device)
+        anchors, counts, valid = self._places(extents, maps[0].shape[0], x.device)
         if self.prompt is not None:
             text = text + self.prompt[: text.shape[1]].to(text.dtype)
         scales = torch.cat([scale.expand(count) for scale, count in zip(self.box_scales, counts, strict=True)])
@@ -121,7 +121,7 @@ class GroundingHead(nn.Module):
         """The anchors of images (B, 3, H, W) without looking at them: `anchors`, `anchors_per_level` and `valid`."""
         last = self.config.strides[2]
         shape = (pixel_values.shape[2] // last, pixel_values.shape[3] // last)
-        return self._places(self._extents(shape, image_sizes, pixel_values), len(pixel_values), pixel_values.device)
+        return self._places(self._extents(shape, image_sizes, pixel_values), pixel_values.shape[0], pixel_values.device)
 
     def _extents(self, last_shape: tuple[int, int], image_sizes: Tensor | None, like: Tensor) -> list[Extent]:
         """Of every level, for images whose map of the backbone's last stride has this height and width."""

@@ -11,11 +11,13 @@ from fiber_backbone import FiberBackbone, ImageState, KeyMap, LoadReport, TextSt
 from torch import Tensor
 
 from fiber_heads.distributed import BatchMean
+from fiber_heads.exported import ExportPart
 from fiber_heads.grounding.asking import category_names, check_words, named_results, settings_above, tell_unasked
 from fiber_heads.grounding.assignment import assign_anchors
 from fiber_heads.grounding.checkpoints import HEAD, original_grounding_map
 from fiber_heads.grounding.config import DetectionSettings, GroundingConfig
 from fiber_heads.grounding.detections import Detections
+from fiber_heads.grounding.exported import detector_part
 from fiber_heads.grounding.head import GroundingHead, GroundingPredictions
 from fiber_heads.grounding.losses import GroundingLoss
 from fiber_heads.grounding.postprocess import detect_boxes, merge_chunks
@@ -347,6 +349,13 @@ class FiberForGrounding(TaskModel):
         logits = found.token_logits.masked_fill(~tokens[:, None], 0.0).sum(dim=-1) / tokens.sum(dim=1, keepdim=True)
         return (logits if found.valid is None else logits.masked_fill(~found.valid, -torch.inf)).amax(dim=1)
 
+    def export_parts(self) -> dict[str, ExportPart]:
+        """`detector`."""
+        return {"detector": detector_part(self, self.backbone, self.config, self._look)}
+
+    def _look(self, pixel_values: Tensor, image_sizes: Tensor, ids: Tensor, mask: Tensor) -> GroundingPredictions:
+        return self._predict(self._begin(pixel_values, image_sizes), self.backbone.begin_text(ids, mask), image_sizes)
+
     def _begin(self, pixel_values: Tensor, image_sizes: Tensor) -> ImageState:
         own = image_sizes if self.config.padding_aware and self._differ(pixel_values, image_sizes) else None
         return self.backbone.begin_image(pixel_values, return_pyramid=True, image_sizes=own)
@@ -357,6 +366,8 @@ class FiberForGrounding(TaskModel):
 
     def _differ(self, pixel_values: Tensor, image_sizes: Tensor) -> bool:
         """Whether images may be smaller than the batch; sizes on a device are not asked, which would stall it."""
+        if torch.compiler.is_exporting():
+            return True
         if image_sizes.is_cuda:
             return len(pixel_values) > 1
         stride, shape = self.config.strides[2], torch.tensor(pixel_values.shape[2:])

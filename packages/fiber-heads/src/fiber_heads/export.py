@@ -1,0 +1,112 @@
+"""Programs of a model's parts that run without this package: `torch.export`'s, and ONNX files.
+
+A program takes inputs of every size that `ExportPart.axes` allows, and gives what the model itself gives.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbols
+
+from fiber_heads.exported import Axis, ExportPart
+
+OPSET = 18  # of ONNX; onnxruntime 1.14 or later reads it
+
+
+def export_program(part: ExportPart) -> ExportedProgram:
+    """The part as a program of torch.
+
+    Its inputs are given by name. `torch.export.save` writes it to a file, `torch.export.load(file).module()` reads it.
+    """
+    dims: dict[str, Any] = {}
+    for axes in part.axes.values():
+        for axis in axes.values():
+            dims.setdefault(axis.name, _dim(axis))
+    shapes = {name: {place: dims[axis.name] for place, axis in axes.items()} for name, axes in part.axes.items()}
+    # Sizes are then not assumed to be other than 1, which would be wrong for a batch of one.
+    with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
+        return torch.export.export(part.module.eval(), (), dict(part.inputs), dynamic_shapes=shapes, strict=False)
+
+
+def _dim(axis: Axis) -> Any:
+    if axis.multiple == 1:
+        return Dim(axis.name, min=axis.least, max=axis.most)
+    return axis.multiple * Dim(f"{axis.name}_{axis.multiple}", min=-(-axis.least // axis.multiple))
+
+
+def export_onnx(part: ExportPart, path: str | Path, program: ExportedProgram | None = None) -> None:
+    """Writes the part as an ONNX file, weights inside (beside it, in `PATH.data`, above 2 GB).
+
+    Args:
+        part: What to export.
+        path: The file.
+        program: What `export_program` made of it, if it was made.
+
+    Raises:
+        ValueError: onnx or onnxscript is missing.
+    """
+    check_onnx()
+    made = torch.onnx.export(
+        program or export_program(part),
+        kwargs=dict(part.inputs),
+        input_names=list(part.inputs),
+        output_names=list(part.outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert made is not None
+    made.save(str(path))
+    _name_axes(part, path)
+
+
+def _name_axes(part: ExportPart, path: str | Path) -> None:
+    """Gives the inputs' axes their names, in place of the tracer's."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    for value in model.graph.input:
+        for place, axis in part.axes[value.name].items():
+            value.type.tensor_type.shape.dim[place].dim_param = axis.name
+    onnx.save(model, str(path))
+
+
+def quantize_onnx(path: str | Path, target: str | Path) -> None:
+    """Writes an ONNX file with the weights of matrix products in 8 bits, a scale for each of their columns.
+
+    Activations are quantized while it runs. Convolutions and tables of embeddings stay as they are.
+
+    Raises:
+        ValueError: onnxruntime is missing.
+    """
+    check_onnx(True)
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.onnx"
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        quantize_dynamic(
+            str(ready),
+            str(target),
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def check_onnx(runtime: bool = False) -> None:
+    """Whether what writes ONNX files is installed, and with `runtime` what runs them.
+
+    Raises:
+        ValueError: Something is missing; the sentence says how to install it.
+    """
+    for name in ("onnx", "onnxscript", *(["onnxruntime"] if runtime else [])):
+        if find_spec(name) is None:
+            raise ValueError(f"ONNX files need {name}; pip install fiber-heads[export], or export with --format torch")
