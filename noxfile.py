@@ -167,7 +167,7 @@ def notebooks(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, in docs/_build/html; a warning is an error. `nox -s docs -- linkcheck`: links to other sites, too."""
     install_wheels(session, PROJECTS, *DOCS)
-    options = ["--nitpicky", "--fail-on-warning", "--keep-going", "--quiet", "--jobs=auto"]
+    options = ["--nitpicky", "--fail-on-warning", "--quiet", "--jobs=auto"]
     for builder in ("html", *session.posargs):
         session.run("sphinx-build", *options, f"--builder={builder}", "docs", f"docs/_build/{builder}")
 

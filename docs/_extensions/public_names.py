@@ -19,6 +19,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import signature as signature_of
+from sphinx.util.inspect import stringify_signature
 
 HOMES: dict[str, str] = {}  # where a thing is defined: where it is public
 PAGES: dict[str, list[str]] = {}  # for each module the names that its page describes
@@ -107,10 +109,21 @@ def drop_docs_of_types(
         lines.clear()
 
 
+def sign_by_init(
+    app: Sphinx, what: str, name: str, value: Any, options: dict[str, Any], signature: str, returns: str
+) -> tuple[str, str] | None:
+    """A class is called as its `__init__` says, though the hub's mixin has a `__new__` that takes anything."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    own = signature_of(value.__init__, bound_method=True)
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directive and what finds names."""
     app.add_directive("public-names", PublicNames)
     app.connect("config-inited", find_names)
     app.connect("autodoc-process-docstring", drop_docs_of_types)
+    app.connect("autodoc-process-signature", sign_by_init)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
