@@ -157,6 +157,7 @@ def test_boxes_of_the_plain_form_are_shown_and_counted(tmp_path, capsys):
         (tmp_path / "d" / "boxes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in file))
         page = show(tmp_path, tmp_path / "d", "--size", 40)
         assert len(page.all("rect")) == 2 and "red thing" in page.text and "blue thing" in page.text
+        capsys.readouterr()
         found = {each["split"]: each["boxes"] for each in stats(capsys, tmp_path / "d")["files"]}
         assert found == ({"train": 1, "val": 1} if splits else {None: 2})
 
