@@ -79,7 +79,7 @@ def test_both_stages_and_a_page(made: tuple[Path, str]) -> None:
 
 
 def test_the_commands_that_it_ends_with_work(made: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
-    root, printed = made
+    printed = made[1]
     typed = [shlex.split(line) for line in printed.splitlines() if line.startswith("fiber ")]
     assert [words[1] for words in typed] == ["retrieve", "detect", "ground", "refer", "answer", "caption"]
     for words in typed:
