@@ -88,15 +88,6 @@ def test_the_commands_that_it_ends_with_work(made: tuple[Path, str], capsys: pyt
         assert printed.strip() or words[1] in {"detect", "ground", "refer"}, f"{words}: untrained, it may see no box"
 
 
-def test_the_same_call_does_nothing_again(made: tuple[Path, str]) -> None:
-    root, printed = made
-    written = _weights(root).stat().st_mtime_ns
-    reached = quickstart(root, GIVEN, SPLITS)
-    assert reached is not None
-    assert all(text in printed for text in reached.values())
-    assert _weights(root).stat().st_mtime_ns == written
-
-
 def test_several_devices_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the quickstart runs on one device"):
         quickstart(tmp_path / "new", ["trainer.devices=2"])
