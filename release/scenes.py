@@ -16,6 +16,7 @@ from fiber_heads import TaskModel
 from fiber_train.card import CARD_FILE, write_card
 from fiber_train.checkpoint import find_model, load_task_model
 from fiber_train.evaluation import EVALUATION_FILE
+from fiber_train.tasks.find import TASK_FILE
 from fiber_train.writing import replace_folder
 
 TEMPLATE = Path(__file__).parent / "scenes"
@@ -43,18 +44,19 @@ def fill(quickstart: Path, out: Path) -> Path:
     shutil.copytree(TEMPLATE, out, ignore=shutil.ignore_patterns("__pycache__"))
     for stage in STAGES:
         source = find_model(quickstart / stage)
-        write = partial(_write, load_task_model(source), (source / CARD_FILE).read_text(encoding="utf-8"))
+        write = partial(_write, load_task_model(source), source)
         replace_folder(out / "src" / "fiber_scenes" / stage, write)
     return out
 
 
-def _write(model: TaskModel, card: str, folder: Path) -> None:
+def _write(model: TaskModel, source: Path, folder: Path) -> None:
     tensors = model.state_dict()
     rounded = {name: each.bfloat16() if each.is_floating_point() else each for name, each in tensors.items()}
     if wrong := [name for name, each in rounded.items() if each.is_floating_point() and not torch.isfinite(each).all()]:
         raise ValueError(f"{wrong[0]} is not finite in bfloat16")
     model.save_pretrained(folder, state_dict=rounded)
-    write_card(folder, f"{card.rstrip()}\n\n{STORED}\n")
+    shutil.copyfile(source / TASK_FILE, folder / TASK_FILE)
+    write_card(folder, f"{(source / CARD_FILE).read_text(encoding='utf-8').rstrip()}\n\n{STORED}\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fiber_train.checkpoint import load_model
 
 SIZES = {"embed_dim": 8, "image_num_heads": (1, 2, 4), "hidden_size": 32, "intermediate_size": 64}
 SIZES |= {"num_hidden_layers": 3, "num_attention_heads": 2}
+TASKS = {"coarse": "pretraining", "fine": "grounding"}
 
 
 def script(root: Path, name: str):
@@ -41,6 +42,7 @@ def quickstart(tmp_path: Path) -> Path:
     fine.processor = GroundingProcessor(tokenizer, 64, 128, 20)
     for name, model in {"coarse": coarse, "fine": fine}.items():
         model.save_pretrained(tmp_path / "quickstart" / name / "model")
+        (tmp_path / "quickstart" / name / "model" / "task.yaml").write_text(f"task: {{name: {TASKS[name]}}}\n")
         (tmp_path / "quickstart" / name / "evaluation.json").write_text("{}")
     return tmp_path / "quickstart"
 
@@ -59,6 +61,7 @@ def test_a_wheel_of_weights_is_loaded_in_float32(
         folder = scenes.model_folder(stage)
         small, large = ((each / "model.safetensors").stat().st_size for each in (folder, quickstart / stage / "model"))
         assert small < 0.6 * large, "in half the bytes"
+        assert TASKS[stage] in (folder / "task.yaml").read_text()
         assert "bfloat16" in (folder / "README.md").read_text()
         original = AutoFiber.from_pretrained(quickstart / stage / "model")
         for model in (AutoFiber.from_pretrained(folder), load_model(folder)[0]):
