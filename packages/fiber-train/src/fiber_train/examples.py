@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from fiber_data import ImageSource, load_image
+from fiber_heads.results import data_address
 from torchvision.transforms.v2.functional import to_pil_image
 
 Item = TypeVar("Item")
-_SHOWN_SIDE = 320  # pixels of an image in the page
 
 
 @dataclass(frozen=True)
@@ -105,14 +103,4 @@ def show_image(image: ImageSource, marks: Sequence[Mark] = (), **options: Any) -
     """An image for a page, not larger than is seen there; `options` are those of `load_image`."""
     pixels = load_image(image, **options)
     height, width = pixels.shape[1:]
-    small = to_pil_image(pixels)
-    small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    buffer = io.BytesIO()
-    if height * width > 128 * 128:
-        small.save(buffer, "JPEG", quality=85)
-        kind = "jpeg"
-    else:
-        small.save(buffer, "PNG")
-        kind = "png"
-    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return ShownImage(source, width, height, tuple(marks))
+    return ShownImage(data_address(to_pil_image(pixels)), width, height, tuple(marks))
