@@ -6,12 +6,15 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from fiber_data import ImageSource, load_image
 from fiber_heads.grounding.boxes import outermost_pixels
+from matplotlib import colormaps
 from matplotlib.font_manager import findfont
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
@@ -22,6 +25,16 @@ def label_colors(count: int) -> list[tuple[int, int, int]]:
     # greens and yellows are bright to the eye
     channels = (colorsys.hsv_to_rgb(hue, 0.9, 0.6 if 0.1 < hue < 0.5 else 0.8) for hue in hues)
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in channels]
+
+
+def draw_heat(image: Tensor, heat: Tensor) -> Image.Image:
+    """An image (3, H, W) uint8, gray, with a map (h, w) in [0, 1] over all of it in color: the brighter, the more."""
+    size = (image.shape[1], image.shape[2])
+    grown = interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1).numpy()
+    color = colormaps["inferno"](grown)[..., :3]
+    gray = np.asarray(to_pil_image(image).convert("L"), dtype=float)[..., None] / 255
+    strength = 0.15 + 0.65 * grown[..., None]
+    return Image.fromarray(((gray * (1 - strength) + color * strength) * 255).round().astype("uint8"))
 
 
 def draw_detections(image: ImageSource, detections: Mapping[str, Any]) -> Image.Image:

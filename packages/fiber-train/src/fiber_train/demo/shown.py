@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-import numpy as np
 from fiber_data import load_image, noun_phrases
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import to_pil_image
 
-from fiber_train.drawing import label_colors
+from fiber_train.drawing import draw_heat, label_colors
 
 _LONGEST = 900  # pixels of an image's longer side on the page
 
@@ -144,16 +142,9 @@ def bars(rows: Sequence[tuple[str, float, str]], note: str = "") -> str:
 
 
 def heat_over(image: Tensor, heat: Tensor, note: str) -> str:
-    """An image (3, H, W) uint8, gray, with a map (h, w) in [0, 1] over it in color."""
-    from matplotlib import colormaps
-
-    size = (image.shape[1], image.shape[2])
-    grown = interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1).numpy()
-    color = colormaps["inferno"](grown)[..., :3]
-    gray = np.asarray(to_pil_image(image).convert("L"), dtype=float)[..., None] / 255
-    strength = 0.15 + 0.65 * grown[..., None]
-    mixed = Image.fromarray(((gray * (1 - strength) + color * strength) * 255).round().astype("uint8"))
-    return f'<img src="{address(mixed)}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
+    """An image (3, H, W) uint8 with a map (h, w) in [0, 1] over it."""
+    drawn = address(draw_heat(image, heat))
+    return f'<img src="{drawn}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
 
 
 def thumbnails(found: Sequence[tuple[Any, float]]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from fiber_data import GroundingSample, load_image
-from fiber_heads import FiberForGrounding
+from fiber_heads import FiberForGrounding, look
 from torchvision.ops import box_iou, nms
 
+from fiber_train.drawing import draw_heat
 from fiber_train.examples import Example, Mark, Said, Shown, show_image, spread
 from fiber_train.tasks.grounding.boxes import BoxData
 
@@ -23,7 +25,8 @@ def show_boxes(model: FiberForGrounding, samples: BoxData, number: int) -> Shown
     """Boxes found for the phrases of captions or expressions; without these, for the categories of the data."""
     shown = Shown(
         note="Solid green (✓): found where it is. Solid red (✗): found where it is not, or a box on the right thing "
-        "under the wrong phrase. Dashed: where it is. The number is the phrase's, then the score."
+        "under the wrong phrase. Dashed: where it is. The number is the phrase's, then the score. Beside it where the "
+        "first phrase of a sentence looks, by Grad-CAM."
     )
     if samples.texts:
         for place, sample in enumerate(spread(samples.texts, max(number, _MEASURED))):
@@ -52,7 +55,11 @@ def _show_phrases(model: FiberForGrounding, sample: GroundingSample, shown: Show
     if show:
         missed = [number for number in range(len(spans)) if number not in {label for _, _, label in rows}]
         said = tuple(Said(f"{number + 1} {_words(sample, number)}: no box", None, False) for number in missed)
-        shown.examples.append(Example((show_image(image, marks),), _numbered(sample["caption"], spans), said))
+        images = [show_image(image, marks)]
+        with suppress(ValueError):  # of another fusion, or a phrase that was cut, there is nothing to see
+            heat = look(model, image, sample["caption"], word=spans[0])[0]
+            images.append(show_image(draw_heat(image.as_subclass(torch.Tensor), heat)))
+        shown.examples.append(Example(tuple(images), _numbered(sample["caption"], spans), said))
 
 
 def _show_categories(model: FiberForGrounding, sample: Any, names: Mapping[int, str], shown: Shown, show: bool) -> None:
