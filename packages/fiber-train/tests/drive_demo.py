@@ -138,11 +138,12 @@ def look(page: Page) -> None:
     panel = page.get_by_role("tabpanel").filter(visible=True)
     panel.locator(".fiber-choice label").first.click()
     expect(panel.locator(".fiber-look img").first).to_be_visible(timeout=PATIENCE)
-    expect(panel.locator(".fiber-look")).to_contain_text("by Grad-CAM")
+    shown = panel.locator(".fiber-look").last
+    expect(shown).to_contain_text("by Grad-CAM", timeout=PATIENCE)
     panel.get_by_label("attention", exact=True).click()
-    expect(panel.locator(".fiber-look")).to_contain_text("by attention", timeout=PATIENCE)
+    expect(shown).to_contain_text("by attention", timeout=PATIENCE)
     panel.get_by_label("Grad-CAM", exact=True).click()
-    expect(panel.locator(".fiber-look")).to_contain_text("by Grad-CAM", timeout=PATIENCE)
+    expect(shown).to_contain_text("by Grad-CAM", timeout=PATIENCE)
 
 
 def answers(page: Page) -> None:
@@ -150,7 +151,7 @@ def answers(page: Page) -> None:
     rows = page.locator("#answers .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
     assert "%" in rows.first.inner_text()
-    page.get_by_role("radiogroup", name="Why this answer?").locator("label").first.click()
+    page.locator("#why label").first.click()
     expect(page.locator("#reasons img").first).to_be_visible(timeout=PATIENCE)
     look(page)
 

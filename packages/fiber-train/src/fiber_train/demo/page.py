@@ -156,7 +156,7 @@ def _answers(models: Sequence[AskedModel], image: gr.Image, load: Load) -> None:
         text = gr.Textbox("how many shapes are there?", label="question", scale=5, max_length=2000)
         button = gr.Button("Ask", variant="primary", scale=1, min_width=90)
     result = gr.HTML(elem_id="answers")
-    why = gr.Radio([], label="Why this answer?", visible=False)
+    why = gr.Radio([], label="Why this answer?", visible=False, elem_id="why")
     reasons = gr.HTML(elem_id="reasons")
 
     def ask(path: str | None, question: str) -> tuple[Any, ...]:
