@@ -12,9 +12,11 @@ from typing import Any
 from fiber_data import load_image, noun_phrases
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import nms
 from torchvision.transforms.v2.functional import to_pil_image
 
 from fiber_train.drawing import draw_heat, label_colors
+from fiber_train.tasks.grounding.examples import SAME_THING
 
 _LONGEST = 900  # pixels of an image's longer side on the page
 
@@ -34,7 +36,7 @@ STYLE = """
  font-size:15px}
 .fiber-row b{font-weight:500;overflow-wrap:anywhere}
 .fiber-row i{display:block;height:10px;border-radius:5px;background:#3b6fd4;min-width:2px}
-.fiber-row small,.fiber-note{color:var(--body-text-color-subdued);font-variant-numeric:tabular-nums}
+.fiber-row small,.fiber-note{opacity:.75;font-variant-numeric:tabular-nums}
 .fiber-note{font-size:13px;margin:8px 0 0}
 .fiber-found{display:grid;grid-template-columns:repeat(auto-fill,minmax(110px,1fr));gap:10px}
 .fiber-found figure{margin:0}.fiber-found figcaption{font-size:13px;overflow-wrap:anywhere}
@@ -70,7 +72,10 @@ class Boxes:
         cls, name: str, image: Tensor, found: Any, labels: Sequence[str], text: str = "", whole: bool = False
     ) -> Boxes:
         """From detections; `whole` says that the text is one phrase."""
-        rows = list(zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True))
+        # of boxes that claim one thing under several phrases the surest, whatever the threshold
+        kept = nms(found.boxes.cpu(), found.scores.cpu(), SAME_THING) if text else slice(None)
+        parts = (each.cpu()[kept].tolist() for each in (found.scores, found.labels, found.boxes))
+        rows = list(zip(*parts, strict=True))
         spans = ([(0, len(text))] if whole else noun_phrases(text)) if text else []
         size = (image.shape[2], image.shape[1])
         return cls(name, address(to_pil_image(image)), size, rows, list(labels), text, spans)
