@@ -73,6 +73,7 @@ def served(options: argparse.Namespace) -> Iterator[str]:
 def drive(browser: Browser, url: str, out: Path) -> None:
     """All tasks at both sizes, in light and dark; what leaves this machine fails."""
     fetched: set[str] = set()
+    tabs: dict[str, None] = {}  # all of those that the wide page shows
     for number, (size, (width, height)) in enumerate(SIZES.items()):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=("light", "dark")[number]
@@ -83,8 +84,8 @@ def drive(browser: Browser, url: str, out: Path) -> None:
         page.goto(f"{url}?__theme={('light', 'dark')[number]}")
         expect(page.get_by_role("heading", name="Ask FIBER")).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_role("tab").first).to_be_visible(timeout=PATIENCE)
-        tabs = dict.fromkeys(each.inner_text().strip() for each in page.get_by_role("tab").all())
-        for tab in filter(None, tabs):
+        tabs |= dict.fromkeys(filter(None, (each.inner_text().strip() for each in page.get_by_role("tab").all())))
+        for tab in tabs:
             open_tab(page, tab)
             TASKS[tab](page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, f"{tab} is wider than {width} px"

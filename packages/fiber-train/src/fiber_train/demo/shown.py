@@ -19,6 +19,7 @@ from fiber_train.drawing import draw_heat, label_colors
 from fiber_train.tasks.grounding.examples import SAME_THING
 
 _LONGEST = 900  # pixels of an image's longer side on the page
+_LONG = 30  # characters of a text that needs the width of its row
 
 STYLE = """
 .fiber-image img{width:100%!important;height:100%!important;object-fit:contain}
@@ -34,6 +35,7 @@ STYLE = """
 .fiber-words span.none{opacity:.45}
 .fiber-row{display:grid;grid-template-columns:minmax(5em,38%) 1fr 4.2em;gap:8px;align-items:center;margin:5px 0;
  font-size:15px}
+.fiber-row.long{grid-template-columns:1fr 18% 3.2em}
 .fiber-row b{font-weight:500;overflow-wrap:anywhere}
 .fiber-row i{display:block;height:10px;border-radius:5px;background:#3b6fd4;min-width:2px}
 .fiber-row small,.fiber-note{opacity:.75;font-variant-numeric:tabular-nums}
@@ -138,8 +140,9 @@ def card(name: str, inner: str) -> str:
 
 def bars(rows: Sequence[tuple[str, float, str]], note: str = "") -> str:
     """Texts with a bar in [0, 1] and what is written beside it."""
+    long = " long" if any(len(text) > _LONG for text, _, _ in rows) else ""
     lines = [
-        f'<div class="fiber-row"><b>{escape(text)}</b><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i>'
+        f'<div class="fiber-row{long}"><b>{escape(text)}</b><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i>'
         f"<small>{escape(told)}</small></div>"
         for text, share, told in rows
     ]
