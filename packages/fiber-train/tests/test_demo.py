@@ -10,7 +10,7 @@ import pytest
 import torch
 from fiber_backbone import fiber_tiny
 from fiber_data import FiberProcessor, train_tokenizer
-from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
+from fiber_heads import AnsweringConfig, Detections, FiberForQuestionAnswering
 from fiber_train.cli import main
 from fiber_train.demo.asked import about, load_asked
 from fiber_train.demo.folder import Folder
@@ -80,6 +80,15 @@ def test_the_slider_and_the_colors_need_no_model() -> None:
     assert f'style="background:{color}" title="0.90">a &lt;b&gt;red' in few, "words are colored like their boxes"
     assert 'class="none"' in few, "a phrase without a box is pale"
     assert 'class="none"' not in all_of_them
+
+
+def test_a_thing_has_the_box_of_the_surest_phrase(image: torch.Tensor) -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 20, 20], [30, 5, 40, 15]])
+    found = Detections(boxes, torch.tensor([0.9, 0.8, 0.4]), torch.tensor([1, 0, 0]), ["a cat", "a dog", "a dog"])
+    shown = Boxes.of("model", image, found, ["a dog", "a cat"], "a dog beside a cat")
+    assert [(row[0], row[1]) for row in shown.rows] == [(pytest.approx(0.9), 1), (pytest.approx(0.4), 0)]
+    assert shown.spans == [(0, 5), (13, 18)]
+    assert len(Boxes.of("model", image, found, ["a dog", "a cat"]).rows) == 3, "categories are each for itself"
 
 
 def test_words_to_choose_from() -> None:

@@ -190,7 +190,8 @@ class SwinStream(ImageStream):
         if key not in self._plans:
             if len(self._plans) >= 256:  # training on images of many sizes must not fill the memory
                 self._plans.clear()
-            self._plans[key] = plan_windows(size, self.window_size, shifted, self.policy, device)
+            with torch.inference_mode(False):  # what is kept serves gradients too
+                self._plans[key] = plan_windows(size, self.window_size, shifted, self.policy, device)
         return self._plans[key]
 
 

@@ -55,8 +55,13 @@ def load_asked(path: Path, **options: Any) -> AskedModel:
     """The model that a checkpoint names; options and errors as of `fiber_train.load_model`."""
     folder = find_model(path)
     model, _ = load_model(folder, **options)
-    name = folder.parent.name if folder.name in ("best", "model") else folder.name
-    return AskedModel(name, model, about(folder, model))
+    return AskedModel(_name(folder.resolve()), model, about(folder, model))
+
+
+def _name(folder: Path) -> str:
+    """Of a run, if it is a run's model, else its own."""
+    inner = folder.name in ("best", "model", "checkpoints") or folder.name.startswith("step-")
+    return _name(folder.parent) if inner and folder.parent.name else folder.stem
 
 
 def about(folder: Path, model: TaskModel) -> str:

@@ -6,7 +6,9 @@ models are asked by one thread at a time. The browser is forbidden to fetch anyt
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 from fiber_train.demo import questions, shown
 from fiber_train.demo.asked import AskedModel
 from fiber_train.demo.folder import Folder
-from fiber_train.stopping import say
+from fiber_train.stopping import Stopped, say
 
 _WAITING = 32  # questions in the queue, before people are asked to come back
 _OWN = "'self' data: blob:"
@@ -85,8 +87,8 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
 def serve(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
     """Serves the page until it is interrupted; `max_upload` is in MB."""
     page.queue(max_size=_WAITING, default_concurrency_limit=1)
-    say(f"open http://{host}:{port}; Ctrl-C ends it")
     page.launch(
+        prevent_thread_lock=True,
         server_name=host,
         server_port=port,
         share=False,
@@ -99,6 +101,12 @@ def serve(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=shown.STYLE,
     )
+    say(f"open http://{host}:{port}; Ctrl-C ends it")
+    try:
+        with suppress(Stopped):
+            threading.Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 class _OnlyOwn:
@@ -156,7 +164,7 @@ def _answers(models: Sequence[AskedModel], image: gr.Image, load: Load) -> None:
         text = gr.Textbox("how many shapes are there?", label="question", scale=5, max_length=2000)
         button = gr.Button("Ask", variant="primary", scale=1, min_width=90)
     result = gr.HTML(elem_id="answers")
-    why = gr.Radio([], label="Why this answer?", visible=False)
+    why = gr.Radio([], label="Why this answer?", visible=False, elem_id="why")
     reasons = gr.HTML(elem_id="reasons")
 
     def ask(path: str | None, question: str) -> tuple[Any, ...]:

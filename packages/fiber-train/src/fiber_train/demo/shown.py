@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-import numpy as np
 from fiber_data import load_image, noun_phrases
+from fiber_heads.grounding.drawing import label_colors
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torchvision.ops import nms
 from torchvision.transforms.v2.functional import to_pil_image
 
-from fiber_train.drawing import label_colors
+from fiber_train.drawing import draw_heat
+from fiber_train.tasks.grounding.examples import SAME_THING
 
 _LONGEST = 900  # pixels of an image's longer side on the page
+_LONG = 30  # characters of a text that needs the width of its row
 
 STYLE = """
 .fiber-image img{width:100%!important;height:100%!important;object-fit:contain}
@@ -34,9 +36,10 @@ STYLE = """
 .fiber-words span.none{opacity:.45}
 .fiber-row{display:grid;grid-template-columns:minmax(5em,38%) 1fr 4.2em;gap:8px;align-items:center;margin:5px 0;
  font-size:15px}
+.fiber-row.long{grid-template-columns:1fr 18% 3.2em}
 .fiber-row b{font-weight:500;overflow-wrap:anywhere}
 .fiber-row i{display:block;height:10px;border-radius:5px;background:#3b6fd4;min-width:2px}
-.fiber-row small,.fiber-note{color:var(--body-text-color-subdued);font-variant-numeric:tabular-nums}
+.fiber-row small,.fiber-note{opacity:.75;font-variant-numeric:tabular-nums}
 .fiber-note{font-size:13px;margin:8px 0 0}
 .fiber-found{display:grid;grid-template-columns:repeat(auto-fill,minmax(110px,1fr));gap:10px}
 .fiber-found figure{margin:0}.fiber-found figcaption{font-size:13px;overflow-wrap:anywhere}
@@ -72,14 +75,17 @@ class Boxes:
         cls, name: str, image: Tensor, found: Any, labels: Sequence[str], text: str = "", whole: bool = False
     ) -> Boxes:
         """From detections; `whole` says that the text is one phrase."""
-        rows = list(zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True))
+        # of boxes that claim one thing under several phrases the surest, whatever the threshold
+        kept = nms(found.boxes.cpu(), found.scores.cpu(), SAME_THING) if text else slice(None)
+        parts = (each.cpu()[kept].tolist() for each in (found.scores, found.labels, found.boxes))
+        rows = list(zip(*parts, strict=True))
         spans = ([(0, len(text))] if whole else noun_phrases(text)) if text else []
         size = (image.shape[2], image.shape[1])
         return cls(name, address(to_pil_image(image)), size, rows, list(labels), text, spans)
 
     def html(self, threshold: float) -> str:
         """The image with the boxes above a threshold, and the words colored like them."""
-        colors = [f"rgb{color}" for color in label_colors(len(self.labels))]
+        colors = [f"rgb{color}" for color in label_colors(self.labels)]
         width, height = self.size
         unit = max(self.size) / 100
         shown = [row for row in self.rows if row[0] >= threshold]
@@ -135,8 +141,9 @@ def card(name: str, inner: str) -> str:
 
 def bars(rows: Sequence[tuple[str, float, str]], note: str = "") -> str:
     """Texts with a bar in [0, 1] and what is written beside it."""
+    long = " long" if any(len(text) > _LONG for text, _, _ in rows) else ""
     lines = [
-        f'<div class="fiber-row"><b>{escape(text)}</b><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i>'
+        f'<div class="fiber-row{long}"><b>{escape(text)}</b><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i>'
         f"<small>{escape(told)}</small></div>"
         for text, share, told in rows
     ]
@@ -144,16 +151,9 @@ def bars(rows: Sequence[tuple[str, float, str]], note: str = "") -> str:
 
 
 def heat_over(image: Tensor, heat: Tensor, note: str) -> str:
-    """An image (3, H, W) uint8, gray, with a map (h, w) in [0, 1] over it in color."""
-    from matplotlib import colormaps
-
-    size = (image.shape[1], image.shape[2])
-    grown = interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1).numpy()
-    color = colormaps["inferno"](grown)[..., :3]
-    gray = np.asarray(to_pil_image(image).convert("L"), dtype=float)[..., None] / 255
-    strength = 0.15 + 0.65 * grown[..., None]
-    mixed = Image.fromarray(((gray * (1 - strength) + color * strength) * 255).round().astype("uint8"))
-    return f'<img src="{address(mixed)}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
+    """An image (3, H, W) uint8 with a map (h, w) in [0, 1] over it."""
+    drawn = address(draw_heat(image, heat))
+    return f'<img src="{drawn}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
 
 
 def thumbnails(found: Sequence[tuple[Any, float]]) -> str:

@@ -16,7 +16,9 @@ def demo(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Open a local page on which models are asked about images, side by side."""
     what = "as of the other commands; can be given again, for models side by side"
     parser.add_argument("--checkpoint", type=Path, action="append", required=True, help=what)
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="images to begin with and to search, in place of")
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="images to begin with and to search; else generated scenes"
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets others in (%(default)s)"
     )

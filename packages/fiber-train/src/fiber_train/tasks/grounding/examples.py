@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from fiber_data import GroundingSample, load_image
-from fiber_heads import FiberForGrounding
+from fiber_heads import FiberForGrounding, look
 from torchvision.ops import box_iou, nms
 
+from fiber_train.drawing import draw_heat
 from fiber_train.examples import Example, Mark, Said, Shown, show_image, spread
 from fiber_train.tasks.grounding.boxes import BoxData
 
@@ -24,7 +26,8 @@ def show_boxes(model: FiberForGrounding, samples: BoxData, number: int) -> Shown
     shown = Shown(
         note="Solid line, ✓: found where it is. Dashed line, ✗: found where it is not, or a box on the right thing "
         "under the wrong phrase. Thin dotted line: where it is. The number is the phrase's, then the score. Lines have "
-        "no colors, which would speak against the words."
+        "no colors, which would speak against the words. Beside it where the first phrase of a sentence looks, by "
+        "Grad-CAM."
     )
     if samples.texts:
         for place, sample in enumerate(spread(samples.texts, max(number, _MEASURED))):
@@ -53,7 +56,11 @@ def _show_phrases(model: FiberForGrounding, sample: GroundingSample, shown: Show
     if show:
         missed = [number for number in range(len(spans)) if number not in {label for _, _, label in rows}]
         said = tuple(Said(f"{number + 1} {_words(sample, number)}: no box", None, False) for number in missed)
-        shown.examples.append(Example((show_image(image, marks),), _numbered(sample["caption"], spans), said))
+        images = [show_image(image, marks)]
+        with suppress(ValueError):  # of another fusion, or a phrase that was cut, there is nothing to see
+            heat = look(model, image, sample["caption"], word=spans[0])[0]
+            images.append(show_image(draw_heat(image.as_subclass(torch.Tensor), heat)))
+        shown.examples.append(Example(tuple(images), _numbered(sample["caption"], spans), said))
 
 
 def _show_categories(model: FiberForGrounding, sample: Any, names: Mapping[int, str], shown: Shown, show: bool) -> None:
