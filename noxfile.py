@@ -93,6 +93,14 @@ def clients(session: nox.Session) -> None:
     run_pytest(session, ROOT / "packages" / "fiber-heads" / "tests" / "clients")
 
 
+@nox.session(reuse_venv=False)
+def export(session: nox.Session) -> None:
+    """Exported parts against the models at many sizes, and used without torch; minutes."""
+    project = PROJECTS["fiber-train"]
+    install_wheels(session, closure("fiber-train"), *nox.project.dependency_groups(project, "test"))
+    run_pytest(session, *(ROOT / "packages" / name / "tests" / "export" for name in ("fiber-heads", "fiber-train")))
+
+
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Mutations of valid files of every kind, 10^5 by default: `nox -s fuzz -- --cases 5000 coco_boxes`."""

@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
 }
 NOT_IMPORTED = {
     "fiber-data": {"s3fs"},  # an extra that fsspec imports
+    "fiber-heads": {"onnxscript"},  # an extra that torch.onnx imports
     "fiber-train": {"tensorboard"},  # torch.utils.tensorboard imports it
     "fiber-eval": {"pycocoevalcap"},  # an extra that is not imported: it brings METEOR's jar
 }

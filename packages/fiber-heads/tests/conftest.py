@@ -17,8 +17,9 @@ REFERENCE = Path(os.environ.get("FIBER_REFERENCE", Path(__file__).resolve().pare
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What drives the models by other libraries runs only if it is asked for, see `nox -s clients`."""
-    return True if collection_path.name == "clients" and not any("clients" in arg for arg in config.args) else None
+    """What takes long or other libraries runs only if it is asked for, see `nox -s clients` and `nox -s export`."""
+    name = collection_path.name
+    return True if name in {"clients", "export"} and not any(f"/{name}" in str(arg) for arg in config.args) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -87,6 +87,23 @@ def recall(model: TaskModel, image: Run, text: Run, data: Path, count: int = 100
     return float(((vectors[1] @ vectors[0].T).argmax(axis=1) == np.arange(len(samples))).mean())
 
 
+def measure_part(
+    model: TaskModel, name: str, part: ExportPart, folder: Path, batch: int, rounds: int
+) -> dict[str, Run]:
+    """Exports a part, prints its row, and gives the three ways to compute it."""
+    write_part(part, folder, name, "onnx", int8=True)
+    files = {"fp32": folder / f"{name}.onnx", "int8": folder / f"{name}.int8.onnx"}
+    ways: dict[str, Run] = {"eager": lambda inputs: part.module(**inputs)}
+    ways |= {kind: open_session(path) for kind, path in files.items()}
+    inputs = make_inputs(model, part, batch)
+    results = {kind: [np.asarray(x) for x in way(inputs)] for kind, way in ways.items()}
+    worst = [max(np.abs(a - b).max() for a, b in zip(results[kind], results["eager"], strict=True)) for kind in files]
+    speed = timed(ways, inputs, rounds)
+    cells = [name, *(f"{path.stat().st_size / 1e6:.1f}" for path in files.values()), *(f"{each:.1e}" for each in worst)]
+    print(f"| {' | '.join([*cells, *(f'{wall:.1f} ({cpu:.1f})' for wall, cpu in speed.values())])} |", flush=True)
+    return ways
+
+
 def main() -> None:
     """Prints a row for each part of each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,29 +118,15 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for run in options.runs:
         model, _ = load_model(run)
-        ways_of: dict[str, dict[str, Run]] = {}
         with tempfile.TemporaryDirectory() as name, torch.no_grad():
-            folder = Path(name)
-            for part_name, part in choose_parts(model, options.part).items():
-                write_part(part, folder, part_name, "onnx", int8=True)
-                files = {"fp32": folder / f"{part_name}.onnx", "int8": folder / f"{part_name}.int8.onnx"}
-                ways: dict[str, Run] = {"eager": lambda inputs, part=part: part.module(**inputs)}  # type: ignore[misc]
-                ways_of[part_name] = ways | {kind: open_session(path) for kind, path in files.items()}
-                inputs = make_inputs(model, part, options.batch)
-                results = {kind: [np.asarray(x) for x in way(inputs)] for kind, way in ways_of[part_name].items()}
-                worst = {
-                    kind: max(np.abs(a - b).max() for a, b in zip(results[kind], results["eager"], strict=True))
-                    for kind in files
-                }
-                speed = timed(ways_of[part_name], inputs, options.rounds)
-                cells = [f"{run.name} {part_name}", *(f"{path.stat().st_size / 1e6:.1f}" for path in files.values())]
-                cells += [*(f"{each:.1e}" for each in worst.values())]
-                cells += [f"{wall:.1f} ({cpu:.1f})" for wall, cpu in speed.values()]
-                print(f"| {' | '.join(cells)} |", flush=True)
-            if options.data is not None and {"image", "text"} <= ways_of.keys():
+            ways = {
+                part_name: measure_part(model, part_name, part, Path(name), options.batch, options.rounds)
+                for part_name, part in choose_parts(model, options.part).items()
+            }
+            if options.data is not None and {"image", "text"} <= ways.keys():
                 for kind in ("eager", "fp32", "int8"):
-                    found = recall(model, ways_of["image"][kind], ways_of["text"][kind], options.data)
-                    print(f"{run.name}, {kind}: {found:.0%} of 100 captions find their image first", flush=True)
+                    found = recall(model, ways["image"][kind], ways["text"][kind], options.data)
+                    print(f"{run}, {kind}: {found:.0%} of 100 captions find their image first", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ def _given(variable: str, default: str) -> Path:
     return folder
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What takes long runs only if it is asked for, see `nox -s export`."""
+    return True if collection_path.name == "export" and not any("/export" in str(arg) for arg in config.args) else None
+
+
 @pytest.fixture
 def reference() -> Path:
     return _given("FIBER_REFERENCE", "reference") / "coarse"

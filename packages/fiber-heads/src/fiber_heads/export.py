@@ -6,11 +6,14 @@ A program takes inputs of every size that `ExportPart.axes` allows, and gives wh
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbols
 
@@ -29,9 +32,20 @@ def export_program(part: ExportPart) -> ExportedProgram:
         for axis in axes.values():
             dims.setdefault(axis.name, _dim(axis))
     shapes = {name: {place: dims[axis.name] for place, axis in axes.items()} for name, axes in part.axes.items()}
-    # Sizes are then not assumed to be other than 1, which would be wrong for a batch of one.
-    with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
+    with _tracing():
         return torch.export.export(part.module.eval(), (), dict(part.inputs), dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """How the tracer deals with symbols.
+
+    Sizes are not assumed to be other than 1, which would be wrong for a batch of one. Results of operations on symbols
+    are not remembered: they hardly ever recur, and to compare them takes a third of the time.
+    """
+    cache = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with torch.no_grad(), symbols.patch(backed_size_oblivious=True), cache:
+        yield
 
 
 def _dim(axis: Axis) -> Any:
@@ -52,15 +66,17 @@ def export_onnx(part: ExportPart, path: str | Path, program: ExportedProgram | N
         ValueError: onnx or onnxscript is missing.
     """
     check_onnx()
-    made = torch.onnx.export(
-        program or export_program(part),
-        kwargs=dict(part.inputs),
-        input_names=list(part.inputs),
-        output_names=list(part.outputs),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    program = program or export_program(part)
+    with _tracing():
+        made = torch.onnx.export(
+            program,
+            kwargs=dict(part.inputs),
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert made is not None
     made.save(str(path))
     _name_axes(part, path)

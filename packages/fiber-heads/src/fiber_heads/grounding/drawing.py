@@ -76,6 +76,11 @@ def _shade(color: Color, number: int) -> Color:
     return red, green, blue
 
 
+def edge_color(color: Color) -> Color:
+    """Black or white, whichever is legible on a color and sets it off."""
+    return BLACK if _brightness(color) > 150 else WHITE
+
+
 def _brightness(color: Color) -> float:
     return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
 
@@ -98,7 +103,7 @@ def draw_boxes(
     width, letters = max(2, short // 200), _font(font, max(10, short // 32))
     order = range(len(titles) - 1, -1, -1)
     corners = [tuple(box) for box in outermost_pixels(boxes.cpu()).tolist()]  # the last one included, as Pillow draws
-    edges = [BLACK if _brightness(color) > 150 else WHITE for color in colors]
+    edges = [edge_color(color) for color in colors]
     for row in order:
         x1, y1, x2, y2 = corners[row]
         draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=edges[row], width=width + 2)

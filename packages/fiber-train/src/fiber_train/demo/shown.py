@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from fiber_data import load_image, noun_phrases
-from fiber_heads.grounding.drawing import label_colors
+from fiber_heads.grounding.drawing import edge_color, label_colors
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import nms
@@ -32,7 +32,7 @@ STYLE = """
  object-fit:contain}
 .fiber-card svg g:hover rect{stroke-width:5px;fill-opacity:.25}
 .fiber-words{font-size:17px;line-height:1.9;margin:10px 0 2px}
-.fiber-words span{border-radius:5px;padding:2px 5px;color:#fff}
+.fiber-words span{border-radius:5px;padding:2px 5px}
 .fiber-words span.none{opacity:.45}
 .fiber-row{display:grid;grid-template-columns:minmax(5em,38%) 1fr 4.2em;gap:8px;align-items:center;margin:5px 0;
  font-size:15px}
@@ -85,19 +85,20 @@ class Boxes:
 
     def html(self, threshold: float) -> str:
         """The image with the boxes above a threshold, and the words colored like them."""
-        colors = [f"rgb{color}" for color in label_colors(self.labels)]
+        chosen = label_colors(self.labels)
+        colors = [(f"rgb{color}", f"rgb{edge_color(color)}") for color in chosen]  # of a label, and of what is on it
         width, height = self.size
         unit = max(self.size) / 100
         shown = [row for row in self.rows if row[0] >= threshold]
         marks = []
         for score, label, (left, top, right, bottom) in reversed(shown):  # the surest on top
-            color, said = colors[label], f"{escape(self.labels[label])}: {score:.2f}"
+            (color, edge), said = colors[label], f"{escape(self.labels[label])}: {score:.2f}"
             marks.append(
                 f'<g><title>{said}</title><rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
                 f'height="{bottom - top:.1f}" rx="{unit / 2:.2f}" fill="{color}" fill-opacity=".06" stroke="{color}" '
                 f'stroke-width="3" vector-effect="non-scaling-stroke"/><text x="{left + unit:.1f}" '
                 f'y="{max(top, 0.3 * unit) + 4.2 * unit:.1f}" font-size="{4 * unit:.1f}" font-weight="600" '
-                f'fill="{color}" stroke="#fff" stroke-width="{0.9 * unit:.2f}" paint-order="stroke">{score:.2f}'
+                f'fill="{color}" stroke="{edge}" stroke-width="{0.9 * unit:.2f}" paint-order="stroke">{score:.2f}'
                 "</text></g>"
             )
         drawn = (
@@ -110,7 +111,9 @@ class Boxes:
         return card(self.name, f'{drawn}<p class="fiber-words">{words}</p><p class="fiber-note">{note}</p>')
 
 
-def _colored(text: str, spans: Sequence[tuple[int, int]], colors: Sequence[str], best: Mapping[int, float]) -> str:
+def _colored(
+    text: str, spans: Sequence[tuple[int, int]], colors: Sequence[tuple[str, str]], best: Mapping[int, float]
+) -> str:
     """A sentence whose phrases are colored; those without a box are pale."""
     pieces, place = [], 0
     for label, (start, end) in sorted(enumerate(spans), key=lambda each: each[1]):
@@ -120,13 +123,13 @@ def _colored(text: str, spans: Sequence[tuple[int, int]], colors: Sequence[str],
     return "".join([*pieces, escape(text[place:])])
 
 
-def _legend(labels: Sequence[str], colors: Sequence[str], best: Mapping[int, float]) -> str:
+def _legend(labels: Sequence[str], colors: Sequence[tuple[str, str]], best: Mapping[int, float]) -> str:
     return " ".join(_word(name, colors[label], best.get(label)) for label, name in enumerate(labels))
 
 
-def _word(text: str, color: str, score: float | None) -> str:
+def _word(text: str, color: tuple[str, str], score: float | None) -> str:
     told, pale = ("no box", ' class="none"') if score is None else (f"{score:.2f}", "")
-    return f'<span{pale} style="background:{color}" title="{told}">{escape(text)}</span>'
+    return f'<span{pale} style="background:{color[0]};color:{color[1]}" title="{told}">{escape(text)}</span>'
 
 
 def cards(parts: Sequence[str]) -> str:
