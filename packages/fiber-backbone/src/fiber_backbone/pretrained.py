@@ -87,7 +87,8 @@ class PretrainedModel(nn.Module, ModelHubMixin, library_name="fiber", tags=["vis
         }
         config, weights_path = read_config(name, **hub), _locate(name, WEIGHTS_FILE, hub)
         kind, own = config.pop("model_class", None), name_of(cls, "fiber.models")
-        dtype = _read_dtype(config.pop("dtype", None), name) if dtype is None else dtype
+        meant = _read_dtype(config.pop("dtype", None), name)
+        dtype = meant if dtype is None else dtype
         if kind not in (own, f"{cls.__module__}:{cls.__qualname__}"):
             found = f"{kind!s:.120}"
             raise ValueError(f"{name} holds a {found}, not a {own}; load it with {found}.from_pretrained")
