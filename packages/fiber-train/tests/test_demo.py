@@ -77,7 +77,9 @@ def test_the_slider_and_the_colors_need_no_model() -> None:
     assert "<b>" not in few, "what people type is text"
     assert "<title>a cat: 0.40</title>" in all_of_them, "hover shows the score"
     color = re.search(r'stroke="(rgb\([^"]+)"', few)[1]
-    assert f'style="background:{color};color:rgb(255, 255, 255)" title="0.90">a &lt;b&gt;red' in few, "words are colored like their boxes"
+    assert f'style="background:{color};color:rgb(255, 255, 255)" title="0.90">a &lt;b&gt;red' in few, (
+        "words are colored like their boxes"
+    )
     assert 'class="none"' in few, "a phrase without a box is pale"
     assert 'class="none"' not in all_of_them
 
