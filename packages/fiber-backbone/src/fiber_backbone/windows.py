@@ -9,6 +9,7 @@ Shapes: B batch, H W map, C channels, V windows, T tokens of a window, M tokens 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,7 +187,7 @@ def window_attention(
     return attention.proj(_crop(x, (height, width)))
 
 
-def _roll(x: Tensor, shift: Size | tuple[Tensor, Tensor], sign: Literal[-1, 1]) -> Tensor:
+def _roll(x: Tensor, shift: Sequence[int] | Sequence[Tensor], sign: Literal[-1, 1]) -> Tensor:
     """(B, H, W, ...) moved cyclically down and to the right by `sign` times the shift."""
     for axis, tokens in zip((1, 2), shift, strict=True):
         if isinstance(tokens, Tensor):

@@ -148,7 +148,7 @@ def look(
     Raises:
         ValueError: As of `grad_cam`; or the word is not in the text, or cut off, or the model has no processor.
     """
-    batch = model.prepare(images, text)
+    batch: dict[str, Any] = dict(model.prepare(images, text))
     tokens = word_tokens(model, text, word).to(model.device)
     if way == "grad_cam":
         heat = grad_cam(model, tokens=tokens, target=target, **batch)

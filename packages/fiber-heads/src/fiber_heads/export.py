@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental import _config as symbols
+from torch.fx.experimental import _config
 
 from fiber_heads.exported import Axis, ExportPart
 
+_symbols: Any = _config  # its `patch` comes with the module's class
 OPSET = 18  # of ONNX; onnxruntime 1.14 or later reads it
 
 
@@ -44,7 +45,7 @@ def _tracing() -> Iterator[None]:
     are not remembered: they hardly ever recur, and to compare them takes a third of the time.
     """
     cache = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with torch.no_grad(), symbols.patch(backed_size_oblivious=True), cache:
+    with torch.no_grad(), _symbols.patch(backed_size_oblivious=True), cache:
         yield
 
 

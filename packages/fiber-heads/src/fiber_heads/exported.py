@@ -177,7 +177,7 @@ class DecoderStep(nn.Module):
         assert features is not None
         logits = self.word_head(features[:, -1]).unflatten(0, tokens.shape)
         parts = (torch.stack([each[part] for each in cache.text]).unflatten(1, tokens.shape) for part in (0, 1))
-        return (logits, *parts)  # type: ignore[return-value]
+        return (logits, *parts)
 
 
 def image_input(stride: int, each: int | None = None) -> tuple[Tensor, dict[int, Axis]]:

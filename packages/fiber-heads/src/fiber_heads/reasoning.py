@@ -96,12 +96,11 @@ class FiberForVisualReasoning(TaskModel):
         metrics = {"reasoning_accuracy": accuracy, "reasoning_count": torch.full_like(accuracy, len(labels))}
         return TaskOutput(loss, {"reasoning": loss}, metrics, logits)
 
-    def explained_score(
-        self, tokens: Tensor, target: str | None = None, *, pixel_values: Tensor, **batch: Any
-    ) -> Tensor:
+    def explained_score(self, tokens: Tensor, target: str | None = None, **batch: Any) -> Tensor:
         """How much more likely a statement is true than false; of (2 B, 3, H, W) images each two are a pair."""
-        pairs = pixel_values.unflatten(0, (-1, 2)) if pixel_values.ndim == 4 else pixel_values
-        logits = self(pixel_values=pairs, **batch).logits
+        pixels = batch["pixel_values"]
+        batch["pixel_values"] = pixels.unflatten(0, (-1, 2)) if pixels.ndim == 4 else pixels
+        logits = self(**batch).logits
         return logits[:, 1] - logits[:, 0]
 
     def export_parts(self) -> dict[str, ExportPart]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import exp
 
 from fiber_data import noun_phrases
 from fiber_heads import look
@@ -47,7 +48,8 @@ def boxes_html(found: Sequence[Boxes], threshold: float) -> str:
 
 def answers(models: Sequence[AskedModel], image: Tensor, question: str) -> tuple[str, list[str]]:
     """The five best answers of each model, and all of them by name."""
-    parts, named = [], {}
+    parts: list[str] = []
+    named: dict[str, None] = {}
     for each in models:
         with each.alone() as model:
             best = model.answer(image, question, top_k=5)[0]
@@ -59,16 +61,14 @@ def answers(models: Sequence[AskedModel], image: Tensor, question: str) -> tuple
 
 def captions(models: Sequence[AskedModel], image: Tensor, number: int) -> tuple[str, list[str]]:
     """So many captions of each model, and all of them."""
-    parts, texts = [], {}
+    parts: list[str] = []
+    texts: dict[str, None] = {}
     for each in models:
         with each.alone() as model:
             best = model.caption(image, num_captions=number, num_beams=max(5, number))[0]
         written = [str(caption.text) for caption in best]
         texts |= dict.fromkeys(written)
-        rows = [
-            (text, 2.718281828**caption.score, f"{caption.score:.2f}")
-            for text, caption in zip(written, best, strict=True)
-        ]
+        rows = [(text, exp(caption.score), f"{caption.score:.2f}") for text, caption in zip(written, best, strict=True)]
         parts.append(card(each.name, bars(rows, "mean log-probability of a token; the bar is its exponential")))
     return cards(parts), list(texts)
 
