@@ -187,7 +187,7 @@ def window_attention(
     return attention.proj(_crop(x, (height, width)))
 
 
-def _roll(x: Tensor, shift: Sequence[int] | Sequence[Tensor], sign: Literal[-1, 1]) -> Tensor:
+def _roll(x: Tensor, shift: Sequence[int | Tensor], sign: Literal[-1, 1]) -> Tensor:
     """(B, H, W, ...) moved cyclically down and to the right by `sign` times the shift."""
     for axis, tokens in zip((1, 2), shift, strict=True):
         if isinstance(tokens, Tensor):
