@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -60,7 +61,7 @@ def test_a_task_by_its_path_from_the_shell(scenes: Path, tmp_path: Path, capsys)
     out = tmp_path / "run"
     (tmp_path / "mine.yaml").write_text(f"task:\n  name: {TASK}\n  wrong_every: 3\nmodel:\n  preset: fiber_tiny\n")
     assert main(["train", str(tmp_path / "mine.yaml"), f"data.root={scenes}", f"out={out}", *SMALL]) == 0
-    trained = capsys.readouterr().out
+    trained, _, lines = capsys.readouterr().out.partition("\n\nnext:\n")
     assert "30 hypotheses\naccuracy       0." in trained
     assert "(chance 0.500)" in trained
 
@@ -72,7 +73,9 @@ def test_a_task_by_its_path_from_the_shell(scenes: Path, tmp_path: Path, capsys)
     assert f"'{TASK}'" in capsys.readouterr().err
     assert main([*words, *trust, "--trust", TASK]) == 0
     assert main([*words, f"task.name={TASK}", *trust]) == 0
-    assert capsys.readouterr().out == trained * 2, "with the settings of the run"
+    told = next(line for line in lines.splitlines() if line.startswith("  fiber evaluate "))
+    assert main([*shlex.split(told)[1:], "data.num_workers=0"]) == 0, "what is said to be next works"
+    assert capsys.readouterr().out == f"{trained}\n" * 3, "with the settings of the run"
 
 
 def test_a_metric_in_a_downloaded_folder_is_refused(small_entailment, scenes: Path, capsys) -> None:

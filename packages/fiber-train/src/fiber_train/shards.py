@@ -21,6 +21,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from fiber_train.writing import as_os_error
+
 Keys = tuple[str | int, ...]  # the keys by which nested dictionaries lead to a value
 Like = Callable[[Keys], Tensor | None]
 
@@ -125,10 +127,14 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proce
         OSError: They cannot be written, here or elsewhere.
     """
     if group is None:  # a file like a process's of several, without what it takes to plan them
+        path = folder / "tensors.safetensors"
+        path.touch()
+        mode = path.stat().st_mode
         try:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "tensors.safetensors")
+            save_file({name: value.contiguous() for name, value in tensors.items()}, path)
         except SafetensorError as error:
-            raise OSError(str(error)) from error
+            raise as_os_error(error) from error
+        path.chmod(mode)  # safetensors writes for the owner alone, whatever the umask
         return
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with warnings.catch_warnings():

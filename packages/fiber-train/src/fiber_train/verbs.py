@@ -75,6 +75,8 @@ def _next(task: Task[Any]) -> list[str]:
     """What to type for a finished run."""
     from shlex import quote
 
+    from fiber_backbone.seams import name_of
+
     from fiber_train.mixture import read_held_out
     from fiber_train.next_commands import next_commands
 
@@ -84,7 +86,9 @@ def _next(task: Task[Any]) -> list[str]:
         lines = [*next_commands(task, task.config.out, read_held_out(task)), f"fiber report {out}"]
     if not data.sources and data.held_out is None:
         lines.append(f"fiber evaluate --checkpoint {out} --data {quote(data.root)}")
-    return [f"  {line}" for line in lines]
+    named = [task.config.task.name, name_of(task.model_class, "fiber.models")]
+    trust = "".join(f" --trust {quote(name)}" for name in named if ":" in name)  # what is no entry point is told again
+    return [f"  {line}{trust}" for line in lines]
 
 
 def _named(options: Namespace) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -35,11 +36,18 @@ def explained(path: Path) -> Iterator[None]:
     except BrokenPipeError:  # of somebody who no longer reads what we print
         raise
     except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        told = error if isinstance(error, OSError) else as_os_error(error)
+        reason = told.strerror or str(told)
         raise WriteError(
             f"{path} cannot be written: {reason}; what was there before stays; make room or choose another folder, and "
             "the same command goes on"
         ) from error
+
+
+def as_os_error(error: SafetensorError) -> OSError:
+    """The failure of the file system that safetensors tells of, by its number."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def write_file(path: Path, content: Content) -> None:
