@@ -126,13 +126,14 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """What a tag releases, in dist/: `nox -s release -- TAG [QUICKSTART]`, with the models of a quickstart as a wheel.
+    """What a tag releases, in dist/: `nox -s release -- [TAG] [QUICKSTART]`, with a quickstart's models as a wheel.
 
     A tag is v0.2.0, or fiber-data/0.2.1 for one package. Without it the rest is checked, to try before a release.
     """
-    tags, quickstarts = session.posargs[:1], session.posargs[1:2]
-    if tags:
-        session.run("python", "release/tag.py", *tags)
+    quickstarts = [word for word in session.posargs if Path(word).is_dir()]
+    for tag in session.posargs:
+        if tag not in quickstarts:
+            session.run("python", "release/tag.py", tag)
     build(session)
     again = Path(session.create_tmp())
     for sdist in sorted((ROOT / "dist").glob("*.tar.gz")):
