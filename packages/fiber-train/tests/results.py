@@ -35,9 +35,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 BEFORE = "before it learned"
 HEAD = f"""# What the recipes reach on generated scenes
 
-Written by `nox -s results`: each recipe, laid over with `small`, on {SPLITS["train"]:,} generated images for a few
-minutes on a CPU, measured on {SPLITS["val"]} others. It shows that a recipe learns what its task asks for, not what the
-published sizes reach. Where a measure has no guess to be compared with, the baseline is the model {BEFORE}.
+Written by `nox -s results`: each recipe, laid over with `small`, on {SPLITS["train"]:,} generated images for a few minutes on a CPU, measured on {SPLITS["val"]} others. It shows that a recipe learns what its task asks for, not what the published sizes reach, and all runs are far from their end. Where a measure has no guess to be compared with, the baseline is the model {BEFORE}.
 
 | recipe | starts from | measure | reached | baseline | which is | steps |
 |---|---|---|---|---|---|---|
@@ -184,9 +182,12 @@ def _rows(out: Path) -> Iterator[str]:
         path = out / "runs" / _folder(recipe.name) / DONE_FILE
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
-            baseline = "" if found["baseline"] is None else f"{found['baseline']:.3f}{found['unit']}"
+            reached, baseline = (
+                "" if each is None else f"{each:.1f} %" if found["unit"] == "%" else f"{each:.3f}{found['unit']}"
+                for each in (found["value"], found["baseline"])
+            )
             row = [f"`{recipe.name}`", f"`{recipe.start}`" if recipe.start else "nothing", found["name"]]
-            row += [f"{found['value']:.3f}{found['unit']}", baseline, found["baseline_name"], str(recipe.steps)]
+            row += [reached, baseline, found["baseline_name"], str(recipe.steps)]
             yield f"| {' | '.join(row)} |\n"
 
 
