@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_data import FiberProcessor, train_tokenizer
 from fiber_data.scenes import generate_scenes
+from fiber_heads import FiberForRetrieval
 from fiber_train.config import TrainConfig, load_config
 from fiber_train.run import train
 
@@ -114,3 +117,20 @@ def train_by_two() -> Callable[[list[str], list[str]], None]:
         mp.start_processes(_member, (port, names, options), nprocs=2, start_method="fork")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def search_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small model of search with its processor."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "depths": (1, 1), "image_num_heads": (1, 1), "embed_dim": 8, "num_fusion_blocks": 1}
+    sizes |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = FiberForRetrieval(FiberBackbone.from_config(FiberConfig.from_preset("fiber_tiny", **sizes)))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.processor = FiberProcessor(
+        train_tokenizer(["a red circle", "two blue squares beside a green cross", "a cross"], 300), 32, 16
+    )
+    target = tmp_path_factory.mktemp("model") / "model"
+    model.save_pretrained(target)
+    return target

@@ -17,7 +17,7 @@ class NonFiniteLossError(FloatingPointError):
 def find_nonfinite(state: Mapping[str, Any]) -> list[str]:
     """Names of the tensors in nested dictionaries and lists that hold a NaN or an infinity; waits for the device once.
 
-    Of tensors that lie in pieces, this process's piece is looked at.
+    Of tensors that lie in pieces, this process's piece is checked.
 
     Args:
         state: Such as a state dict. Names of what lies deeper are joined by dots.

@@ -1,6 +1,6 @@
 """One's own data: `fiber train captions|vqa|detect DIR` as recipes and settings of an ordinary run.
 
-What is heavy is imported when a folder is looked at.
+What is heavy is imported when a folder is read.
 """
 
 from __future__ import annotations

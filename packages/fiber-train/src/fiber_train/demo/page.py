@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -63,15 +64,7 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
         with gr.Row():
             with gr.Column(scale=2, min_width=260):
                 first = folder.examples()
-                image = gr.Image(
-                    str(first[0]),
-                    type="filepath",
-                    sources=["upload"],
-                    label="image",
-                    buttons=[],
-                    height=300,
-                    elem_classes="fiber-image",
-                )
+                image = _image_input(first[0], "image", 300)
                 gr.Examples([[str(path)] for path in first], image, label="examples", cache_examples=False)
             with gr.Column(scale=5, min_width=300):
                 for name, (own, build) in suited.items():
@@ -82,6 +75,19 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
             for each in models:
                 gr.Markdown(f"### {each.name}\n\n{each.about}")
     return page
+
+
+def _image_input(path: Path, label: str, height: int) -> gr.Image:
+    """Where an image is uploaded, beginning with one."""
+    return gr.Image(
+        str(path),
+        type="filepath",
+        sources=["upload"],
+        label=label,
+        buttons=[],
+        height=height,
+        elem_classes="fiber-image",
+    )
 
 
 def serve(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
@@ -220,15 +226,7 @@ def _search(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: F
 
 def _judge(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: Folder) -> None:
     examples = folder.examples()
-    second = gr.Image(
-        str(examples[-1]),
-        type="filepath",
-        sources=["upload"],
-        label="second image",
-        buttons=[],
-        height=220,
-        elem_classes="fiber-image",
-    )
+    second = _image_input(examples[-1], "second image", 220)
     with gr.Row(equal_height=True):
         text = gr.Textbox("both images show a circle", label="statement", scale=5, max_length=2000)
         button = gr.Button("Judge", variant="primary", scale=1, min_width=90)

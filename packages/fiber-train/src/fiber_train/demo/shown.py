@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -11,7 +9,7 @@ from typing import Any
 
 from fiber_data import load_image, noun_phrases
 from fiber_heads.grounding.drawing import edge_color, label_colors
-from PIL import Image
+from fiber_heads.results import data_address
 from torch import Tensor
 from torchvision.ops import nms
 from torchvision.transforms.v2.functional import to_pil_image
@@ -20,6 +18,7 @@ from fiber_train.drawing import draw_heat
 from fiber_train.tasks.grounding.examples import SAME_THING
 
 _LONGEST = 900  # pixels of an image's longer side on the page
+_SMALL = 240  # of one of many
 _LONG = 30  # characters of a text that needs the width of its row
 
 STYLE = """
@@ -75,13 +74,13 @@ class Boxes:
         cls, name: str, image: Tensor, found: Any, labels: Sequence[str], text: str = "", whole: bool = False
     ) -> Boxes:
         """From detections; `whole` says that the text is one phrase."""
-        # of boxes that claim one thing under several phrases the surest, whatever the threshold
+        # of boxes that claim one thing under several phrases the highest-scoring, whatever the threshold
         kept = nms(found.boxes.cpu(), found.scores.cpu(), SAME_THING) if text else slice(None)
         parts = (each.cpu()[kept].tolist() for each in (found.scores, found.labels, found.boxes))
         rows = list(zip(*parts, strict=True))
         spans = ([(0, len(text))] if whole else noun_phrases(text)) if text else []
         size = (image.shape[2], image.shape[1])
-        return cls(name, address(to_pil_image(image)), size, rows, list(labels), text, spans)
+        return cls(name, data_address(to_pil_image(image), _LONGEST), size, rows, list(labels), text, spans)
 
     def html(self, threshold: float) -> str:
         """The image with the boxes above a threshold, and the words colored like them."""
@@ -91,7 +90,7 @@ class Boxes:
         unit = max(self.size) / 100
         shown = [row for row in self.rows if row[0] >= threshold]
         marks = []
-        for score, label, (left, top, right, bottom) in reversed(shown):  # the surest on top
+        for score, label, (left, top, right, bottom) in reversed(shown):  # the highest-scoring on top
             (color, edge), said = colors[label], f"{escape(self.labels[label])}: {score:.2f}"
             marks.append(
                 f'<g><title>{said}</title><rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
@@ -155,7 +154,7 @@ def bars(rows: Sequence[tuple[str, float, str]], note: str = "") -> str:
 
 def heat_over(image: Tensor, heat: Tensor, note: str) -> str:
     """An image (3, H, W) uint8 with a map (h, w) in [0, 1] over it."""
-    drawn = address(draw_heat(image, heat))
+    drawn = data_address(draw_heat(image, heat), _LONGEST)
     return f'<img src="{drawn}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
 
 
@@ -163,10 +162,9 @@ def thumbnails(found: Sequence[tuple[Any, float]]) -> str:
     """Files, named without their folders, with scores."""
     figures = []
     for path, score in found:
-        small = to_pil_image(load_image(path))
-        small.thumbnail((240, 240))
+        small = data_address(to_pil_image(load_image(path)), _SMALL)
         figures.append(
-            f'<figure><img src="{address(small)}" alt=""><figcaption>{escape(path.name)} '
+            f'<figure><img src="{small}" alt=""><figcaption>{escape(path.name)} '
             f"<small>{score:.3f}</small></figcaption></figure>"
         )
     return f'<div class="fiber-found">{"".join(figures)}</div>'
@@ -175,12 +173,3 @@ def thumbnails(found: Sequence[tuple[Any, float]]) -> str:
 def error(sentence: str) -> str:
     """Why there is nothing to show."""
     return f'<p class="fiber-error" role="alert">{escape(sentence)}</p>'
-
-
-def address(image: Image.Image) -> str:
-    """An address that holds an image, not larger than the page shows it."""
-    small = image.copy()
-    small.thumbnail((_LONGEST, _LONGEST))
-    buffer, kind = io.BytesIO(), "png" if max(small.size) <= 128 else "jpeg"
-    small.save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

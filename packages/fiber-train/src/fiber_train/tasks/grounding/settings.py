@@ -34,7 +34,7 @@ class TestTime(Ranged):
     shorter: list[int] = ranged([], least=2, most=LARGEST)
     """Pixels of the shorter side, a view for each; without any `shorter_in_evaluation`. `longest` goes with it."""
     mirrored: bool = False
-    """Whether each view is also looked at mirrored, but where words name a side."""
+    """Whether each view is also shown to the model mirrored, but where words name a side."""
     merging: str = "nms"
     """How boxes of several views become one: "nms", the best of each thing, or "vote", their mean by score."""
 

@@ -15,7 +15,7 @@ from fiber_train.tasks.grounding.settings import GroundingSettings
 
 @dataclass(frozen=True)
 class View:
-    """How an image is looked at.
+    """How an image is shown to the model.
 
     Attributes:
         shorter: Pixels of its shorter side.
