@@ -32,13 +32,12 @@ def convert(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _convert(options: Namespace) -> int:
     from fiber_train.card import converted_card, write_card
     from fiber_train.original import describe, load_original
-    from fiber_train.ownership import MARKER, is_empty, is_ours
+    from fiber_train.ownership import check_free
     from fiber_train.stopping import say
     from fiber_train.writing import replace_folder
 
     known = read_known(options.known)
-    if not is_empty(options.out) and not is_ours(options.out):
-        raise FileExistsError(f"{options.out} holds other files; choose another folder (it has no {MARKER} of ours)")
+    check_free(options.out)
     model, found = load_original(options.file, tokenizer=options.tokenizer, answers=options.answers, known=known)
     told = describe(options.file, found)
     for sentence in told:

@@ -33,14 +33,13 @@ def export(parser: ArgumentParser) -> Callable[[Namespace], int]:
 def _export(options: Namespace) -> int:
     from fiber_heads import TaskModel
 
-    from fiber_train.ownership import MARKER, is_empty, is_ours
+    from fiber_train.ownership import check_free
     from fiber_train.stopping import say
     from fiber_train.writing import replace_folder
 
     if options.int8 and options.format != "onnx":
         raise ValueError("--int8 makes ONNX files smaller; leave out --format torch")
-    if not is_empty(options.out) and not is_ours(options.out):
-        raise FileExistsError(f"{options.out} holds other files; choose another folder (it has no {MARKER} of ours)")
+    check_free(options.out)
     if options.format == "onnx":
         from fiber_heads.export import check_onnx
 

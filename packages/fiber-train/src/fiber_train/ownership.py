@@ -69,6 +69,16 @@ def is_empty(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
+def check_free(folder: Path) -> None:
+    """Refuses to replace a folder that is neither empty nor ours.
+
+    Raises:
+        FileExistsError: It holds somebody else's files.
+    """
+    if not is_empty(folder) and not is_ours(folder):
+        raise FileExistsError(f"{folder} holds other files; choose another folder (it has no {MARKER} of ours)")
+
+
 def check_ours(folder: Path, kind: str, names: Collection[str]) -> None:
     """Refuses to write into a folder of somebody else's.
 

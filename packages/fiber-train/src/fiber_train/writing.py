@@ -13,7 +13,7 @@ from typing import IO
 
 from safetensors import SafetensorError
 
-from fiber_train.ownership import MARKER, is_empty, is_ours, mark, read_marker
+from fiber_train.ownership import MARKER, check_free, mark, read_marker
 
 Content = str | bytes | IO[bytes]  # of a file: text, bytes, or an open file, for what memory need not hold
 
@@ -84,8 +84,7 @@ def replace_folder(target: Path, write: Callable[[Path], None], kind: str = "mod
     """
     fresh, old = temporary(target), _old(target)
     restore(target)
-    if not is_empty(target) and not is_ours(target):
-        raise FileExistsError(f"{target} holds other files; choose another folder (it has no {MARKER} of ours)")
+    check_free(target)
     with explained(target):
         try:
             fresh.mkdir(parents=True)
