@@ -72,6 +72,35 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
     assert [line.split()[-1] for line in lines] == [str(match.image) for match in found[:3]]
 
 
+@pytest.mark.parametrize("rerank", [0, 4])
+def test_the_texts_of_a_file_are_ranked_for_each_image(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rerank: int
+) -> None:
+    texts, names = ["a circle", "two red squares", "nothing", "a blue circle", "a large thing"], "ab"
+    (tmp_path / "texts.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    for name, photo in zip(names, find_images(scenes / "images" / "val")[:2], strict=True):
+        shutil.copy(photo, tmp_path / f"{name}.png")
+    words = ["retrieve", "--checkpoint", str(run), "--texts", str(tmp_path / "texts.txt"), "--top", "2"]
+    words += ["--rerank", str(rerank), "--batch-size", "1"]
+    assert main([*words, "--format", "json", "--images", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, _ = load_model(run)
+    images = model.begin_images(find_images(tmp_path))
+    cosines = model.image_features(images) @ model.encode_texts(texts).T
+    for place, (row, name) in enumerate(zip(cosines, names, strict=True)):
+        if rerank:
+            best = row.topk(rerank).indices.tolist()
+            begun = model.begin_texts([texts[each] for each in best])
+            row = torch.full_like(row, -torch.inf).index_copy(
+                0, torch.tensor(best), model.score_pairs(images[torch.tensor([place])], begun)[0]
+            )
+        assert Path(found[place]["image"]) == tmp_path / f"{name}.png"
+        assert [each["text"] for each in found[place]["texts"]] == [texts[each] for each in row.topk(2).indices]
+        assert [each["score"] for each in found[place]["texts"]] == pytest.approx(row.topk(2).values.tolist(), abs=1e-4)
+    assert main([*words, "--index", str(tmp_path)]) == 1
+    assert "--texts needs --images" in capsys.readouterr().err
+
+
 def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     photos, index, query = tmp_path / "photos", tmp_path / "index", "a large red circle"
     shutil.copytree(scenes / "images" / "val", photos)
@@ -84,6 +113,7 @@ def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_pat
 
     assert main(["index", str(photos), *checkpoint, "--out", str(index)]) == 0
     assert ask("--index", str(index)) == ask("--images", str(photos))
+    assert ask("--index", str(index), "--rerank", "5") == ask("--images", str(photos), "--rerank", "5")
     best = Path(ask("--index", str(index))[0][-1])
     best.unlink()
     monkeypatch.setattr(torch.nn.Module, "__call__", refuse)  # all that is left was encoded before

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from fiber_data import load_image, noun_phrases
+from fiber_heads import Match
 from fiber_heads.grounding.drawing import edge_color, label_colors
 from fiber_heads.results import data_address
 from torch import Tensor
@@ -158,14 +160,15 @@ def heat_over(image: Tensor, heat: Tensor, note: str) -> str:
     return f'<img src="{drawn}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
 
 
-def thumbnails(found: Sequence[tuple[Any, float]]) -> str:
+def thumbnails(found: Sequence[Match]) -> str:
     """Files, named without their folders, with scores."""
     figures = []
-    for path, score in found:
+    for match in found:
+        path = Path(match.image)
         small = data_address(to_pil_image(load_image(path)), _SMALL)
         figures.append(
             f'<figure><img src="{small}" alt=""><figcaption>{escape(path.name)} '
-            f"<small>{score:.3f}</small></figcaption></figure>"
+            f"<small>{match.score:.3f}</small></figcaption></figure>"
         )
     return f'<div class="fiber-found">{"".join(figures)}</div>'
 
