@@ -11,6 +11,7 @@ from typing import Any
 from fiber_data import load_image, noun_phrases
 from fiber_heads import Match
 from fiber_heads.grounding.drawing import edge_color, label_colors
+from fiber_heads.processing import image_name
 from fiber_heads.results import data_address
 from torch import Tensor
 from torchvision.ops import nms
@@ -164,10 +165,9 @@ def thumbnails(found: Sequence[Match]) -> str:
     """Files, named without their folders, with scores."""
     figures = []
     for match in found:
-        path = Path(match.image)
-        small = data_address(to_pil_image(load_image(path)), _SMALL)
+        small = data_address(to_pil_image(load_image(match.image)), _SMALL)
         figures.append(
-            f'<figure><img src="{small}" alt=""><figcaption>{escape(path.name)} '
+            f'<figure><img src="{small}" alt=""><figcaption>{escape(Path(image_name(match.image)).name)} '
             f"<small>{match.score:.3f}</small></figcaption></figure>"
         )
     return f'<div class="fiber-found">{"".join(figures)}</div>'
