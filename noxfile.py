@@ -183,17 +183,27 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """`fiber demo` in a headless Chromium: `nox -s demo -- QUICKSTART [RUN ...]`; by default of a tiny quickstart."""
+    """`fiber demo` asked by programs and in a headless Chromium: `nox -s demo -- QUICKSTART`; by default a tiny one.
+
+    Models of the other tasks are trained for seconds from the quickstart's coarse stage, in demo/runs. Where words look
+    is measured on fresh scenes, which only a whole quickstart's model passes.
+    """
     install_wheels(session, closure("fiber-train"), *nox.project.dependency_groups(PROJECTS["fiber-train"], "demo"))
-    folder, runs = Path(*session.posargs[:1] or ["demo", "quickstart"]), session.posargs[1:]
+    folder = Path(*session.posargs[:1] or ["demo", "quickstart"])
     if not session.posargs:
         few = ("trainer.max_steps=20", "trainer.batch_size=16", "task.detection.score_threshold=0")
         session.run("fiber", "quickstart", "--out", str(folder), *few)
-    checkpoints = (str(folder / "fine"), str(folder / "coarse"), *runs)
+    else:
+        session.run("python", "packages/fiber-train/tests/light_up.py", str(folder / "fine"), "--least", "2")
+    tests = ROOT / "packages" / "fiber-train" / "tests"
+    run_pytest(session, tests / "demo")
+    runs = [Path("demo", "runs", recipe) for recipe in ("vqa", "caption_mle", "nlvr2")]
+    given = (f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'coarse'}", "data.num_workers=0")
+    for run in runs:
+        session.run("fiber", "train", run.name, "small", *given, f"out={run}", "trainer.max_steps=20")
+    checkpoints = map(str, (folder / "fine", folder / "coarse", *runs))
     images = ("--images", str(folder / "scenes" / "images" / "val"))
-    session.run(
-        "python", "packages/fiber-train/tests/drive_demo.py", *checkpoints, *images, "--out", "demo/screenshots"
-    )
+    session.run("python", str(tests / "drive_demo.py"), *checkpoints, *images, "--out", "demo/screenshots")
 
 
 @nox.session

@@ -2,7 +2,7 @@
 
     python drive_demo.py quickstart/fine quickstart/coarse --images quickstart/scenes/images/val --out screenshots
 
-Needs `fiber-train[demo]`, playwright, and the distribution's Chromium (`CHROMIUM`, by default /usr/bin/chromium).
+Every task must be among the checkpoints': the tab of one that is missing fails. Needs `fiber-train[demo]`, playwright, and the distribution's Chromium (`CHROMIUM`, by default /usr/bin/chromium).
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from urllib.request import urlopen
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PATIENCE = 180_000  # milliseconds for an answer, of slow machines
+COLORS = 32  # of a screenshot
 SIZES = {"desktop": (1200, 1000), "phone": (390, 844)}
 
 
@@ -71,34 +74,44 @@ def served(options: argparse.Namespace) -> Iterator[str]:
 
 
 def drive(browser: Browser, url: str, out: Path) -> None:
-    """All tasks at both sizes, in light and dark; what leaves this machine fails."""
+    """All tasks at both sizes, in light and dark; what leaves this machine, or tries to, fails."""
     fetched: set[str] = set()
-    tabs: dict[str, None] = {}  # all of those that the wide page shows
+    complaints: list[str] = []
     for number, (size, (width, height)) in enumerate(SIZES.items()):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=("light", "dark")[number]
         )
         page = context.new_page()
         page.on("request", lambda request: fetched.add(request.url))
-        page.on("pageerror", lambda error: sys.stderr.write(f"page error: {error}\n"))
+        page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
+        page.on("console", lambda told: complaints.append(told.text) if "Content Security" in told.text else None)
         page.goto(f"{url}?__theme={('light', 'dark')[number]}")
         expect(page.get_by_role("heading", name="Ask FIBER")).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_role("tab").first).to_be_visible(timeout=PATIENCE)
-        tabs |= dict.fromkeys(filter(None, (each.inner_text().strip() for each in page.get_by_role("tab").all())))
-        for tab in tabs:
+        for tab, task in TASKS.items():
             open_tab(page, tab)
-            TASKS[tab](page)
+            task(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, f"{tab} is wider than {width} px"
-            page.screenshot(path=out / f"{size}-{tab.lower().replace(' ', '-')}.png", full_page=True)
+            keep(page, out / f"{size}-{tab.lower().replace(' ', '-')}.png")
             print(f"{size}: {tab}", flush=True)  # noqa: T201
         page.get_by_role("button", name="What the models know").click()
         expect(page.get_by_text("million parameters").first).to_be_visible()
-        page.screenshot(path=out / f"{size}-about.png", full_page=True)
+        keep(page, out / f"{size}-about.png")
+        uploads(page)
         content = page.content()
         assert str(Path.cwd()) not in content, "no folder of the server's is on the page"
         context.close()
     elsewhere = [each for each in fetched if not each.startswith((url, "data:", "blob:"))]
     assert not elsewhere, f"fetched from elsewhere: {elsewhere}"
+    assert not complaints, "\n".join(complaints)
+
+
+def keep(page: Page, path: Path) -> None:
+    """A screenshot, in few colors: small enough for the docs."""
+    page.mouse.move(0, 0)
+    page.screenshot(path=path, full_page=True)
+    with Image.open(path) as shot:
+        shot.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -135,47 +148,97 @@ def boxes(page: Page) -> None:
 
 
 def look(page: Page) -> None:
-    """The first word, both ways."""
+    """The first word, and another, which looks elsewhere."""
     panel = page.get_by_role("tabpanel").filter(visible=True)
-    panel.locator(".fiber-choice label").first.click()
-    expect(panel.locator(".fiber-look img").first).to_be_visible(timeout=PATIENCE)
-    shown = panel.locator(".fiber-look").last
-    expect(shown).to_contain_text("by Grad-CAM", timeout=PATIENCE)
-    panel.get_by_label("attention", exact=True).click()
-    expect(shown).to_contain_text("by attention", timeout=PATIENCE)
-    panel.get_by_label("Grad-CAM", exact=True).click()
-    expect(shown).to_contain_text("by Grad-CAM", timeout=PATIENCE)
+    shown = panel.locator(".fiber-look img").first
+    choices = panel.locator(".fiber-choice label")
+    choices.nth(1).click()
+    expect(shown).to_be_visible(timeout=PATIENCE)
+    before = shown.get_attribute("src") or ""
+    choices.first.click()
+    expect(shown).not_to_have_attribute("src", before, timeout=PATIENCE)
+    expect(panel.locator(".fiber-look").last).to_contain_text(f"“{choices.first.inner_text().strip()}”, by Grad-CAM")
+
+
+def uploads(page: Page) -> None:
+    """What cannot be read is told at once, in a sentence; what can be is asked about."""
+    photo, large = BytesIO(), BytesIO()
+    Image.new("RGB", (90, 60), "red").save(photo, "PNG")
+    Image.new("L", (6000, 5000)).save(large, "PNG")
+    told, field = page.locator(".fiber-told").first, page.locator(".fiber-image").first
+    given = {
+        "photo.heic": (bytes(600), "no image that can be read here"),
+        "many.png": (large.getvalue(), "more than 25 million pixels"),
+        "large.png": (photo.getvalue() + bytes(21_000_000), None),
+        "photo.png": (photo.getvalue(), ""),
+    }
+    for name, (content, sentence) in given.items():
+        remove = field.get_by_role("button", name=re.compile("remove|clear", re.IGNORECASE))
+        if remove.count():
+            remove.first.click()
+        field.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+        if sentence is None:
+            expect(page.get_by_text("exceeds the maximum allowed size").first).to_be_visible(timeout=PATIENCE)
+        elif sentence:
+            expect(told).to_contain_text(sentence, timeout=PATIENCE)
+        else:
+            expect(told.locator(".fiber-error")).to_have_count(0, timeout=PATIENCE)
+            expect(field.locator("img")).to_be_visible(timeout=PATIENCE)
 
 
 def answers(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
     rows = page.locator("#answers .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
-    assert "%" in rows.first.inner_text()
+    shares = [percent(rows.nth(place)) for place in range(rows.count())]
+    assert len(shares) == 5, "the five best"
+    assert shares == sorted(shares, reverse=True), "best first"
     page.locator("#why label").first.click()
     expect(page.locator("#reasons img").first).to_be_visible(timeout=PATIENCE)
-    look(page)
+    expect(page.locator("#reasons")).to_contain_text("by Grad-CAM")
 
 
 def captions(page: Page) -> None:
     page.get_by_role("button", name="Describe", exact=True).click()
     rows = page.locator("#captions .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
-    assert rows.count() == 3, "as many captions as were asked for"
+    written = [rows.nth(place).locator("b").inner_text() for place in range(rows.count())]
+    assert len(set(written)) == 3, "as many captions as were asked for, each another"
     look(page)
 
 
 def search(page: Page) -> None:
     page.get_by_role("button", name="Match with the image").click()
-    expect(page.locator("#search .fiber-row").first).to_be_visible(timeout=PATIENCE)
+    rows = page.locator("#search .fiber-row")
+    expect(rows.nth(1)).to_contain_text("cosine", timeout=PATIENCE)
+    percent(rows.first)
     page.get_by_role("button", name="Search", exact=True).click()
-    expect(page.locator("#search figure").nth(5)).to_be_visible(timeout=PATIENCE)
-    look(page)
+    found = page.locator("#search figure")
+    expect(found.nth(5)).to_be_visible(timeout=PATIENCE)
+    scores = [float(found.nth(place).locator("small").inner_text()) for place in range(found.count())]
+    assert scores == sorted(scores, reverse=True), "best first"
 
 
 def judge(page: Page) -> None:
-    page.get_by_role("button", name="Judge", exact=True).click()
-    expect(page.locator("#judge .fiber-row").first).to_be_visible(timeout=PATIENCE)
+    statement = page.get_by_role("textbox", name="statement")
+    shown = []
+    for words in ("both images show a circle", "no image shows a black triangle"):
+        statement.fill(words)
+        page.get_by_role("button", name="Judge", exact=True).click()
+        row = page.locator("#judge .fiber-row").first
+        expect(row).to_be_visible(timeout=PATIENCE)
+        if shown:
+            expect(row).not_to_have_text(shown[-1], timeout=PATIENCE)
+        percent(row)
+        shown.append(row.inner_text())
+
+
+def percent(row: Locator) -> float:
+    """What a row says, which its bar shows."""
+    told = re.search(r"([\d.]+) %", row.inner_text())
+    assert told, f"no probability in {row.inner_text()!r}"
+    assert 0 <= float(told[1]) <= 100
+    return float(told[1])
 
 
 TASKS = {

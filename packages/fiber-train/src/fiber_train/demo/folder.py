@@ -45,7 +45,12 @@ class Folder:
 
             made = generate_scenes(scratch / "scenes", {"val": _GENERATED}, progress=False)
             return cls(find_images(made / "images" / "val"))
-        found, good = find_images(folder), []
+        every = find_images(folder)
+        # a link may lead anywhere, and whatever is found is shown
+        found = [path for path in every if path.resolve().is_relative_to(folder.resolve())]
+        good = []
+        if len(found) < len(every):
+            say(f"{folder}: {len(every) - len(found):,} links lead out of the folder; left out")
         if len(found) > _MOST:
             say(f"{folder} holds {len(found):,} images; the page searches {_MOST:,} of them, spread evenly")
         for path in spread(found, _MOST):
