@@ -15,6 +15,7 @@ import pytest
 import torch
 from fiber_backbone import fiber_tiny
 from fiber_data import FiberProcessor, image_suffixes, read_captions, train_tokenizer
+from fiber_data.suffixes import HEIF
 from fiber_heads import CaptioningConfig, FiberForCaptioning
 from fiber_train.charts import calibration_error
 from fiber_train.checkpoint import load_model
@@ -185,6 +186,27 @@ def test_a_folder_of_images_holds_what_pillow_opens_and_no_folders(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.jpg")  # read at once, and named, by `retrieve`
     names = [path.name for path in find_images(tmp_path)]
     assert [name[0] for name in names] == ["a", "b", "c", "d", "p"]
+
+
+def test_hidden_images_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".thumbnails").mkdir()
+    for name in ("a.jpg", "._a.jpg", ".thumbnails/a.jpg"):
+        (tmp_path / name).write_bytes(b"content")
+    assert find_images(tmp_path) == [tmp_path / "a.jpg"]
+
+
+@pytest.mark.skipif(not HEIF, reason="pillow-heif is installed")
+def test_photos_that_need_an_extra_are_not_passed_over_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"content")
+    with pytest.raises(
+        FileNotFoundError, match=r"can be read here, but 1 of .heic.*: pip install \"fiber-data\[heif\]"
+    ):
+        find_images(tmp_path)
+    (tmp_path / "b.jpg").write_bytes(b"content")
+    assert find_images(tmp_path) == [tmp_path / "b.jpg"]
+    assert 'left out 1 of .heic/.heif/.hif: pip install "fiber-data[heif]"' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a named pipe")

@@ -150,7 +150,11 @@ def load_model(
     folder = find_model(checkpoint)
     model = load_task_model(folder, trusted, tokenizer=tokenizer, answers=answers)
     if not isinstance(model, kind):
-        raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
+        held, needed = (f"{each.__name__} ({each.example})" for each in (type(model), kind))
+        raise ValueError(
+            f"{folder} holds a {held}, but a {needed} is needed; fiber recipes lists what trains one, starting from "
+            f"this with model.checkpoint={folder}"
+        )
     if model.processor is None:
         model.processor = load_processor(folder, trusted=trusted)  # or says why there is none
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), model.processor
