@@ -74,6 +74,16 @@ def test_original_checkpoints(tmp_path: Path) -> None:
         read_original_state_dict(tmp_path / "empty.pth")
 
 
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_shapes_of_a_checkpoint_are_read_without_its_values(name: str, tmp_path: Path) -> None:
+    tensors = {"a.weight": torch.ones(3, 2), "b": torch.zeros(4)}
+    save_file(tensors, tmp_path / name) if name.endswith("safetensors") else torch.save(tensors, tmp_path / name)
+    found = read_original_state_dict(tmp_path / name, only_shapes=True)
+    assert {key: (value.shape, value.is_meta) for key, value in found.items()} == {
+        key: (value.shape, True) for key, value in tensors.items()
+    }
+
+
 def test_saved_models(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"is not a folder; pass a folder written by save_pretrained or a hub name"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_a_folder_is_enough_and_what_comes_next_works_as_pasted(
     ]
     assert main(commands[0][1:]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_what_is_to_be_told_apart_is_said_and_what_is_wrong_only_once(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (photos / "boxes.jsonl").read_text().splitlines()]
+    name = lines[0]["boxes"][0]["name"]
+    lines[0]["boxes"] = [{**lines[0]["boxes"][0], "name": other} for other in (name.upper(), f"{name}s")]
+    lines[1]["boxes"].append({"box": [900, 900, 950, 950], "name": name})
+    (photos / "boxes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["train", "detect", str(photos), "--dry-run", *SMALL, *ONE, *LITTLE]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"^data to measure on: \d+ samples \(detection\) held out of train, by ids alone", said.out, re.M)
+    (categories,) = (line for line in said.out.splitlines() if line.startswith("categories: "))
+    counts = Counter(box["name"] for line in lines for box in line["boxes"] if box["box"][0] < 900)
+    assert f"categories: {len(counts)}, with boxes: " in categories and "2 of them with fewer than 3" in categories
+    assert f"differ only in case or number, and each is learned apart from the others: {name!r}" in said.out or (
+        repr(name) in said.out and repr(name.upper()) in said.out and repr(f"{name}s") in said.out
+    )
+    assert said.err.count("1 are left out, being empty or wholly outside") == 1
+    assert said.err.startswith("warning: ") and "UserWarning" not in said.err
 
 
 def test_a_split_of_the_folder_is_held_out_or_a_share(scenes: Path, photos: Path, tmp_path: Path) -> None:

@@ -52,16 +52,17 @@ def _inert_class(name: str) -> type:
     return type(name.rpartition(".")[2], (), {"__init__": lambda self, *args, **kwargs: None, "__module__": __name__})
 
 
-def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_original_state_dict(path: str | Path, *, only_shapes: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, without running anything that the file holds.
 
     Training state beside the weights may name classes of the original's libraries; they are read as inert stand-ins.
 
     Args:
         path: A `.safetensors` file or a file of `torch.save`, weights at the top or under `state_dict` or `model`.
+        only_shapes: Whether to leave the values on disk, to look at what a file is of.
 
     Returns:
-        Name to tensor, on the CPU, with a leading `module.` stripped.
+        Name to tensor, on the CPU (without values on the device meta), with a leading `module.` stripped.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -73,12 +74,13 @@ def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"checkpoint {path} does not exist; pass the path of a .ckpt, .pth, .pt, .bin or .safetensors file"
         )
     if path.suffix == ".safetensors":
-        return read_tensors(path)
+        return read_tensors(path, only_shapes=only_shapes)
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
+            device = "meta" if only_shapes else "cpu"
             mapped = zipfile.is_zipfile(path)  # a queue of images, which nobody reads here, takes 7 GB
-            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            content: Any = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         reason = "" if "weights_only" in reason else f" ({reason:.200})"  # torch's advice to read it unsafely

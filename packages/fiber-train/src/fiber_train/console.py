@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 TRACEBACK = "FIBER_TRACEBACK"  # set in the environment by those who look for the cause in the code
 _LONGEST = 1000  # characters of a sentence, which names a path or two
@@ -30,7 +32,8 @@ def run_command(name: str, run: Callable[[], int]) -> int:
         if getattr(sys, stream) is None:  # closed by who started it; what is printed goes nowhere
             setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
     try:
-        status = _told(name, run)
+        with _plain_warnings():
+            status = _told(name, run)
         sys.stdout.flush()
     except BrokenPipeError:
         status = 1
@@ -40,6 +43,26 @@ def run_command(name: str, run: Callable[[], int]) -> int:
     finally:
         _drop_output()
     return status
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings to users are sentences, each said once; those to programmers keep the place in the code."""
+    before, told = warnings.formatwarning, set[str]()
+
+    def formatted(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        if category is not UserWarning or os.environ.get(TRACEBACK):
+            return before(message, category, *where)
+        text = f"warning: {message}\n"
+        new = text not in told
+        told.add(text)
+        return text * new
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _told(name: str, run: Callable[[], int]) -> int:

@@ -13,7 +13,7 @@ import torch
 from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 
-from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
+from fiber_train.config import DataConfig, OptimConfig, TrainConfig, TrainerConfig, as_share
 from fiber_train.coverage import SAMPLED_TEXTS, judge_tokenizer
 from fiber_train.data import TrainingData
 from fiber_train.machine import describe_machine, installed_versions
@@ -82,6 +82,7 @@ def summarize(
         device: Of the process.
     """
     config = task.config
+    classes = None if isinstance(samples, SourceSamples) else task.classes(model, samples)
     lines = [
         _device_line(trainer, device),
         f"machine: {describe_machine()}",
@@ -89,7 +90,8 @@ def summarize(
         *_model_lines(model, config, processor, report),
         f"data to learn from: {_count(samples)} of {config.data.train_split}",
         *filter(None, [describe_epoch(task, sampling)]),
-        f"data to measure on: {_count(held_out)} of {config.data.eval_split}",
+        f"data to measure on: {_count(held_out)} {_origin(config.data)}",
+        *([str(classes)] if classes is not None else []),
         _step_line(trainer, data),
         _rate_line(optimizer, config.optim, trainer.max_steps),
         _memory_line(model, config.optim),
@@ -98,6 +100,7 @@ def summarize(
         *_model_warnings(model, report, processor, device),
         *_warmup_warnings(config.optim, trainer.max_steps),
         *_text_warnings(task, samples, processor),
+        *(classes.warnings() if classes is not None else []),
     ]
     return Summary(lines, warnings)
 
@@ -143,6 +146,13 @@ def _count(samples: Any) -> str:
         return _plural(len(samples), "sample")
     except TypeError:  # a stream of somebody's
         return "samples"
+
+
+def _origin(data: DataConfig) -> str:
+    """Where what is measured on comes from."""
+    if as_share(data.eval_split) is None:
+        return f"of {data.eval_split}"
+    return f"held out of {data.train_split}, by ids alone (data.eval_split={data.eval_split})"
 
 
 def _step_line(trainer: TrainerConfig, data: TrainingData) -> str:

@@ -16,6 +16,7 @@ from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
+from fiber_train.classes import Classes
 from fiber_train.config import as_share, share_of_lines
 from fiber_train.drawing import show_look
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
@@ -83,6 +84,12 @@ class Answering(Task[AnsweringSettings]):
             counted: Any = glance(self._counted(samples), "id", "multiple_choice_answer")
             vocabulary = AnswerVocabulary.from_annotations(counted, min_count=self.settings.min_count)
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
+
+    def classes(self, model: FiberForQuestionAnswering, samples: Sequence[QuestionSample]) -> Classes:
+        """Answers, with the questions to which most people gave them."""
+        given = (each.get("multiple_choice_answer") for each in glance(samples, "multiple_choice_answer"))
+        counts = Counter(normalize_answer(answer) for answer in given if answer is not None)
+        return Classes("answers", "questions", {name: counts[name] for name in model.config.answers})
 
     def make_dataset(
         self, samples: Sequence[QuestionSample], transform: Transform, training: bool, model: FiberForQuestionAnswering
