@@ -343,9 +343,8 @@ def test_a_coarse_model_finds_no_boxes(coarse: Path, scenes: Path, capsys) -> No
     image = str(next((scenes / "images" / "val").glob("*.png")))
     assert main(["detect", image, "--categories", "circle", "--checkpoint", str(coarse)]) == 1
     said = capsys.readouterr().err
-    assert "holds a FiberForPretraining (model.retrieve(" in said
-    assert "but a FiberForGrounding (model.detect(" in said
-    assert "is needed; fiber recipes lists what trains one" in said
+    assert 'holds a FiberForPretraining (model.retrieve(["a.jpg"' in said
+    assert 'but a FiberForGrounding (model.detect("photo.jpg", ["dog", "cat"])) is needed' in said
 
 
 def test_boxes_of_a_folder_are_read_by_others(finetune, scenes: Path, tmp_path: Path) -> None:

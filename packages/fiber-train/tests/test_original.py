@@ -163,6 +163,8 @@ def test_what_cannot_be_loaded_is_one_sentence(
     for words, message in cases:
         assert main(["convert", words[0], str(out), *words[1:]]) == 1
         assert message in capsys.readouterr().err
+    assert main(["detect", "photo.jpg", "--categories", "dog", "--checkpoint", str(file)]) == 1  # neither is asked for
+    assert "vqa.ckpt holds a FiberForQuestionAnswering, made for model.answer(" in capsys.readouterr().err
     assert not out.exists()
     out.mkdir()
     (out / "photo.jpg").write_text("mine")
@@ -184,6 +186,20 @@ def test_answers_may_be_numbered(tmp_path: Path) -> None:
     path.write_text('{"no": 1, "yes": 3}')
     with pytest.raises(ValueError, match=r"ans2label\.json: expected an object from each answer to its class"):
         read_answers(path)
+
+
+def test_answers_of_vqav2_are_numbered_as_they_first_appear(tmp_path: Path) -> None:
+    given = {"train2014": ["net"] * 9 + ["pitcher"] * 5 + ["rare"] * 8, "val2014": ["yes"] * 12 + ["pitcher"] * 4}
+    for split, answers in given.items():
+        rows = [{"question_id": i, "image_id": i} for i in range(len(answers))]
+        asked = {"questions": [{**row, "question": "what?"} for row in rows]}
+        said = [
+            {**row, "multiple_choice_answer": one, "answers": [{"answer": one}]}
+            for row, one in zip(rows, answers, strict=True)
+        ]
+        (tmp_path / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps(asked))
+        (tmp_path / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": said}))
+    assert read_answers(tmp_path) == ("net", "pitcher", "yes")
 
 
 def test_a_name_on_the_hub_is_loaded_if_no_such_path_is_here(options, tmp_path: Path, monkeypatch) -> None:
