@@ -183,27 +183,29 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """`fiber demo` asked by programs and in a headless Chromium: `nox -s demo -- QUICKSTART`; by default a tiny one.
+    """`fiber demo`, in a browser, too: `nox -s demo -- [QUICKSTART [VQA CAPTION_MLE NLVR2] [--docs docs/images]]`.
 
-    Models of the other tasks are trained for seconds from the quickstart's coarse stage, in demo/runs. Where words look
-    is measured on fresh scenes, which only a whole quickstart's model passes.
+    By default the quickstart is a tiny one, and the runs of the other tasks are trained for seconds from its coarse
+    stage. Where words look is measured on fresh scenes, which only whole models pass. `--docs` renews the guide's
+    screenshots.
     """
     install_wheels(session, closure("fiber-train"), *nox.project.dependency_groups(PROJECTS["fiber-train"], "demo"))
-    folder = Path(*session.posargs[:1] or ["demo", "quickstart"])
+    folder, tests = Path(*session.posargs[:1] or ["demo", "quickstart"]), "packages/fiber-train/tests"
+    runs = [word for word in session.posargs[1:] if Path(word).joinpath("config.yaml").is_file()]
+    rest = [word for word in session.posargs[1:] if word not in runs]
     if not session.posargs:
         few = ("trainer.max_steps=20", "trainer.batch_size=16", "task.detection.score_threshold=0")
         session.run("fiber", "quickstart", "--out", str(folder), *few)
-    else:
-        session.run("python", "packages/fiber-train/tests/light_up.py", str(folder / "fine"), "--least", "2")
-    tests = ROOT / "packages" / "fiber-train" / "tests"
-    run_pytest(session, tests / "demo")
-    runs = [Path("demo", "runs", recipe) for recipe in ("vqa", "caption_mle", "nlvr2")]
-    given = (f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'coarse'}", "data.num_workers=0")
-    for run in runs:
-        session.run("fiber", "train", run.name, "small", *given, f"out={run}", "trainer.max_steps=20")
-    checkpoints = map(str, (folder / "fine", folder / "coarse", *runs))
-    images = ("--images", str(folder / "scenes" / "images" / "val"))
-    session.run("python", str(tests / "drive_demo.py"), *checkpoints, *images, "--out", "demo/screenshots")
+    session.run("pytest", "--config-file=pyproject.toml", "--rootdir=.", "--import-mode=importlib", f"{tests}/demo")
+    if session.posargs:
+        session.run("python", f"{tests}/light_up.py", str(folder / "fine"), "--least", "2")
+    if not runs:
+        data = (f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'coarse'}", "data.num_workers=0")
+        for recipe in ("vqa", "caption_mle", "nlvr2"):
+            runs.append(f"demo/runs/{recipe}")
+            session.run("fiber", "train", recipe, "small", *data, f"out={runs[-1]}", "trainer.max_steps=20")
+    shown = (str(folder / "fine"), str(folder / "coarse"), *runs, "--images", str(folder / "scenes" / "images" / "val"))
+    session.run("python", f"{tests}/drive_demo.py", *shown, "--out", "demo/screenshots", *rest)
 
 
 @nox.session

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,18 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PATIENCE = 180_000  # milliseconds for an answer, of slow machines
 COLORS = 32  # of a screenshot
+# words whose contrast is below WCAG's 4.5
+CONTRAST = """panel => {
+  const numbers = color => color.match(/[\\d.]+/g).map(Number);
+  const linear = part => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const light = color => { const [r, g, b] = numbers(color).map(linear); return 0.2126*r + 0.7152*g + 0.0722*b; };
+  const behind = node => { const color = getComputedStyle(node).backgroundColor;
+    return numbers(color)[3] === 0 ? behind(node.parentElement) : color; };
+  return [...panel.querySelectorAll('.fiber-words span')].filter(word => {
+    const [low, high] = [light(getComputedStyle(word).color), light(behind(word))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05) < 4.5;
+  }).map(word => word.textContent);
+}"""
 SIZES = {"desktop": (1200, 1000), "phone": (390, 844)}
 
 
@@ -33,6 +46,7 @@ def main() -> int:
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--images", required=True)
     parser.add_argument("--out", type=Path, default=Path("screenshots"))
+    parser.add_argument("--docs", type=Path, help="folder where the guide's are renewed")
     parser.add_argument("--port", type=int, help="of a demo that runs already")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +58,16 @@ def main() -> int:
             drive(browser, url, options.out)
         finally:
             browser.close()
+    if options.docs:
+        shown = {f"desktop-{place(tab)}": f"demo-{place(tab)}" for tab in TASKS} | {"phone-boxes": "demo-phone"}
+        for name, renewed in shown.items():
+            shutil.copyfile(options.out / f"{name}.png", options.docs / f"{renewed}.png")
     return 0
+
+
+def place(tab: str) -> str:
+    """A tab's name as a file's."""
+    return tab.lower().replace(" ", "-")
 
 
 @contextmanager
@@ -92,7 +115,7 @@ def drive(browser: Browser, url: str, out: Path) -> None:
             open_tab(page, tab)
             task(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, f"{tab} is wider than {width} px"
-            keep(page, out / f"{size}-{tab.lower().replace(' ', '-')}.png")
+            keep(page, out / f"{size}-{place(tab)}.png")
             print(f"{size}: {tab}", flush=True)  # noqa: T201
         page.get_by_role("button", name="What the models know").click()
         expect(page.get_by_text("million parameters").first).to_be_visible()
@@ -130,10 +153,16 @@ def boxes(page: Page) -> None:
     page.get_by_role("button", name="Find", exact=True).click()
     expect(page.locator("#boxes .fiber-error")).to_contain_text("is empty", timeout=PATIENCE)
     text.fill(asked)
-    page.get_by_role("button", name="Find", exact=True).click()
+    text.press("Enter")
     result = page.locator("#boxes")
     expect(result.locator("svg").first).to_be_visible(timeout=PATIENCE)
     expect(result.locator(".fiber-words span").first).to_be_visible()
+    weak = result.evaluate(CONTRAST)
+    assert not weak, f"words that are hardly legible: {weak}"
+    box = result.locator("svg g").first
+    box.focus()
+    assert re.fullmatch(r".+: 0\.\d\d", box.get_attribute("aria-label") or ""), "the keyboard reaches the score too"
+    assert re.fullmatch(r".+: 0\.\d\d", box.locator("title").text_content() or ""), "hover shows it"
     before = result.locator("svg rect").count()
     slider = page.get_by_role("spinbutton", name=re.compile("threshold")).first
     slider.fill("0.05")
@@ -190,7 +219,7 @@ def answers(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
     rows = page.locator("#answers .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
-    shares = [percent(rows.nth(place)) for place in range(rows.count())]
+    shares = [percent(rows.nth(row)) for row in range(rows.count())]
     assert len(shares) == 5, "the five best"
     assert shares == sorted(shares, reverse=True), "best first"
     page.locator("#why label").first.click()
@@ -202,7 +231,7 @@ def captions(page: Page) -> None:
     page.get_by_role("button", name="Describe", exact=True).click()
     rows = page.locator("#captions .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
-    written = [rows.nth(place).locator("b").inner_text() for place in range(rows.count())]
+    written = [rows.nth(row).locator("b").inner_text() for row in range(rows.count())]
     assert len(set(written)) == 3, "as many captions as were asked for, each another"
     look(page)
 
@@ -215,7 +244,7 @@ def search(page: Page) -> None:
     page.get_by_role("button", name="Search", exact=True).click()
     found = page.locator("#search figure")
     expect(found.nth(5)).to_be_visible(timeout=PATIENCE)
-    scores = [float(found.nth(place).locator("small").inner_text()) for place in range(found.count())]
+    scores = [float(found.nth(row).locator("small").inner_text()) for row in range(found.count())]
     assert scores == sorted(scores, reverse=True), "best first"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 from torch import Tensor
@@ -92,7 +92,7 @@ def _image_input(path: Path, label: str, height: int, load: Load) -> gr.Image:
         elem_classes="fiber-image",
     )
     # the file as it came: Gradio would decode it whole, whatever its size, and say what is wrong with its path
-    image.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
+    cast(Any, image).preprocess = lambda payload: payload and payload.path
     told = gr.HTML(elem_classes="fiber-told")
     image.change(_told(checked), image, told, show_progress="hidden", **ONE_AT_A_TIME)
     return image
