@@ -164,7 +164,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
         assert main(["convert", words[0], str(out), *words[1:]]) == 1
         assert message in capsys.readouterr().err
     assert main(["detect", "photo.jpg", "--categories", "dog", "--checkpoint", str(file)]) == 1  # neither is asked for
-    assert "vqa.ckpt holds a FiberForQuestionAnswering, made for model.answer(" in capsys.readouterr().err
+    assert "vqa.ckpt holds a FiberForQuestionAnswering (model.answer(" in capsys.readouterr().err
     assert not out.exists()
     out.mkdir()
     (out / "photo.jpg").write_text("mine")
