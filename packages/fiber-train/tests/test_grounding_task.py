@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactor
     """`finetune(recipe, *overrides)` gives the folder of a run of three steps."""
     folder = tmp_path_factory.mktemp("grounding")
 
+    @cache
     def run(recipe: str, *overrides: str, name: str = "run") -> Path:
         out = folder / f"{recipe}-{name}"
         given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={out}", *FEW, *LITTLE, *overrides]
