@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_the_texts_of_a_file_are_ranked_for_each_image(
 
 
 def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    photos, index, query = tmp_path / "photos", tmp_path / "index", "a large red circle"
+    photos, index, query = tmp_path / "photos", tmp_path / "an index", "a large red circle"
     shutil.copytree(scenes / "images" / "val", photos)
     checkpoint = ["--checkpoint", str(run)]
 
@@ -113,6 +114,9 @@ def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_pat
         return [line.split() for line in capsys.readouterr().out.splitlines()]
 
     assert main(["index", str(photos), *checkpoint, "--out", str(index)]) == 0
+    typed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main(typed[1:]) == 0, "what it says to type works"
+    assert len(capsys.readouterr().out.splitlines()) == 5
     assert ask("--index", str(index)) == ask("--images", str(photos))
     assert ask("--index", str(index), "--rerank", "5") == ask("--images", str(photos), "--rerank", "5")
     best = Path(ask("--index", str(index))[0][-1])
@@ -124,6 +128,9 @@ def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_pat
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{query}\n\na blue square\n"))
     assert main(["retrieve", *checkpoint, "--index", str(index), "--format", "jsonl"]) == 0
     assert [json.loads(line)["query"] for line in capsys.readouterr().out.splitlines()] == [query, "a blue square"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{query}\na blue square\n"))
+    assert main(["retrieve", *checkpoint, "--index", str(index), "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[::3] == [query, "a blue square"]
     kept = ImageIndex.load(index)
     kept.model = "other"
     with pytest.raises(ValueError, match="the index is of another model"):

@@ -201,8 +201,8 @@ def _decode(source: Any, name: str, wanted: _Wanted) -> tv_tensors.Image:
         raise
     except Image.DecompressionBombError as error:
         raise BrokenImageError(
-            f"{name}: too many pixels for safety ({error}); if you trust it, raise max_pixels (data.max_pixels of a "
-            "run) or PIL.Image.MAX_IMAGE_PIXELS"
+            f"{name}: too many pixels for safety ({error}); make it smaller or, if you trust it, raise max_pixels "
+            "(data.max_pixels of a run) or PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except Exception as error:  # a damaged file makes Pillow's many decoders raise almost anything
         ending = Path(name).suffix.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -56,14 +57,16 @@ def _retrieve(options: Namespace) -> int:
     queries: Iterable[str] = [options.query]
     if options.index is None:
         if options.query is None:
-            raise ValueError("--query: say what to look for; several queries are for an index (fiber index)")
+            raise ValueError(
+                "--query: say what to look for, or give --texts; several queries are for an index (fiber index)"
+            )
         names, model = find_inputs(options.images), _load(options)
         find = partial(search, model, names)
     else:
         find = partial(ImageIndex.load(options.index).search, _load(options))
         if options.query is None:
             queries = (line.strip() for line in sys.stdin if line.strip())
-    with listing(options, several=False) as written:
+    with listing(options, several=options.query is None) as written:
         for query in queries:
             found = find(query, top=options.top, rerank=options.rerank, batch_size=options.batch_size)
             written.add(_ranked(query, found))
@@ -145,9 +148,8 @@ def _index(options: Namespace) -> int:
     names = find_inputs(options.images)
     made = make_index(_load(options), names, old, options.batch_size)
     made.save(options.out)
-    sys.stdout.write(
-        f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --query '...' searches them\n"
-    )
+    words = ["fiber", "retrieve", "--index", str(options.out), "--checkpoint", str(options.checkpoint), "--query"]
+    sys.stdout.write(f"{len(made.names):,} images in {options.out}; to search them:\n{shlex.join(words)} '...'\n")
     return 0
 
 
