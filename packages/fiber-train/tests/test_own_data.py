@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone.seams import available
 from fiber_data import load_processor, train_tokenizer
 from fiber_data.formats import read_captions, read_detection, read_questions
 from fiber_heads import CaptioningConfig, FiberForCaptioning
-from fiber_train.cli import main
+from fiber_train.cli import build_parser, main
 from fiber_train.config import load_config
 from fiber_train.coverage import covers
 from fiber_train.own_data import is_own, resolve_own
@@ -76,6 +77,18 @@ def test_a_folder_is_enough_and_what_comes_next_works_as_pasted(
     ]
     assert main(commands[0][1:]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_what_to_type_next_has_verbs_and_options_that_there_are() -> None:
+    """Words that a verb does not know would be left over, or end the program."""
+    tasks = [entry.load() for entry in available("fiber.tasks").values()]
+    commands = [command for task in tasks for command in task.commands]
+    assert len(commands) > 8
+    for command in commands:
+        program, verb, *words = shlex.split(command.replace("{images}", "a.png b.png"))
+        options, rest = build_parser(verb).parse_known_args([verb, *words])
+        assert program == "fiber" and callable(options.run)
+        assert rest == [], command
 
 
 def test_what_is_to_be_told_apart_is_said_and_what_is_wrong_only_once(

@@ -9,6 +9,8 @@ from shlex import quote
 from string import Formatter
 from typing import Any
 
+from fiber_heads.grounding.asking import category_names
+
 from fiber_train.tasks.base import Task
 
 _MOST_CATEGORIES = 8  # in a line
@@ -29,8 +31,14 @@ def next_commands(task: Task[Any], run: str | Path, samples: Any) -> list[str]:
             known = {**dict(_words(sample)), **known}
     detection = getattr(samples, "detection", None)
     if detection is not None:
-        known["categories"] = quote(", ".join(list(detection.categories.values())[:_MOST_CATEGORIES]))
+        known["categories"] = quote(_listed(list(dict.fromkeys(detection.categories.values()))[:_MOST_CATEGORIES]))
     return [each.format(**known) for each in task.commands if _fields(each) <= known.keys()]
+
+
+def _listed(names: list[str]) -> str:
+    """Names as one text that is split into them again."""
+    text = ", ".join(names)
+    return text if category_names(text) == names else f"{'; '.join(names)};"
 
 
 def _fields(command: str) -> set[str]:
