@@ -56,7 +56,8 @@ def test_a_question_without_an_answer_is_left_out_among_answered_ones(root: Path
     asked = {"image": "0.png", "question": "What?"}
     test = {"image": "1.png", "question": "Why?", "split": "test"}
     write(root / "questions.jsonl", {**asked, **blank}, {**asked, "answer": "a"}, {**test, **blank})
-    samples = read_plain_questions(root)
+    with pytest.warns(UserWarning, match="of the questions 1 have no answer"):
+        samples = read_plain_questions(root)
     assert [sample.get("answers") for sample in samples] == [["a"] * 10, None], "a test split has no answers"
     (fault,) = samples.faults
     assert str(fault) == "1 have no answer (the first: line 1); these are left out"
