@@ -101,7 +101,8 @@ def _index(options: Namespace) -> int:
     made = make_index(_load(options), names, old, options.batch_size)
     made.save(options.out)
     sys.stdout.write(
-        f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --query '...' searches them\n"
+        f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --checkpoint "
+        f"{options.checkpoint} --query '...' searches them\n"
     )
     return 0
 
