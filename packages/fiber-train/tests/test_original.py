@@ -15,8 +15,12 @@ from fiber_data import train_tokenizer
 from fiber_heads import AutoFiber
 from fiber_train import checkpoint
 from fiber_train.cli import main
+from fiber_train.config import load_config
+from fiber_train.data import build_processor
 from fiber_train.evaluation import Evaluation
 from fiber_train.original import read_answers
+from lightning_fabric import Fabric
+from PIL import Image
 
 from .originals import ANSWERS, make, save
 
@@ -165,7 +169,9 @@ def test_what_cannot_be_loaded_is_one_sentence(
     for words, message in cases:
         assert main(["convert", words[0], str(out), *words[1:]]) == 1
         assert message in capsys.readouterr().err
-    assert main(["detect", "photo.jpg", "--categories", "dog", "--checkpoint", str(file)]) == 1  # neither is asked for
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64)).save(photo)
+    assert main(["detect", str(photo), "--categories", "dog", "--checkpoint", str(file)]) == 1  # neither is asked for
     assert "vqa.ckpt holds a FiberForQuestionAnswering (model.answer(" in capsys.readouterr().err
     assert not out.exists()
     out.mkdir()
@@ -181,6 +187,12 @@ def test_without_network_the_tokenizer_can_be_given(answers: str, tmp_path: Path
     assert "the hub cannot be reached; give a folder with its files: --tokenizer FOLDER" in capsys.readouterr().err
 
 
+def test_a_run_without_its_tokenizer_says_which_setting_names_another(tmp_path: Path) -> None:
+    config = load_config("vqa", ["data.root=.", f"data.tokenizer={tmp_path / 'none'}", f"out={tmp_path / 'run'}"])
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer at '.*none'.*; data.tokenizer=SOURCE names another"):
+        build_processor(config, lambda *_: None, (), Fabric(accelerator="cpu", devices=1))
+
+
 def test_answers_may_be_numbered(tmp_path: Path) -> None:
     path = tmp_path / "ans2label.json"
     path.write_text('{"no": 1, "yes": 0, "red": 2}')
@@ -192,11 +204,12 @@ def test_answers_may_be_numbered(tmp_path: Path) -> None:
 
 def test_answers_of_vqav2_are_numbered_as_they_first_appear(tmp_path: Path) -> None:
     given = {"train2014": ["net"] * 9 + ["pitcher"] * 5 + ["rare"] * 8, "val2014": ["yes"] * 12 + ["pitcher"] * 4}
+    kinds = {"question_type": "what", "answer_type": "other"}
     for split, answers in given.items():
         rows = [{"question_id": i, "image_id": i} for i in range(len(answers))]
         asked = {"questions": [{**row, "question": "what?"} for row in rows]}
         said = [
-            {**row, "multiple_choice_answer": one, "answers": [{"answer": one}]}
+            {**row, **kinds, "multiple_choice_answer": one, "answers": [{"answer": one}]}
             for row, one in zip(rows, answers, strict=True)
         ]
         (tmp_path / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps(asked))
