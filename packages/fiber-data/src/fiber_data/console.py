@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 TRACEBACK = "FIBER_TRACEBACK"  # set in the environment by those who look for the cause in the code
 STOPPED = 3  # exit status of a command that was interrupted
@@ -51,9 +51,11 @@ def _plain_warnings() -> Iterator[None]:
     """Warnings to users are sentences, each said once; those to programmers keep the place in the code."""
     before, told = warnings.formatwarning, set[str]()
 
-    def formatted(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
         if category is not UserWarning or os.environ.get(TRACEBACK):
-            return before(message, category, *where)
+            return before(message, category, filename, lineno, line)
         text = f"warning: {message}\n"
         new = text not in told
         told.add(text)
