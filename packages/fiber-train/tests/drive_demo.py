@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PATIENCE = 180_000  # milliseconds for an answer, of slow machines
-COLORS = 32  # of a screenshot
+COLORS = 256  # of a screenshot: fewer would show others than the page does
 # words whose contrast is below WCAG's 4.5
 CONTRAST = """panel => {
   const numbers = color => color.match(/[\\d.]+/g).map(Number);
@@ -130,11 +130,12 @@ def drive(browser: Browser, url: str, out: Path) -> None:
 
 
 def keep(page: Page, path: Path) -> None:
-    """A screenshot, in few colors: small enough for the docs."""
+    """A screenshot, small enough for the docs."""
     page.mouse.move(0, 0)
     page.screenshot(path=path, full_page=True)
     with Image.open(path) as shot:
-        shot.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        small = shot.convert("RGB").resize((shot.width * 2 // 3, shot.height * 2 // 3), Image.Resampling.LANCZOS)
+        small.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def open_tab(page: Page, name: str) -> None:
