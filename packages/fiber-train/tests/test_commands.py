@@ -250,12 +250,12 @@ def test_nobody_reads_the_output(module: str) -> None:
 def test_a_warning_is_a_sentence_that_is_said_once(console: ModuleType, capsys) -> None:
     def run() -> int:
         for kind in (UserWarning, UserWarning, FutureWarning):
-            sys.stderr.write(warnings.formatwarning("a.jsonl: 1 is left out", kind, "code.py", 7))
+            sys.stderr.write(warnings.formatwarning("a.jsonl: 1 is left out", kind, "unwritten.py", 7))
         return 0
 
     before = warnings.formatwarning
     assert console.run_command("fiber", run) == 0
     first, second = capsys.readouterr().err.splitlines()
     assert first == "warning: a.jsonl: 1 is left out"
-    assert second == "code.py:7: FutureWarning: a.jsonl: 1 is left out", "what is for programmers keeps its place"
+    assert second == "unwritten.py:7: FutureWarning: a.jsonl: 1 is left out", "what is for programmers keeps its place"
     assert warnings.formatwarning is before
