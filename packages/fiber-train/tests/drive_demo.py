@@ -208,7 +208,7 @@ def uploads(page: Page) -> None:
             remove.first.click()
         field.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
         if sentence is None:
-            expect(page.get_by_text("exceeds the maximum allowed size").first).to_be_visible(timeout=PATIENCE)
+            expect(page.get_by_text("exceed the maximum allowed size").first).to_be_visible(timeout=PATIENCE)
         elif sentence:
             expect(told).to_contain_text(sentence, timeout=PATIENCE)
         else:

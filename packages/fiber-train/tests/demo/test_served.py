@@ -112,6 +112,7 @@ def test_people_who_ask_at_once_get_what_each_gets_alone(served: Served, tmp_pat
             said.append(client.predict(image, "a red circle", "phrases of a sentence", 0.05, api_name="/find"))
             # of its session's boxes, without the image
             said.append(client.predict(0.05 + 0.05 * number + 0.01 * turn, api_name="/boxes_html"))
+            client.predict("a red circle", api_name="/choices")  # as the page does when its text changes
             said.append(client.predict(image, "a red circle", "circle", api_name="/look"))  # on the tab of boxes
         return said
 
@@ -196,9 +197,18 @@ def test_no_file_of_the_server_s_can_be_read(served: Served, tmp_path: Path) -> 
     for path in (served.images / "0.png", served.images.parent / "outside.png", "/etc/passwd", tmp_path / "own.png"):
         for form in (path, f"{served.images}/../photos/0.png"):
             assert httpx.get(f"{served.url}/gradio_api/file={form}").status_code in (403, 404)
-        told = {"path": str(path), "orig_name": "0.png", "meta": {"_type": "gradio.FileData"}}
-        with pytest.raises(Exception, match=r"(?i)error|not.*allowed|cannot"):
-            served.client().predict(told, QUESTION, api_name="/ask")
+        assert "event: error" in told_of(served, str(path)), "only what was uploaded can be asked about"
+    with (tmp_path / "own.png").open("rb") as file:
+        uploaded = httpx.post(f"{served.url}/gradio_api/upload", files={"files": file}).json()[0]
+    assert "event: complete" in told_of(served, uploaded)
+
+
+def told_of(served: Served, path: str) -> str:
+    """What a program is told that asks about a path of the server's, which a client would upload first."""
+    call = f"{served.url}/gradio_api/call/ask"
+    image = {"path": path, "orig_name": "0.png", "meta": {"_type": "gradio.FileData"}}
+    event = httpx.post(call, json={"data": [image, QUESTION]}).json()["event_id"]
+    return httpx.get(f"{call}/{event}", timeout=60).text
 
 
 def test_a_search_shows_what_is_in_the_folder_alone(served: Served) -> None:
