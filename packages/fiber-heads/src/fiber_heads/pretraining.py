@@ -394,4 +394,5 @@ def _note_accuracy(metrics: dict[str, Tensor], name: str, logits: Tensor, labels
     """The share of right decisions among `count`, and how many there are here."""
     decided = labels != -100
     right = ((logits.detach().argmax(dim=-1) == labels) & decided).sum()
+    right = right.to(torch.promote_types(logits.dtype, torch.float32))
     metrics[f"{name}_accuracy"], metrics[f"{name}_count"] = right / count.clamp(min=1e-6), decided.sum()
