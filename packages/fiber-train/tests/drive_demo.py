@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PATIENCE = 180_000  # milliseconds for an answer, of slow machines
-COLORS = 256  # of a screenshot: fewer would show others than the page does
+QUALITY = 90  # of a screenshot as WebP: a palette would show other colors than the page does
 # words whose contrast is below WCAG's 4.5
 CONTRAST = """panel => {
   const numbers = color => color.match(/[\\d.]+/g).map(Number);
@@ -61,7 +61,7 @@ def main() -> int:
     if options.docs:
         shown = {f"desktop-{place(tab)}": f"demo-{place(tab)}" for tab in TASKS} | {"phone-boxes": "demo-phone"}
         for name, renewed in shown.items():
-            shutil.copyfile(options.out / f"{name}.png", options.docs / f"{renewed}.png")
+            shutil.copyfile(options.out / f"{name}.webp", options.docs / f"{renewed}.webp")
     return 0
 
 
@@ -115,11 +115,11 @@ def drive(browser: Browser, url: str, out: Path) -> None:
             open_tab(page, tab)
             task(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, f"{tab} is wider than {width} px"
-            keep(page, out / f"{size}-{place(tab)}.png")
+            keep(page, out / f"{size}-{place(tab)}.webp")
             print(f"{size}: {tab}", flush=True)  # noqa: T201
         page.get_by_role("button", name="What the models know").click()
         expect(page.get_by_text("million parameters").first).to_be_visible()
-        keep(page, out / f"{size}-about.png")
+        keep(page, out / f"{size}-about.webp")
         uploads(page)
         content = page.content()
         assert str(Path.cwd()) not in content, "no folder of the server's is on the page"
@@ -130,12 +130,12 @@ def drive(browser: Browser, url: str, out: Path) -> None:
 
 
 def keep(page: Page, path: Path) -> None:
-    """A screenshot, small enough for the docs."""
+    """A screenshot of a page that is at rest, small enough for the docs."""
     page.mouse.move(0, 0)
-    page.screenshot(path=path, full_page=True)
-    with Image.open(path) as shot:
+    expect(page.get_by_text(re.compile("^(processing|queue)")).filter(visible=True)).to_have_count(0, timeout=PATIENCE)
+    with Image.open(BytesIO(page.screenshot(full_page=True))) as shot:
         small = shot.convert("RGB").resize((shot.width * 2 // 3, shot.height * 2 // 3), Image.Resampling.LANCZOS)
-        small.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        small.save(path, quality=QUALITY)
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -258,7 +258,7 @@ def judge(page: Page) -> None:
         row = page.locator("#judge .fiber-row").first
         expect(row).to_be_visible(timeout=PATIENCE)
         if shown:
-            expect(row).not_to_have_text(shown[-1], timeout=PATIENCE)
+            expect(row).not_to_have_text(shown[-1], use_inner_text=True, timeout=PATIENCE)
         percent(row)
         shown.append(row.inner_text())
 

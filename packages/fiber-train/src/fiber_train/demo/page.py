@@ -206,7 +206,7 @@ def _captions(models: Sequence[AskedModel], image: gr.Image, load: Load) -> None
         number = gr.Slider(1, 10, 3, step=1, label="captions", scale=5)
         button = gr.Button("Describe", variant="primary", scale=1, min_width=90)
     result = gr.HTML(elem_id="captions")
-    text = gr.Dropdown([], label="caption", visible=False, allow_custom_value=True)
+    text = gr.Dropdown([], label="caption", visible=False, allow_custom_value=True, elem_classes="fiber-caption")
 
     def describe(path: str | None, count: float) -> tuple[Any, ...]:
         html, written = questions.captions(models, load(path), int(count))

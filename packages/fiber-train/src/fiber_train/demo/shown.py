@@ -27,6 +27,8 @@ _LONG = 30  # characters of a text that needs the width of its row
 STYLE = """
 .fiber-image img{width:100%!important;height:100%!important;object-fit:contain}
 .fiber-told:not(:has(.fiber-error)){display:none}
+.gradio-container td:not(:first-child){word-break:normal;overflow-wrap:normal}
+.fiber-caption input{margin-right:24px!important;text-overflow:ellipsis}
 .fiber-cards{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start}
 .fiber-card{flex:1 1 280px;min-width:0;max-width:520px;border:1px solid var(--border-color-primary);border-radius:10px;
  padding:12px;background:var(--background-fill-secondary);color:var(--body-text-color)}
