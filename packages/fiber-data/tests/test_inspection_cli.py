@@ -93,3 +93,20 @@ def test_an_empty_split_is_inspected_without_fault():
 def test_shared_images_are_found_for_each_pair_of_splits(samples):
     splits = {"train": samples[:6], "val": samples[4:8], "test": samples[8:]}
     assert find_shared(splits) == {("train", "val"): ["004.png", "005.png"]}
+
+
+def test_check_decodes_images_if_asked(tmp_path, capsys):
+    Image.effect_noise((40, 30), 50).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    images = [
+        {"id": number, "file_name": name, "height": 30, "width": 40} for number, name in ((1, "a.jpg"), (2, "b.jpg"))
+    ]
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}]
+    found = {"images": images, "categories": [{"id": 1, "name": "dog"}], "annotations": boxes}
+    (tmp_path / "instances_val.json").write_text(json.dumps(found))
+    assert main(["check", str(tmp_path), "--images"]) == 0
+    assert "cannot be read" not in capsys.readouterr().out, "its head is whole"
+    assert main(["check", str(tmp_path), "--decode"]) == 0
+    out = capsys.readouterr().out
+    assert "of the images 1 cannot be read, and are left out" in out and "b.jpg" in out

@@ -208,7 +208,7 @@ def test_options_are_checked_before_a_model_is_loaded(tmp_path: Path, monkeypatc
         (["classify", "a.jpg", *common], "name the classes, or give one folder with a subfolder for each"),
         (["classify", "a.jpg", "--classes", "x", "--template", "a photo", *common], "'a photo' has no {}"),
         (["caption", "b*.jpg", *common], "b*.jpg: no file is called so"),
-        (["judge", "a.jpg", "a cat", *common], "about two images, but there are 1"),
+        (["judge", "a.jpg", "a cat", *common], "images come in pairs, found 1"),
         ([*detect, "--threshold", "nan"], "--threshold must be at least 0 and at most 1, is nan"),
         (["answer", "a.jpg", "what?", "--top", "0", *common], "--top must be at least 1, is 0"),
         (["caption", "a.jpg", "--top", "0", *common], "--top must be at least 1, is 0"),

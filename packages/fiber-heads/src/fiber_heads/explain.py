@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fiber_heads.processing import Images
-from fiber_heads.task import Reader, TaskModel
+from fiber_heads.task import TaskModel
 
 Way = Literal["grad_cam", "attention"]
 
@@ -80,7 +80,7 @@ def grad_cam(
     tokens: Tensor | None = None,
     target: str | None = None,
     score: Callable[..., Tensor] | None = None,
-    by: Reader | None = None,
+    by: Literal["text", "image"] | None = None,
     pixel_values: Tensor,
     **batch: Any,
 ) -> Tensor:

@@ -72,9 +72,6 @@ class NoSettings:
     """The `config` of a model that has nothing to set: libraries such as peft read one."""
 
 
-Reader = Literal["text", "image"]
-
-
 class TaskModel(PretrainedModel):
     """A backbone with the heads of a task. A subclass adds its heads, `forward(*, ...) -> TaskOutput` and its methods.
 
@@ -97,7 +94,7 @@ class TaskModel(PretrainedModel):
 
     config_class: ClassVar[type[Any] | None] = None
     accepts_loss_kwargs: ClassVar[bool] = False
-    explained_by: ClassVar[Reader] = "text"
+    explained_by: ClassVar[Literal["text", "image"]] = "text"
     example: ClassVar[str] = ""  # an expression of `model` that shows its use, for model cards
     processor: Processor | None = None
     scalars: frozenset[str] = frozenset()
