@@ -10,7 +10,16 @@ import onnxruntime
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
-from fiber_heads import CaptioningConfig, FiberForCaptioning, FiberForGrounding, FiberForRetrieval, GroundingConfig
+from fiber_heads import (
+    AnsweringConfig,
+    CaptioningConfig,
+    FiberForCaptioning,
+    FiberForGrounding,
+    FiberForQuestionAnswering,
+    FiberForRetrieval,
+    FiberForVisualReasoning,
+    GroundingConfig,
+)
 from fiber_heads.export import export_onnx, export_program, quantize_onnx
 from fiber_heads.exported import ExportPart
 from torch import Tensor
@@ -61,6 +70,14 @@ def detection(batch: int, height: int, width: int, length: int) -> dict[str, Ten
     return {**pixels(batch, height, width), "image_sizes": torch.stack(sides, dim=1), **texts(batch, length)}
 
 
+def pairs(batch: int, height: int, width: int, length: int) -> dict[str, Tensor]:
+    return {**pixels(batch, height, width), **texts(batch, length)}
+
+
+def couples(batch: int, height: int, width: int, length: int) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(batch, 2, 3, height, width), **texts(batch, length)}
+
+
 def search_model() -> FiberForRetrieval:
     return random(FiberForRetrieval(backbone()))
 
@@ -69,17 +86,29 @@ def captioner() -> FiberForCaptioning:
     return random(FiberForCaptioning(backbone(decoder_projections=True), CaptioningConfig()))
 
 
+def answerer() -> FiberForQuestionAnswering:
+    return random(FiberForQuestionAnswering(backbone(), AnsweringConfig(("yes", "no", "two"))))
+
+
+def judge() -> FiberForVisualReasoning:
+    return random(FiberForVisualReasoning(backbone()))
+
+
 def detector() -> FiberForGrounding:
     sizes = {"image_size": 64, "depths": (1, 1, 2), "image_num_heads": (1, 1, 2)}
     config = GroundingConfig(channels=8, norm_groups=2, num_blocks=1, strides=(4, 8, 16, 32, 64))
     return random(FiberForGrounding(FiberBackbone.from_config(backbone(**sizes).config.fine_stage()), config))
 
 
+# smaller than a window, as large as one, and larger
+MAPS = [pixels(1, 8, 8), pixels(3, 32, 32), pixels(1, 40, 8), pixels(2, 72, 56)]
 CASES: dict[str, tuple[Callable[[], torch.nn.Module], str, list[dict[str, Tensor]]]] = {
-    # maps smaller than a window, as large as one, and larger
-    "image": (search_model, "image", [pixels(1, 8, 8), pixels(3, 32, 32), pixels(1, 40, 8), pixels(2, 72, 56)]),
+    "image": (search_model, "image", MAPS),
     "text": (search_model, "text", [texts(1, 1), texts(3, 64), texts(2, 2)]),
-    "fused": (search_model, "fused", [{**pixels(1, 8, 16), **texts(1, 1)}, {**pixels(3, 40, 32), **texts(3, 33)}]),
+    "fused": (search_model, "fused", [pairs(1, 8, 16, 1), pairs(3, 40, 32, 33)]),
+    "answers": (answerer, "fused", [pairs(1, 8, 16, 1), pairs(3, 40, 32, 33)]),
+    "reasoning": (judge, "fused", [couples(1, 8, 16, 1), couples(3, 40, 32, 33)]),
+    "decoder_image": (captioner, "decoder_image", MAPS),
     "decoder_step": (captioner, "decoder_step", [step(1, 1, 0), step(1, 3, 1), step(3, 2, 63)]),
     "detector": (detector, "detector", [detection(1, 64, 64, 1), detection(3, 64, 128, 9), detection(2, 192, 64, 64)]),
 }
