@@ -183,17 +183,29 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """`fiber demo` in a headless Chromium: `nox -s demo -- QUICKSTART [RUN ...]`; by default of a tiny quickstart."""
+    """`fiber demo`, in a browser, too: `nox -s demo -- [QUICKSTART [VQA CAPTION_MLE NLVR2] [--docs docs/images]]`.
+
+    By default the quickstart is a tiny one, and the runs of the other tasks are trained for seconds from its coarse
+    stage. Where words look is measured on fresh scenes, which only whole models pass. `--docs` renews the guide's
+    screenshots.
+    """
     install_wheels(session, closure("fiber-train"), *nox.project.dependency_groups(PROJECTS["fiber-train"], "demo"))
-    folder, runs = Path(*session.posargs[:1] or ["demo", "quickstart"]), session.posargs[1:]
+    folder, tests = Path(*session.posargs[:1] or ["demo", "quickstart"]), "packages/fiber-train/tests"
+    runs = [word for word in session.posargs[1:] if Path(word).joinpath("config.yaml").is_file()]
+    rest = [word for word in session.posargs[1:] if word not in runs]
     if not session.posargs:
         few = ("trainer.max_steps=20", "trainer.batch_size=16", "task.detection.score_threshold=0")
         session.run("fiber", "quickstart", "--out", str(folder), *few)
-    checkpoints = (str(folder / "fine"), str(folder / "coarse"), *runs)
-    images = ("--images", str(folder / "scenes" / "images" / "val"))
-    session.run(
-        "python", "packages/fiber-train/tests/drive_demo.py", *checkpoints, *images, "--out", "demo/screenshots"
-    )
+    session.run("pytest", "--config-file=pyproject.toml", "--rootdir=.", "--import-mode=importlib", f"{tests}/demo")
+    if session.posargs:
+        session.run("python", f"{tests}/light_up.py", str(folder / "fine"), "--least", "2")
+    if not runs:
+        data = (f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'coarse'}", "data.num_workers=0")
+        for recipe in ("vqa", "caption_mle", "nlvr2"):
+            runs.append(f"demo/runs/{recipe}")
+            session.run("fiber", "train", recipe, "small", *data, f"out={runs[-1]}", "trainer.max_steps=20")
+    shown = (str(folder / "fine"), str(folder / "coarse"), *runs, "--images", str(folder / "scenes" / "images" / "val"))
+    session.run("python", f"{tests}/drive_demo.py", *shown, "--out", "demo/screenshots", *rest)
 
 
 @nox.session

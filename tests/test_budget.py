@@ -13,7 +13,7 @@ FUNCTION_LINES = 50  # without its docstring
 LONG_MODULES: dict[str, int] = {
     "packages/fiber-heads/src/fiber_heads/grounding/model.py": 425,  # one model, asked in three ways
     "packages/fiber-heads/src/fiber_heads/task.py": 455,  # the whole contract of a task model
-    "packages/fiber-train/src/fiber_train/tasks/base.py": 450,  # the whole contract of a task
+    "packages/fiber-train/src/fiber_train/tasks/base.py": 455,  # the whole contract of a task
     "packages/fiber-train/src/fiber_train/tasks/grounding/evaluation.py": 420,  # three benchmarks of boxes
 }
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +88,19 @@ torch.save({{"state_dict": weights, "callbacks": {{Plain: {{"x": Plain()}}, "evi
     assert not (tmp_path / "executed").exists()
     for name, value in tiny.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod."])
+@pytest.mark.parametrize("keys", [(), ("state_dict",), ("model", "state_dict"), ("model_state_dict",)])
+def test_wrapped_weights_are_found_under_the_original_s_names(
+    prefix: str, keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = ["vit_model.norm.weight", "temp", "copy_module.vit_model.norm.weight", "text_transformer.model.x"]
+    content: Any = {prefix + name: torch.zeros(1) for name in names}
+    for key in reversed(keys):
+        content = {key: content, "epoch": 3}
+    torch.save(content, tmp_path / "x.ckpt")
+    assert list(read_original_state_dict(tmp_path / "x.ckpt")) == names
 
 
 def test_a_coarse_checkpoint_starts_the_fine_stage(tiny: FiberBackbone) -> None:

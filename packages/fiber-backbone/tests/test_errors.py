@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,8 +72,48 @@ def test_original_checkpoints(tmp_path: Path) -> None:
             "other.pth",
         )
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    with pytest.raises(ValueError, match=r"empty.pth holds no tensors"):
+    with pytest.raises(ValueError, match=r"empty.pth holds no tensors .* but the keys \['epoch'\]"):
         read_original_state_dict(tmp_path / "empty.pth")
+    with pytest.raises(FileNotFoundError, match=r"is a folder; pass the path of a .ckpt"):
+        read_original_state_dict(tmp_path)
+
+
+class Commands:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_what_is_wrong_with_a_file_is_told_and_nothing_in_it_is_run(tmp_path: Path) -> None:
+    path, made = tmp_path / "file.ckpt", tmp_path / "executed"
+    torch.save({"state_dict": {"vit_model.norm.weight": torch.zeros(500)}}, path)
+    whole = path.read_bytes()
+    for content, fault in (
+        (whole[: len(whole) // 2], r"its end is missing after [\d,]+ bytes; copy or download it again"),
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html>", r"it begins with b'<!DOCTYPE html><html>'"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"file.ckpt is not a checkpoint that can be read safely \({fault}\)"):
+            read_original_state_dict(path)
+    torch.save({"state_dict": {"vit_model.norm.weight": torch.zeros(2)}, "callback": Commands(made)}, path)
+    with pytest.raises(ValueError, match=r"it names \w+\.system, which could run anything"):
+        read_original_state_dict(path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_shapes_of_a_checkpoint_are_read_without_its_values(name: str, tmp_path: Path) -> None:
+    tensors = {"a.weight": torch.ones(3, 2), "b": torch.zeros(4)}
+    save_file(tensors, tmp_path / name) if name.endswith("safetensors") else torch.save(tensors, tmp_path / name)
+    found = read_original_state_dict(tmp_path / name, only_shapes=True)
+    assert {key: (value.shape, value.is_meta) for key, value in found.items()} == {
+        key: (value.shape, True) for key, value in tensors.items()
+    }
 
 
 def test_saved_models(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fiber_backbone import DecodingCache, FiberBackbone, ImageState, TextState, fiber_tiny
+from fiber_backbone import DecodingCache, FiberBackbone, ImageCache, ImageState, TextState, fiber_tiny
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -139,3 +139,22 @@ def test_decoding_never_sees_the_future(tiny: FiberBackbone, batch: dict[str, Te
     one, two = tiny.decode_text(ids, image).hidden_state, tiny.decode_text(changed, image).hidden_state
     assert_same(one[:, :5], two[:, :5])
     assert not torch.allclose(one[:, 5:], two[:, 5:])
+
+
+def test_an_image_cache_begins_each_image_once_within_its_bytes(tiny: FiberBackbone, batch: dict[str, Tensor]) -> None:
+    plain, begun = tiny(**batch).pooled, []
+    tiny.image_stream.patch_embed.register_forward_hook(lambda *_: begun.append(1))
+    tiny.image_cache = ImageCache()
+    assert torch.equal(tiny(**batch).pooled, plain)
+    assert torch.equal(tiny(**batch).pooled, plain)
+    assert len(begun) == 1
+    tiny.begin_image(batch["pixel_values"], return_pyramid=True)
+    assert len(begun) == 2, "with outputs of the stages it is another state"
+    tiny.image_cache = ImageCache(max_bytes=3 * tiny.begin_image(batch["pixel_values"]).hidden_state.nbytes)
+    for shift in range(9):
+        tiny.begin_image(batch["pixel_values"] + shift)
+        assert tiny.image_cache.num_bytes <= tiny.image_cache.max_bytes
+    before = len(begun)
+    for shift in (6, 7, 8, 0):
+        tiny.begin_image(batch["pixel_values"] + shift)
+    assert len(begun) == before + 1, "the newest are kept"

@@ -389,6 +389,16 @@ def test_check_opens_images_only_if_asked(tmp_path, capsys):
     assert "of the images 1 are of another size than their annotation says" in out and size in out
 
 
+def test_check_decodes_images_if_asked(tmp_path, capsys):
+    Image.effect_noise((40, 30), 50).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    put(tmp_path / "instances_val.json", boxes(box(), images=[image(1, "a.jpg"), image(2, "b.jpg")]))
+    assert "cannot be read" not in check(tmp_path, "--images", capsys=capsys)[1], "its head is whole"
+    status, out = check(tmp_path, "--decode", capsys=capsys)
+    assert status == 0 and "of the images 1 cannot be read, and are left out" in out and "b.jpg" in out
+
+
 def test_check_of_a_folder_without_annotations_says_so(tmp_path, capsys):
     from fiber_data.cli import main
 

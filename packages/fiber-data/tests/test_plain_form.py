@@ -51,6 +51,18 @@ def test_questions_have_answers_types_and_ids(root: Path) -> None:
     assert fourth["answers"][0] == "3" and first["image"] == root / "images" / "0.png"
 
 
+@pytest.mark.parametrize("blank", [{"answer": ""}, {"answer": " "}, {"answers": ["", ""]}, {}])
+def test_a_question_without_an_answer_is_left_out_among_answered_ones(root: Path, blank: dict[str, Any]) -> None:
+    asked = {"image": "0.png", "question": "What?"}
+    test = {"image": "1.png", "question": "Why?", "split": "test"}
+    write(root / "questions.jsonl", {**asked, **blank}, {**asked, "answer": "a"}, {**test, **blank})
+    with pytest.warns(UserWarning, match="of the questions 1 have no answer"):
+        samples = read_plain_questions(root)
+    assert [sample.get("answers") for sample in samples] == [["a"] * 10, None], "a test split has no answers"
+    (fault,) = samples.faults
+    assert str(fault) == "1 have no answer (the first: line 1); these are left out"
+
+
 def test_tables_say_the_same_as_lines(root: Path) -> None:
     write(
         root / "boxes.jsonl",

@@ -1,5 +1,7 @@
 """Tokenizers that FIBER can use, and the masking of Devlin et al. (2019) with its shares."""
 
+import time
+
 import pytest
 import torch
 from fiber_data import load_tokenizer, mask_tokens, positive_map, train_tokenizer
@@ -59,6 +61,17 @@ def test_robertas_two_files_are_enough(real_data):
     loaded = load_tokenizer(real_data("roberta_tokenizer"))
     assert loaded("Hello world!")["input_ids"] == [0, 31414, 232, 328, 2]
     assert (loaded.mask_token_id, len(loaded)) == (50264, 50265)
+
+
+def test_a_hub_out_of_reach_is_told_at_once(monkeypatch, caplog):
+    """The library would try each file of a name six times, a second to eight apart."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="a name on the Hugging Face hub that can be reached from here"):
+        load_tokenizer("nobody/nothing-of-this-name")
+    assert time.monotonic() - start < 5
+    assert "Retry" not in caplog.text
 
 
 def test_a_place_without_tokenizer_is_named(tmp_path):

@@ -183,7 +183,7 @@ def test_weights_keep_their_type_and_say_so(tmp_path: Path) -> None:
 def test_answers_judgments_and_captions_print_and_become_json(capsys) -> None:
     cases = [
         (Answer("a <dog>", 0.25), "a <dog> (0.250)", {"text": "a <dog>", "probability": 0.25}),
-        (Judgment("it is", 0.75), "it is: true (0.750)", {"statement": "it is", "probability": 0.75}),
+        (Judgment("it is", 0.75), "it is: true (0.750 that it is true)", {"statement": "it is", "probability": 0.75}),
         (Caption([5, 6], -0.5, "a dog"), "a dog (-0.500)", {"token_ids": [5, 6], "score": -0.5, "text": "a dog"}),
         (Match(Path("a.png"), 0.5, 3), "a.png (0.500)", {"image": "a.png", "score": 0.5, "index": 3}),
         (Match(torch.zeros(3, 2, 2), 0.5, 3), "image 3 (0.500)", {"image": None, "score": 0.5, "index": 3}),

@@ -133,7 +133,7 @@ def test_shifted_windows_are_put_back_into_image_order(cell: tuple[int, int]) ->
         fused = backbone(given["pixel_values"], given["input_ids"], given["attention_mask"]).image_hidden_state
         return fused.unflatten(1, (4, 6))[:, cell[0], cell[1], 0]
 
-    heat = grad_cam(model, score=score, **batch)
+    heat = grad_cam(model, score=score, by="image", **batch)
     places = zip((64, 96), cell, strict=True)
     rows, columns = (torch.arange(side).add(0.5).div(16).sub(where + 0.5).abs() for side, where in places)
     far = (rows[:, None] >= 1) | (columns[None] >= 1)
@@ -147,9 +147,8 @@ def test_words_answers_and_frozen_models() -> None:
     words[:, 1] = True
     others = batch["attention_mask"].bool() & ~words
     everything = grad_cam(model, **batch)
-    torch.testing.assert_close(
-        grad_cam(model, tokens=words, **batch) + grad_cam(model, tokens=others, **batch), everything
-    )
+    parts = [grad_cam(model, tokens=each, by="image", **batch) for each in (words, others)]
+    torch.testing.assert_close(sum(parts), grad_cam(model, by="image", **batch))
     padding = batch["attention_mask"] == 0
     assert not grad_cam(model, tokens=padding, **batch).any()
     assert not torch.equal(grad_cam(model, target="yes", **batch), grad_cam(model, target="red", **batch))
@@ -223,3 +222,33 @@ def test_what_cannot_be_explained_says_why() -> None:
         grad_cam(made("answering").train(), **batch)
     with pytest.raises(ValueError, match="the score does not depend on what image and text read"):
         grad_cam(made("answering"), score=lambda **given: given["pixel_values"].sum(dim=(1, 2, 3)), **batch)
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 4), (3, 5)])
+def test_an_answer_lights_up_what_alone_can_be_seen(cell: tuple[int, int]) -> None:
+    """The words read values of nothing but one cell, so that an answer hangs on what they read there."""
+    torch.manual_seed(0)
+    model = FiberForQuestionAnswering(
+        FiberBackbone.from_config(replace(COARSE, num_fusion_blocks=1, initial_gate=0.5)),
+        AnsweringConfig(("yes", "no")),
+    ).eval()
+    batch = batch_for("answering")
+    place = 6 * cell[0] + cell[1]
+
+    def hide(layer: nn.Module, given: Tensor, values: Tensor) -> Tensor:
+        width = values.shape[-1] // 2
+        seen = torch.zeros(values.shape[1])[:, None].index_fill(0, torch.tensor([place]), 1.0)
+        return torch.cat([values[..., :width], values[..., width:] * seen], dim=-1)
+
+    model.backbone.text_stream.cross_attention[0].key_value.register_forward_hook(hide)
+    for_it, against = (
+        grad_cam(model, score=lambda sign=sign, **given: sign * model(**given).logits[:, 0], **batch)
+        for sign in (1, -1)
+    )
+    rows, columns = (
+        torch.arange(side).add(0.5).div(16).sub(where + 0.5).abs() for side, where in zip((64, 96), cell, strict=True)
+    )
+    far = (rows[:, None] >= 1) | (columns[None] >= 1)
+    assert not (for_it + against)[:, far].any(), "bilinear interpolation reaches one cell further"
+    assert (for_it + against)[:, ~far].amax(dim=1).min() > 0
+    assert not (for_it * against).any(), "what speaks for it does not speak against it"

@@ -24,7 +24,8 @@ SIZE = 8
 RELATIVE = 1e-10  # in float64
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "drop_path_rate": 0.0}
 SMALL = {"embed_dim": 8, "image_num_heads": (1, 2, 4), "hidden_size": 32, "intermediate_size": 64} | NO_DROPOUT
-SMALL |= {"num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 60}
+SMALL |= {"depths": (1, 1, 2), "num_fusion_blocks": 2, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL |= {"vocab_size": 60}
 QUEUE = {"queue_size": 12, "queue_inputs": "float32"}
 
 

@@ -89,6 +89,29 @@ def test_images_are_ranked_and_shown_best_first(photos: list[Path]) -> None:
         model.retrieve(photos, "a dog", top_k=0)
 
 
+def test_texts_are_ranked_for_each_image_and_shown_beside_it(photos: list[Path]) -> None:
+    torch.manual_seed(0)
+    model = FiberForRetrieval(fiber_tiny()).eval()
+    model.processor = PathsAndWords()
+    texts = ["a dog", "two cats", "a <b> in a red house"]
+    scores = model.search(photos, texts, queries="images")
+    found = model.retrieve_texts(photos, texts, top_k=2)
+    for row, best in zip(scores, found, strict=True):
+        assert [match.index for match in best] == row.argsort(descending=True)[:2].tolist()
+        assert [match.score for match in best] == pytest.approx(row.sort(descending=True).values[:2].tolist())
+        assert all(match.text == texts[match.index] for match in best)
+    html = found._repr_html_()
+    assert len(images_of(html)) == len(photos)
+    assert html.count("<tr>") == len(photos) * 3
+    assert "<b> in" not in html
+    assert str(found).splitlines()[:2] == [str(photos[0]), f"  {found[0][0]}"]
+    assert found[0][0].to_dict() == {"text": found[0][0].text, "score": found[0][0].score, "index": found[0][0].index}
+    (alone,) = model.retrieve_texts(torch.rand(1, 3, 64, 64), "a dog")
+    assert [match.text for match in alone] == ["a dog"]
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        model.retrieve_texts(photos, texts, top_k=0)
+
+
 def test_boxes_are_drawn_small_in_a_page_and_named(photos: list[Path]) -> None:
     found = Detections(torch.tensor([[600.0, 90, 840, 240]]), torch.ones(1), torch.tensor([1]), ["a red <dog>"])
     found.image, found.names = photos[0], ["cat", "a red <dog>"]

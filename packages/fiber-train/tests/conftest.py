@@ -57,8 +57,9 @@ def _given(variable: str, default: str) -> Path:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What takes long runs only if it is asked for, see `nox -s export`."""
-    return True if collection_path.name == "export" and not any("/export" in str(arg) for arg in config.args) else None
+    """What takes long runs only if it is asked for, see `nox -s export` and `nox -s demo`."""
+    long = collection_path.name in ("export", "demo") and collection_path.is_dir()
+    return True if long and not any(f"/{collection_path.name}" in str(arg) for arg in config.args) else None
 
 
 @pytest.fixture

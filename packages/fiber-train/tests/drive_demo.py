@@ -2,7 +2,7 @@
 
     python drive_demo.py quickstart/fine quickstart/coarse --images quickstart/scenes/images/val --out screenshots
 
-Needs `fiber-train[demo]`, playwright, and the distribution's Chromium (`CHROMIUM`, by default /usr/bin/chromium).
+Every task must be among the checkpoints': the tab of one that is missing fails. Needs `fiber-train[demo]`, playwright, and the distribution's Chromium (`CHROMIUM`, by default /usr/bin/chromium).
 """
 
 from __future__ import annotations
@@ -10,18 +10,34 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from urllib.request import urlopen
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PATIENCE = 180_000  # milliseconds for an answer, of slow machines
+COLORS = 256  # of a screenshot: fewer would show others than the page does
+# words whose contrast is below WCAG's 4.5
+CONTRAST = """panel => {
+  const numbers = color => color.match(/[\\d.]+/g).map(Number);
+  const linear = part => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const light = color => { const [r, g, b] = numbers(color).map(linear); return 0.2126*r + 0.7152*g + 0.0722*b; };
+  const behind = node => { const color = getComputedStyle(node).backgroundColor;
+    return numbers(color)[3] === 0 ? behind(node.parentElement) : color; };
+  return [...panel.querySelectorAll('.fiber-words span')].filter(word => {
+    const [low, high] = [light(getComputedStyle(word).color), light(behind(word))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05) < 4.5;
+  }).map(word => word.textContent);
+}"""
 SIZES = {"desktop": (1200, 1000), "phone": (390, 844)}
 
 
@@ -30,6 +46,7 @@ def main() -> int:
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--images", required=True)
     parser.add_argument("--out", type=Path, default=Path("screenshots"))
+    parser.add_argument("--docs", type=Path, help="folder where the guide's are renewed")
     parser.add_argument("--port", type=int, help="of a demo that runs already")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -41,7 +58,16 @@ def main() -> int:
             drive(browser, url, options.out)
         finally:
             browser.close()
+    if options.docs:
+        shown = {f"desktop-{place(tab)}": f"demo-{place(tab)}" for tab in TASKS} | {"phone-boxes": "demo-phone"}
+        for name, renewed in shown.items():
+            shutil.copyfile(options.out / f"{name}.png", options.docs / f"{renewed}.png")
     return 0
+
+
+def place(tab: str) -> str:
+    """A tab's name as a file's."""
+    return tab.lower().replace(" ", "-")
 
 
 @contextmanager
@@ -71,34 +97,45 @@ def served(options: argparse.Namespace) -> Iterator[str]:
 
 
 def drive(browser: Browser, url: str, out: Path) -> None:
-    """All tasks at both sizes, in light and dark; what leaves this machine fails."""
+    """All tasks at both sizes, in light and dark; what leaves this machine, or tries to, fails."""
     fetched: set[str] = set()
-    tabs: dict[str, None] = {}  # all of those that the wide page shows
+    complaints: list[str] = []
     for number, (size, (width, height)) in enumerate(SIZES.items()):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=("light", "dark")[number]
         )
         page = context.new_page()
         page.on("request", lambda request: fetched.add(request.url))
-        page.on("pageerror", lambda error: sys.stderr.write(f"page error: {error}\n"))
+        page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
+        page.on("console", lambda told: complaints.append(told.text) if "Content Security" in told.text else None)
         page.goto(f"{url}?__theme={('light', 'dark')[number]}")
         expect(page.get_by_role("heading", name="Ask FIBER")).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_role("tab").first).to_be_visible(timeout=PATIENCE)
-        tabs |= dict.fromkeys(filter(None, (each.inner_text().strip() for each in page.get_by_role("tab").all())))
-        for tab in tabs:
+        for tab, task in TASKS.items():
             open_tab(page, tab)
-            TASKS[tab](page)
+            task(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, f"{tab} is wider than {width} px"
-            page.screenshot(path=out / f"{size}-{tab.lower().replace(' ', '-')}.png", full_page=True)
+            keep(page, out / f"{size}-{place(tab)}.png")
             print(f"{size}: {tab}", flush=True)  # noqa: T201
         page.get_by_role("button", name="What the models know").click()
         expect(page.get_by_text("million parameters").first).to_be_visible()
-        page.screenshot(path=out / f"{size}-about.png", full_page=True)
+        keep(page, out / f"{size}-about.png")
+        uploads(page)
         content = page.content()
         assert str(Path.cwd()) not in content, "no folder of the server's is on the page"
         context.close()
     elsewhere = [each for each in fetched if not each.startswith((url, "data:", "blob:"))]
     assert not elsewhere, f"fetched from elsewhere: {elsewhere}"
+    assert not complaints, "\n".join(complaints)
+
+
+def keep(page: Page, path: Path) -> None:
+    """A screenshot, small enough for the docs."""
+    page.mouse.move(0, 0)
+    page.screenshot(path=path, full_page=True)
+    with Image.open(path) as shot:
+        small = shot.convert("RGB").resize((shot.width * 2 // 3, shot.height * 2 // 3), Image.Resampling.LANCZOS)
+        small.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -117,10 +154,16 @@ def boxes(page: Page) -> None:
     page.get_by_role("button", name="Find", exact=True).click()
     expect(page.locator("#boxes .fiber-error")).to_contain_text("is empty", timeout=PATIENCE)
     text.fill(asked)
-    page.get_by_role("button", name="Find", exact=True).click()
+    text.press("Enter")
     result = page.locator("#boxes")
     expect(result.locator("svg").first).to_be_visible(timeout=PATIENCE)
     expect(result.locator(".fiber-words span").first).to_be_visible()
+    weak = result.evaluate(CONTRAST)
+    assert not weak, f"words that are hardly legible: {weak}"
+    box = result.locator("svg g").first
+    box.focus()
+    assert re.fullmatch(r".+: 0\.\d\d", box.get_attribute("aria-label") or ""), "the keyboard reaches the score too"
+    assert re.fullmatch(r".+: 0\.\d\d", box.locator("title").text_content() or ""), "hover shows it"
     before = result.locator("svg rect").count()
     slider = page.get_by_role("spinbutton", name=re.compile("threshold")).first
     slider.fill("0.05")
@@ -135,47 +178,97 @@ def boxes(page: Page) -> None:
 
 
 def look(page: Page) -> None:
-    """The first word, both ways."""
+    """The first word, and another, which looks elsewhere."""
     panel = page.get_by_role("tabpanel").filter(visible=True)
-    panel.locator(".fiber-choice label").first.click()
-    expect(panel.locator(".fiber-look img").first).to_be_visible(timeout=PATIENCE)
-    shown = panel.locator(".fiber-look").last
-    expect(shown).to_contain_text("by Grad-CAM", timeout=PATIENCE)
-    panel.get_by_label("attention", exact=True).click()
-    expect(shown).to_contain_text("by attention", timeout=PATIENCE)
-    panel.get_by_label("Grad-CAM", exact=True).click()
-    expect(shown).to_contain_text("by Grad-CAM", timeout=PATIENCE)
+    shown = panel.locator(".fiber-look img").first
+    choices = panel.locator(".fiber-choice label")
+    choices.nth(1).click()
+    expect(shown).to_be_visible(timeout=PATIENCE)
+    before = shown.get_attribute("src") or ""
+    choices.first.click()
+    expect(shown).not_to_have_attribute("src", before, timeout=PATIENCE)
+    expect(panel.locator(".fiber-look").last).to_contain_text(f"“{choices.first.inner_text().strip()}”, by Grad-CAM")
+
+
+def uploads(page: Page) -> None:
+    """What cannot be read is told at once, in a sentence; what can be is asked about."""
+    photo, large = BytesIO(), BytesIO()
+    Image.new("RGB", (90, 60), "red").save(photo, "PNG")
+    Image.new("L", (6000, 5000)).save(large, "PNG")
+    told, field = page.locator(".fiber-told").first, page.locator(".fiber-image").first
+    given = {
+        "photo.heic": (bytes(600), "no image that can be read here"),
+        "many.png": (large.getvalue(), "more than 25 million pixels"),
+        "large.png": (photo.getvalue() + bytes(21_000_000), None),
+        "photo.png": (photo.getvalue(), ""),
+    }
+    for name, (content, sentence) in given.items():
+        remove = field.get_by_role("button", name=re.compile("remove|clear", re.IGNORECASE))
+        if remove.count():
+            remove.first.click()
+        field.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+        if sentence is None:
+            expect(page.get_by_text("exceeds the maximum allowed size").first).to_be_visible(timeout=PATIENCE)
+        elif sentence:
+            expect(told).to_contain_text(sentence, timeout=PATIENCE)
+        else:
+            expect(told.locator(".fiber-error")).to_have_count(0, timeout=PATIENCE)
+            expect(field.locator("img")).to_be_visible(timeout=PATIENCE)
 
 
 def answers(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
     rows = page.locator("#answers .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
-    assert "%" in rows.first.inner_text()
+    shares = [percent(rows.nth(row)) for row in range(rows.count())]
+    assert len(shares) == 5, "the five best"
+    assert shares == sorted(shares, reverse=True), "best first"
     page.locator("#why label").first.click()
     expect(page.locator("#reasons img").first).to_be_visible(timeout=PATIENCE)
-    look(page)
+    expect(page.locator("#reasons")).to_contain_text("by Grad-CAM")
 
 
 def captions(page: Page) -> None:
     page.get_by_role("button", name="Describe", exact=True).click()
     rows = page.locator("#captions .fiber-row")
     expect(rows.first).to_be_visible(timeout=PATIENCE)
-    assert rows.count() == 3, "as many captions as were asked for"
+    written = [rows.nth(row).locator("b").inner_text() for row in range(rows.count())]
+    assert len(set(written)) == 3, "as many captions as were asked for, each another"
     look(page)
 
 
 def search(page: Page) -> None:
     page.get_by_role("button", name="Match with the image").click()
-    expect(page.locator("#search .fiber-row").first).to_be_visible(timeout=PATIENCE)
+    rows = page.locator("#search .fiber-row")
+    expect(rows.nth(1)).to_contain_text("cosine", timeout=PATIENCE)
+    percent(rows.first)
     page.get_by_role("button", name="Search", exact=True).click()
-    expect(page.locator("#search figure").nth(5)).to_be_visible(timeout=PATIENCE)
-    look(page)
+    found = page.locator("#search figure")
+    expect(found.nth(5)).to_be_visible(timeout=PATIENCE)
+    scores = [float(found.nth(row).locator("small").inner_text()) for row in range(found.count())]
+    assert scores == sorted(scores, reverse=True), "best first"
 
 
 def judge(page: Page) -> None:
-    page.get_by_role("button", name="Judge", exact=True).click()
-    expect(page.locator("#judge .fiber-row").first).to_be_visible(timeout=PATIENCE)
+    statement = page.get_by_role("textbox", name="statement")
+    shown = []
+    for words in ("both images show a circle", "no image shows a black triangle"):
+        statement.fill(words)
+        page.get_by_role("button", name="Judge", exact=True).click()
+        row = page.locator("#judge .fiber-row").first
+        expect(row).to_be_visible(timeout=PATIENCE)
+        if shown:
+            expect(row).not_to_have_text(shown[-1], timeout=PATIENCE)
+        percent(row)
+        shown.append(row.inner_text())
+
+
+def percent(row: Locator) -> float:
+    """What a row says, which its bar shows."""
+    told = re.search(r"([\d.]+) %", row.inner_text())
+    assert told, f"no probability in {row.inner_text()!r}"
+    assert 0 <= float(told[1]) <= 100
+    return float(told[1])
 
 
 TASKS = {

@@ -29,10 +29,12 @@ from fiber_train.tracking import CSV_FILE, read_metrics
 
 SETTINGS = [
     "model.overrides.embed_dim=8",
-    "model.overrides.image_num_heads=[1,2,4]",
+    "model.overrides.depths=[1,1]",
+    "model.overrides.image_num_heads=[1,2]",
+    "model.overrides.num_fusion_blocks=1",
     "model.overrides.hidden_size=32",
     "model.overrides.intermediate_size=64",
-    "model.overrides.num_hidden_layers=3",
+    "model.overrides.num_hidden_layers=2",
     "model.overrides.num_attention_heads=2",
     "model.overrides.hidden_dropout=0.1",
     "task.model.queue_size=12",

@@ -6,12 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from fiber_data import console as data_console
 from fiber_data.cli import main as fiber_data
 from fiber_data.scenes import generate_scenes
+from fiber_eval import console as eval_console
 from fiber_eval.cli import main as fiber_eval
+from fiber_train import console as train_console
 from fiber_train.cli import main
 from fiber_train.config import load_config, to_yaml
 from fiber_train.ownership import mark
@@ -239,3 +244,18 @@ def test_nobody_reads_the_output(module: str) -> None:
         f"{sys.executable} -m {module} --help >&-", shell=True, capture_output=True, text=True, check=False
     )
     assert closed.stderr == ""
+
+
+@pytest.mark.parametrize("console", [data_console, eval_console, train_console])
+def test_a_warning_is_a_sentence_that_is_said_once(console: ModuleType, capsys) -> None:
+    def run() -> int:
+        for kind in (UserWarning, UserWarning, FutureWarning):
+            sys.stderr.write(warnings.formatwarning("a.jsonl: 1 is left out", kind, "unwritten.py", 7))
+        return 0
+
+    before = warnings.formatwarning
+    assert console.run_command("fiber", run) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "warning: a.jsonl: 1 is left out"
+    assert second == "unwritten.py:7: FutureWarning: a.jsonl: 1 is left out", "what is for programmers keeps its place"
+    assert warnings.formatwarning is before

@@ -16,6 +16,8 @@ from fiber_train.demo.asked import about, load_asked
 from fiber_train.demo.folder import Folder
 from fiber_train.demo.questions import answers, looks, words
 from fiber_train.demo.shown import Boxes
+from fiber_train.demo.uploads import read_upload
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,8 @@ def test_an_image_is_begun_once_for_many_questions(saved: Path, image: torch.Ten
     assert set(named) == {"red", "blue", "3"}
     assert html.count('class="fiber-row"') == 3
     first = asked.model.answer(image, "what color is the red circle?", top_k=3)
-    heat = looks([asked], image, "how many shapes are there?", "shapes", "Grad-CAM")
-    assert looks([asked], image, "how many shapes are there?", None, "Grad-CAM", "red") != heat
+    heat = looks([asked], image, "how many shapes are there?", "shapes")
+    assert looks([asked], image, "how many shapes are there?", None, "red") != heat
     assert len(begun) == 1
     plain = FiberForQuestionAnswering.from_pretrained(saved).answer(image, "what color is the red circle?", top_k=3)
     assert first == plain, "with the numbers of a model that begins it each time"
@@ -76,11 +78,12 @@ def test_the_slider_and_the_colors_need_no_model() -> None:
     assert (few.count("<rect"), all_of_them.count("<rect")) == (1, 3)
     assert "<b>" not in few, "what people type is text"
     assert "<title>a cat: 0.40</title>" in all_of_them, "hover shows the score"
+    assert all_of_them.count('<g tabindex="0" role="img" aria-label="') == 3, "and so does the keyboard"
     color = re.search(r'stroke="(rgb\([^"]+)"', few)[1]
     assert f'style="background:{color};color:rgb(255, 255, 255)" title="0.90">a &lt;b&gt;red' in few, (
         "words are colored like their boxes"
     )
-    assert 'class="none"' in few, "a phrase without a box is pale"
+    assert 'class="none"' in few, "a phrase without a box has no color"
     assert 'class="none"' not in all_of_them
 
 
@@ -107,6 +110,37 @@ def test_without_images_there_are_generated_ones(tmp_path: Path) -> None:
     (broken / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"none of the 1 images of .*broken can be read"):
         Folder.open(broken, tmp_path)
+
+
+def test_links_that_lead_out_of_the_folder_are_not_searched(tmp_path: Path, capsys) -> None:
+    (tmp_path / "photos" / "inner").mkdir(parents=True)
+    for path in (tmp_path / "outside.png", tmp_path / "photos" / "own.png"):
+        Image.new("RGB", (20, 20)).save(path)
+    (tmp_path / "photos" / "out.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "photos" / "inner" / "in.png").symlink_to(tmp_path / "photos" / "own.png")
+    found = Folder.open(tmp_path / "photos", tmp_path)
+    assert sorted(path.name for path in found.paths) == ["in.png", "own.png"]
+    assert "1 links lead out of the folder; left out" in capsys.readouterr().err
+
+
+def test_an_upload_is_read_within_limits_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    Image.effect_noise((40, 30), 90).save(tmp_path / "photo.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:400])
+    (tmp_path / "words.png").write_text("no image")
+    Image.new("P", (20_000, 20_000)).save(tmp_path / "bomb.png")  # above Pillow's own limit
+    assert read_upload(str(tmp_path / "photo.jpg"), 1200).shape == (3, 30, 40)
+    too_many = "the image has more than 0.0011 million pixels, the most of this page; make it smaller"
+    sentences = {
+        ("photo.jpg", 1100): too_many,
+        ("bomb.png", 1100): too_many,
+        ("words.png", 1200): "the file is no image that can be read here; save it as JPEG or PNG (a HEIC photo, too)",
+        ("cut.jpg", 1200): "the image is damaged or cut short; upload it again, or save it anew as JPEG or PNG",
+    }
+    for (name, most), sentence in sentences.items():
+        with pytest.raises(ValueError, match="^" + re.escape(sentence) + "$"):
+            read_upload(str(tmp_path / name), most)
+    with pytest.raises(ValueError, match="give an image first"):
+        read_upload(None, 1200)
 
 
 def test_without_gradio_one_sentence_says_how_to_get_it(saved: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

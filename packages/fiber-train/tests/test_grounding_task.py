@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def finetune(scenes: Path, coarse: Path, tmp_path_factory: pytest.TempPathFactor
     """`finetune(recipe, *overrides)` gives the folder of a run of three steps."""
     folder = tmp_path_factory.mktemp("grounding")
 
+    @cache
     def run(recipe: str, *overrides: str, name: str = "run") -> Path:
         out = folder / f"{recipe}-{name}"
         given = [f"data.root={scenes}", f"model.checkpoint={coarse}", f"out={out}", *FEW, *LITTLE, *overrides]
@@ -342,7 +344,9 @@ def test_what_max_length_cuts_off_is_told(finetune, scenes: Path, tmp_path: Path
 def test_a_coarse_model_finds_no_boxes(coarse: Path, scenes: Path, capsys) -> None:
     image = str(next((scenes / "images" / "val").glob("*.png")))
     assert main(["detect", image, "--categories", "circle", "--checkpoint", str(coarse)]) == 1
-    assert "holds a FiberForPretraining, but a FiberForGrounding is needed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'holds a FiberForPretraining (model.retrieve(["a.jpg"' in said
+    assert 'but a FiberForGrounding (model.detect("photo.jpg", ["dog", "cat"])) is needed' in said
 
 
 def test_boxes_of_a_folder_are_read_by_others(finetune, scenes: Path, tmp_path: Path) -> None:

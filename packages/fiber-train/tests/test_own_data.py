@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
+from fiber_backbone.seams import available
 from fiber_data import load_processor, train_tokenizer
 from fiber_data.formats import read_captions, read_detection, read_questions
 from fiber_heads import CaptioningConfig, FiberForCaptioning
-from fiber_train.cli import main
+from fiber_train.cli import build_parser, main
 from fiber_train.config import load_config
 from fiber_train.coverage import covers
 from fiber_train.own_data import is_own, resolve_own
@@ -75,6 +77,35 @@ def test_a_folder_is_enough_and_what_comes_next_works_as_pasted(
     ]
     assert main(commands[0][1:]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_what_to_type_next_has_verbs_and_options_that_there_are() -> None:
+    """Words that a verb does not know would be left over, or end the program."""
+    tasks = [entry.load() for entry in available("fiber.tasks").values()]
+    commands = [command for task in tasks for command in task.commands]
+    assert len(commands) > 8
+    for command in commands:
+        program, verb, *words = shlex.split(command.replace("{images}", "a.png b.png"))
+        options, rest = build_parser(verb).parse_known_args([verb, *words])
+        assert program == "fiber" and callable(options.run)
+        assert rest == [], command
+
+
+def test_what_is_to_be_told_apart_is_said_beside_what_looks_alike(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (photos / "boxes.jsonl").read_text().splitlines()]
+    name = lines[0]["boxes"][0]["name"]
+    lines[0]["boxes"] = [{**lines[0]["boxes"][0], "name": other} for other in (name.upper(), f"{name}s")]
+    (photos / "boxes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["train", "detect", str(photos), "--dry-run", *SMALL, *ONE, *LITTLE]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"^data to measure on: \d+ samples \(detection\) held out of train, by ids alone", said.out, re.M)
+    (categories,) = (line for line in said.out.splitlines() if line.startswith("categories: "))
+    counts = Counter(box["name"] for line in lines for box in line["boxes"])
+    assert f"categories: {len(counts)}, with boxes: " in categories and "2 of them with fewer than 3" in categories
+    (warning,) = (line for line in said.out.splitlines() if "differ only in case or number" in line)
+    assert all(repr(each) in warning for each in (name, name.upper(), f"{name}s"))
 
 
 def test_a_split_of_the_folder_is_held_out_or_a_share(scenes: Path, photos: Path, tmp_path: Path) -> None:

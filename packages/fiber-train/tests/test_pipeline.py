@@ -118,11 +118,28 @@ def test_a_run_is_not_lost_when_what_it_started_from_changes(file: Path, tmp_pat
         run_pipeline(*read_pipeline(file, [*few, "trainer.max_steps=3"]))
 
 
+def test_optional_steps_are_done_where_they_are_asked_for(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(FILE.replace("  - name: vqa\n", "  - name: vqa\n    optional: true\n"))
+    words = ["pipeline", str(file), f"out={tmp_path / 'out'}", "--dry-run"]
+    for more, names in ([], ["scenes", "coarse", "fine", "measured"]), (["--with", "vqa"], None):
+        assert main([*words, *more]) == 0
+        said = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+        assert said == (names or ["scenes", "coarse", "fine", "vqa", "measured"])
+    assert main([*words, "--with", "vqq"]) == 1
+    assert "no optional step is called 'vqq'; there are vqa" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("content", "message"), [
     ("steps: []\n", "steps must be a list of at least one step, is empty"),
     ("steps: [{name: a}]\n", r"steps\[0\] \(a\): expected one of recipe, evaluate, scenes, train_tokenizer, found none"),
     ("steps: [{nam: a}]\n", r"no setting is called 'steps\[0\].nam'; did you mean 'steps\[0\].name'"),
     ("steps: [{name: a, recipe: quickstart, data: d, start: b}, {name: b, evaluate: a}]\n", r"\(a\): start: b is no ea"),
+    (
+        "steps: [{name: a, recipe: quickstart, data: d, optional: true}, {name: b, evaluate: a}]\n",
+        r"steps\[1\] \(b\): evaluate: a is optional; ask for it too",
+    ),
     ("steps: [{name: a, recipe: quickstart}]\n", r"steps\[0\] \(a\): data.root is not set; give it as data.root="),
     ("steps: [{name: a/b, recipe: quickstart}]\n", "name must be a name of its own for a folder, is 'a/b'"),
     ("steps: [{name: a, recipe: quickstar, data: d}]\n", "quickstar: no such recipe or file"),

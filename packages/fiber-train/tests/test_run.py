@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +38,6 @@ def assert_same(one: Path, other: Path) -> None:
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def command(config_overrides: list[str]) -> list[str]:
-    return [sys.executable, "-m", "fiber_train.cli", "train", "quickstart", *config_overrides]
 
 
 def test_a_run_leaves_what_its_user_needs(small_run) -> None:

@@ -345,11 +345,12 @@ def test_a_task_of_a_distribution_brings_recipes(distribution: Path) -> None:
 
 
 def test_verbs_are_listed_without_an_import_and_run(distribution: Path, capsys) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    listed = " ".join(capsys.readouterr().out.split())
-    assert "heavy-judge judge 100% of it" in listed
-    assert "refer find the one thing that an expression describes, and draw its box on request" in listed
+    for words in (["--help"], ["--help", "train"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        listed = " ".join(capsys.readouterr().out.split())
+        assert "heavy-judge judge 100% of it" in listed
+        assert "refer find the one thing that an expression describes, and draw its box on request" in listed
     assert main(["count-letters", "four"]) == 4
     with pytest.raises(RuntimeError, match="imported"):
         main(["heavy-judge"])

@@ -181,7 +181,7 @@ def test_a_quickstart_leaves_other_peoples_scenes_alone(tmp_path: Path, manifest
 
 def test_a_closed_pipe_ends_quietly() -> None:
     code = "import sys, time\nfrom fiber_train.cli import main\nsys.stdin.read()\nsys.exit(main(sys.argv[1:]))"
-    arguments = [sys.executable, "-c", code, "train", "quickstart", "data.root=a", "out=b", "--print-config"]
+    arguments = [sys.executable, "-c", code, "recipes"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(arguments, **pipes) as process:
         process.stdout.close()

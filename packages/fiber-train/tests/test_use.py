@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from fiber_backbone import fiber_tiny
 from fiber_data import FiberProcessor, image_suffixes, read_captions, train_tokenizer
+from fiber_data.suffixes import HEIF
 from fiber_heads import CaptioningConfig, FiberForCaptioning
 from fiber_train.charts import calibration_error
 from fiber_train.checkpoint import load_model
@@ -72,8 +74,37 @@ def test_retrieve_ranks_by_cosine_and_then_by_the_matcher(run: Path, scenes: Pat
     assert [line.split()[-1] for line in lines] == [str(match.image) for match in found[:3]]
 
 
+@pytest.mark.parametrize("rerank", [0, 4])
+def test_the_texts_of_a_file_are_ranked_for_each_image(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rerank: int
+) -> None:
+    texts, names = ["a circle", "two red squares", "nothing", "a blue circle", "a large thing"], "ab"
+    (tmp_path / "texts.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    for name, photo in zip(names, find_images(scenes / "images" / "val")[:2], strict=True):
+        shutil.copy(photo, tmp_path / f"{name}.png")
+    words = ["retrieve", "--checkpoint", str(run), "--texts", str(tmp_path / "texts.txt"), "--top", "2"]
+    words += ["--rerank", str(rerank), "--batch-size", "1"]
+    assert main([*words, "--format", "json", "--images", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, _ = load_model(run)
+    images = model.begin_images(find_images(tmp_path))
+    cosines = model.image_features(images) @ model.encode_texts(texts).T
+    for place, (row, name) in enumerate(zip(cosines, names, strict=True)):
+        if rerank:
+            best = row.topk(rerank).indices.tolist()
+            begun = model.begin_texts([texts[each] for each in best])
+            row = torch.full_like(row, -torch.inf).index_copy(
+                0, torch.tensor(best), model.score_pairs(images[torch.tensor([place])], begun)[0]
+            )
+        assert Path(found[place]["image"]) == tmp_path / f"{name}.png"
+        assert [each["text"] for each in found[place]["texts"]] == [texts[each] for each in row.topk(2).indices]
+        assert [each["score"] for each in found[place]["texts"]] == pytest.approx(row.topk(2).values.tolist(), abs=1e-4)
+    assert main([*words, "--index", str(tmp_path)]) == 1
+    assert "--texts needs --images" in capsys.readouterr().err
+
+
 def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    photos, index, query = tmp_path / "photos", tmp_path / "index", "a large red circle"
+    photos, index, query = tmp_path / "photos", tmp_path / "an index", "a large red circle"
     shutil.copytree(scenes / "images" / "val", photos)
     checkpoint = ["--checkpoint", str(run)]
 
@@ -83,7 +114,11 @@ def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_pat
         return [line.split() for line in capsys.readouterr().out.splitlines()]
 
     assert main(["index", str(photos), *checkpoint, "--out", str(index)]) == 0
+    typed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main(typed[1:]) == 0, "what it says to type works"
+    assert len(capsys.readouterr().out.splitlines()) == 5
     assert ask("--index", str(index)) == ask("--images", str(photos))
+    assert ask("--index", str(index), "--rerank", "5") == ask("--images", str(photos), "--rerank", "5")
     best = Path(ask("--index", str(index))[0][-1])
     best.unlink()
     monkeypatch.setattr(torch.nn.Module, "__call__", refuse)  # all that is left was encoded before
@@ -93,6 +128,9 @@ def test_an_index_is_searched_as_its_images_are(run: Path, scenes: Path, tmp_pat
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{query}\n\na blue square\n"))
     assert main(["retrieve", *checkpoint, "--index", str(index), "--format", "jsonl"]) == 0
     assert [json.loads(line)["query"] for line in capsys.readouterr().out.splitlines()] == [query, "a blue square"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{query}\na blue square\n"))
+    assert main(["retrieve", *checkpoint, "--index", str(index), "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[::3] == [query, "a blue square"]
     kept = ImageIndex.load(index)
     kept.model = "other"
     with pytest.raises(ValueError, match="the index is of another model"):
@@ -155,6 +193,27 @@ def test_a_folder_of_images_holds_what_pillow_opens_and_no_folders(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.jpg")  # read at once, and named, by `retrieve`
     names = [path.name for path in find_images(tmp_path)]
     assert [name[0] for name in names] == ["a", "b", "c", "d", "p"]
+
+
+def test_hidden_images_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".thumbnails").mkdir()
+    for name in ("a.jpg", "._a.jpg", ".thumbnails/a.jpg"):
+        (tmp_path / name).write_bytes(b"content")
+    assert find_images(tmp_path) == [tmp_path / "a.jpg"]
+
+
+@pytest.mark.skipif(not HEIF, reason="pillow-heif is installed")
+def test_photos_that_need_an_extra_are_not_passed_over_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"content")
+    with pytest.raises(
+        FileNotFoundError, match=r"can be read here, but 1 of .heic.*: pip install \"fiber-data\[heif\]"
+    ):
+        find_images(tmp_path)
+    (tmp_path / "b.jpg").write_bytes(b"content")
+    assert find_images(tmp_path) == [tmp_path / "b.jpg"]
+    assert 'left out 1 of .heic/.heif/.hif: pip install "fiber-data[heif]"' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a named pipe")

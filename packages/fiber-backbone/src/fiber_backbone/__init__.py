@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fiber_backbone.config import FiberConfig
     from fiber_backbone.conversion import KeyMap, LoadReport, convert
     from fiber_backbone.fusion import Fusion, FusionCost, GatedCrossAttention, GatedFusion, LateFusion, MergedFusion
+    from fiber_backbone.image_cache import ImageCache
     from fiber_backbone.original import check_original, original_backbone_map, read_original_state_dict
     from fiber_backbone.presets import fiber_base, fiber_small, fiber_tiny
     from fiber_backbone.pretrained import PretrainedModel, read_config
@@ -32,6 +33,7 @@ _MODULES = {
     "config": ("FiberConfig",),
     "conversion": ("KeyMap", "LoadReport", "convert"),
     "fusion": ("Fusion", "FusionCost", "GatedCrossAttention", "GatedFusion", "LateFusion", "MergedFusion"),
+    "image_cache": ("ImageCache",),
     "original": ("check_original", "original_backbone_map", "read_original_state_dict"),
     "presets": ("fiber_base", "fiber_small", "fiber_tiny"),
     "pretrained": ("PretrainedModel", "read_config"),
@@ -56,6 +58,7 @@ __all__ = [
     "FusionCost",
     "GatedCrossAttention",
     "GatedFusion",
+    "ImageCache",
     "ImageFeatures",
     "ImageState",
     "ImageStream",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fiber_backbone.attention import padding_mask
 from fiber_backbone.cache import DecodingCache
+from fiber_backbone.image_cache import ImageCache
 from fiber_backbone.parts import BackboneParts
 from fiber_backbone.states import FusedFeatures, ImageFeatures, ImageState, TextFeatures, TextState
 
@@ -30,7 +31,12 @@ class FiberBackbone(BackboneParts):
 
     Raises:
         ValueError: If the streams have fewer blocks than `config.num_fusion_blocks`.
+
+    Attributes:
+        image_cache: Where images that were begun are kept and found again; None, the default, begins each anew.
     """
+
+    image_cache: ImageCache | None = None
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> FusedFeatures:
         """Images and texts, pair by pair.
@@ -57,6 +63,11 @@ class FiberBackbone(BackboneParts):
         Raises:
             ValueError: If the shape is not as described, or `image_sizes` come with windows that shrink with the map.
         """
+        if self.image_cache is not None:
+            return self.image_cache.state(self._begin_image, pixel_values, return_pyramid, image_sizes)
+        return self._begin_image(pixel_values, return_pyramid, image_sizes)
+
+    def _begin_image(self, pixel_values: Tensor, return_pyramid: bool, image_sizes: Tensor | None) -> ImageState:
         stride = self.image_stream.stride
         if return_pyramid and not self.has_pyramid:
             raise ValueError(

@@ -26,6 +26,9 @@ FINE_TO_COARSE = {
     "fusion_backbone.language_backbone.body.model.": "text_transformer.",
 }
 
+_STREAMS = ("vit_model.", "text_transformer.", "fusion_backbone.")  # how the names of whole checkpoints begin
+_NESTS = ("state_dict", "model", "model_state_dict", "module")  # under which training libraries keep weights
+
 # The original's detector reads images with the colors in the order blue, green, red. The map of its patches is
 # turned round on loading, so that every model here reads red, green, blue.
 DETECTOR_PATCHES = "fusion_backbone.backbone.body.patch_embed.proj.weight"
@@ -52,50 +55,76 @@ def _inert_class(name: str) -> type:
     return type(name.rpartition(".")[2], (), {"__init__": lambda self, *args, **kwargs: None, "__module__": __name__})
 
 
-def read_original_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_original_state_dict(path: str | Path, *, only_shapes: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, without running anything that the file holds.
 
     Training state beside the weights may name classes of the original's libraries; they are read as inert stand-ins.
 
     Args:
-        path: A `.safetensors` file or a file of `torch.save`, weights at the top or under `state_dict` or `model`.
+        path: A `.safetensors` file or a file of `torch.save`, weights at the top or under one of `_NESTS`, nested as
+            you like.
+        only_shapes: Whether to leave the values on disk, to look at what a file is of.
 
     Returns:
-        Name to tensor, on the CPU, with a leading `module.` stripped.
+        Name to tensor, on the CPU (without values on the device meta), without what wrappers put before every name
+        (`module.`, `model.`, `_orig_mod.`).
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file holds no weights.
+        ValueError: If the file is damaged, holds no weights, or names a function that could run anything.
     """
     path = Path(path)
     if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"checkpoint {path} does not exist; pass the path of a .ckpt, .pth, .pt, .bin or .safetensors file"
+            f"checkpoint {path} {fault}; pass the path of a .ckpt, .pth, .pt, .bin or .safetensors file"
         )
     if path.suffix == ".safetensors":
-        return read_tensors(path)
+        return read_tensors(path, only_shapes=only_shapes)
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_inert_class(name), name) for name in unsafe]):
+            device = "meta" if only_shapes else "cpu"
             mapped = zipfile.is_zipfile(path)  # a queue of images, which nobody reads here, takes 7 GB
-            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            content: Any = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged archive makes zip, pickle and torch raise almost anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        reason = "" if "weights_only" in reason else f" ({reason:.200})"  # torch's advice to read it unsafely
+        fault = _fault(path, error)
         raise ValueError(
-            f"{path} is not a checkpoint that can be read safely{reason}; expected safetensors or torch.save"
+            f"{path} is not a checkpoint that can be read safely ({fault}); expected safetensors or torch.save"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {
-        name.removeprefix("module."): value
-        for name, value in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    while isinstance(content, Mapping) and (
+        nested := next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
+    ):
+        content = nested
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors; expected weights at the top or under 'state_dict' or 'model'")
-    return tensors
+        keys = f"the keys {list(content)!s:.200}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} holds no tensors at the top or under {', '.join(map(repr, _NESTS))}, but {keys}")
+    return _unwrapped(tensors)
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """What is wrong with a file that torch does not read, in words for its owner."""
+    if blocked := re.search(r"unsupported GLOBAL (\S+)", str(error)):
+        return f"it names {blocked[1]:.80}, which could run anything"
+    with path.open("rb") as file:
+        begin = file.read(24)
+    if not begin:
+        return "it is empty"
+    if begin.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return f"its end is missing after {path.stat().st_size:,} bytes; copy or download it again"
+    if begin.startswith((b"PK", b"\x80")):  # archives, pickles
+        return f"{next(iter(str(error).splitlines()), type(error).__name__):.200}"
+    return f"it begins with {begin!r}"
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the original's names, without a prefix that all of them have."""
+    whole = re.compile(rf"(?P<prefix>(?:\w+\.)*?)(?:{'|'.join(map(re.escape, _STREAMS))})")
+    found = [match["prefix"] for name in tensors if (match := whole.match(name))]
+    prefix = min(found, key=len, default="module.")
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def original_backbone_map(config: FiberConfig) -> KeyMap:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -221,14 +222,17 @@ def read_config(name: str | Path, **hub: Any) -> dict[str, Any]:
     return read_object(_locate(str(name), CONFIG_FILE, hub))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, on the CPU.
+def read_tensors(path: Path, *, only_shapes: bool = False) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU; with their shapes alone on the device meta.
 
     Raises:
         ValueError: It is none, or not whole.
     """
     try:
-        return load_file(path)
+        if not only_shapes:
+            return load_file(path)
+        with safe_open(path, "pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # its header may hold anything: safetensors, torch and json each have their words
         raise ValueError(
             f"{path} is not a whole safetensors file ({_one_line(error)}); copy or save it again"

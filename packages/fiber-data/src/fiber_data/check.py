@@ -49,12 +49,13 @@ class Checked:
         return "\n".join(lines)
 
 
-def check_folder_of(root: str | Path, *, images: bool = False) -> Iterator[Checked]:
+def check_folder_of(root: str | Path, *, images: bool = False, decode: bool = False) -> Iterator[Checked]:
     """Checks all annotation files of a data set, one after the other.
 
     Args:
         root: Folder of the data set.
         images: Whether to open each image too, for its size alone, with a progress bar.
+        decode: Whether to decode each too, as runs do, which finds those that are cut off or damaged.
 
     Returns:
         What was found in each file, as it is read; files of no known name are not read.
@@ -65,11 +66,11 @@ def check_folder_of(root: str | Path, *, images: bool = False) -> Iterator[Check
     """
     folder, is_empty = Path(root), True
     check_folder(folder)
-    headers = _Headers()
+    headers = _Headers(decode)
     for name, entry in available("fiber.splits").items():
         for file in entry.load()(folder):
             is_empty = False
-            yield _check(folder, name, file, headers if images else None)
+            yield _check(folder, name, file, headers if images or decode else None)
     if is_empty:
         known = ", ".join(available("fiber.splits"))
         raise ValueError(
@@ -99,9 +100,10 @@ def _check(root: Path, name: str, file: SplitFile, headers: _Headers | None) -> 
 
 
 class _Headers:
-    """Sizes of images, each file opened once."""
+    """Sizes of images, each file opened once, and if wanted decoded."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode: bool) -> None:
+        self._decode = decode
         self._known: dict[Path, tuple[tuple[int, int], tuple[int, int]] | str] = {}
 
     def check(self, samples: Iterable[Any], source: Path) -> list[Fault]:
@@ -117,7 +119,7 @@ class _Headers:
 
     def _check_one(self, path: Path, size: tuple[int, int] | None, faults: Faults) -> None:
         if path not in self._known:
-            self._known[path] = _read_header(path)
+            self._known[path] = _read_header(path, self._decode)
         found = self._known[path]
         if isinstance(found, str):
             faults.note("the images", "cannot be read, and are left out", f"{path}: {found}")
@@ -127,11 +129,13 @@ class _Headers:
             faults.note("the images", what, f"{path}: {own} pixels (height x width), annotated as {given}")
 
 
-def _read_header(path: Path) -> tuple[tuple[int, int], tuple[int, int]] | str:
+def _read_header(path: Path, decode: bool) -> tuple[tuple[int, int], tuple[int, int]] | str:
     """(height, width) as stored and as displayed, or what is wrong."""
-    from fiber_data.images import BrokenImageError, image_sizes
+    from fiber_data.images import BrokenImageError, image_sizes, load_image
 
     try:
+        if decode:
+            load_image(path)
         return image_sizes(path)
     except BrokenImageError as error:
         return str(error).removeprefix(f"{path}: ")

@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="list all that is wrong with the annotation files of a data set")
     check.add_argument("root", type=Path, help="folder of a data set, in whatever layout")
     check.add_argument("--images", action="store_true", help="open each image too, to compare its size")
+    check.add_argument("--decode", action="store_true", help="decode every image too, and name those that are broken")
 
     pack = commands.add_parser("pack", help="write images, with all that is said of them, to tar shards; or go on so")
     pack.add_argument("root", help="folder of a data set, or a URL of shards")
@@ -135,7 +136,7 @@ def _check(options: argparse.Namespace) -> int:
     from fiber_data.check import check_folder_of
 
     refused = noted = 0
-    for checked in check_folder_of(options.root, images=options.images):
+    for checked in check_folder_of(options.root, images=options.images, decode=options.decode):
         sys.stdout.write(f"{checked}\n")
         refused += checked.is_refused
         noted += sum(fault.count for fault in checked.faults if not fault.refused)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ def run_command(name: str, run: Callable[[], int]) -> int:
         if getattr(sys, stream) is None:  # closed by who started it; what is printed goes nowhere
             setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
     try:
-        status = _told(name, run)
+        with _plain_warnings():
+            status = _told(name, run)
         sys.stdout.flush()
     except BrokenPipeError:
         status = 1
@@ -42,6 +44,28 @@ def run_command(name: str, run: Callable[[], int]) -> int:
     finally:
         _drop_output()
     return status
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings to users are sentences, each said once; those to programmers keep the place in the code."""
+    before, told = warnings.formatwarning, set[str]()
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is not UserWarning or os.environ.get(TRACEBACK):
+            return before(message, category, filename, lineno, line)
+        text = f"warning: {message}\n"
+        new = text not in told
+        told.add(text)
+        return text * new
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _told(name: str, run: Callable[[], int]) -> int:

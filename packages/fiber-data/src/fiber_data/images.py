@@ -6,7 +6,7 @@ has no guard against decompression bombs and knows fewer formats. ``benchmarks/d
 
 Where simplejpeg is installed (``pip install "fiber-data[simplejpeg]"``), it decodes JPEGs of three channels that need
 no turn: the same pixels (tests allow 1 of 255), sooner. Pillow still opens and checks them, and decodes what
-simplejpeg refuses.
+simplejpeg refuses. Where pillow-heif is installed (``pip install "fiber-data[heif]"``), HEIC and HEIF are read.
 
 Files of more pixels than ``max_pixels``, or without it than Pillow's own setting, ``PIL.Image.MAX_IMAGE_PIXELS``
 (89,478,485 unless you set it; None is no limit), are refused before they are decoded. Pillow itself warns above its
@@ -27,7 +27,7 @@ from PIL import ExifTags, Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from fiber_data.suffixes import image_formats
+from fiber_data.suffixes import HEIF, INSTALL_HEIF, image_formats
 from fiber_data.urls import fetch, is_url
 
 try:
@@ -201,11 +201,14 @@ def _decode(source: Any, name: str, wanted: _Wanted) -> tv_tensors.Image:
         raise
     except Image.DecompressionBombError as error:
         raise BrokenImageError(
-            f"{name}: too many pixels for safety ({error}); if you trust it, raise max_pixels (data.max_pixels of a "
-            "run) or PIL.Image.MAX_IMAGE_PIXELS"
+            f"{name}: too many pixels for safety ({error}); make it smaller or, if you trust it, raise max_pixels "
+            "(data.max_pixels of a run) or PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except Exception as error:  # a damaged file makes Pillow's many decoders raise almost anything
-        raise BrokenImageError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        ending = Path(name).suffix.lower()
+        hint = f"; files of {ending} need more: {INSTALL_HEIF}" if ending in HEIF else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise BrokenImageError(f"{name}: cannot be read as an image ({reason}){hint}") from error
 
 
 def _decode_jpeg(image: Image.Image) -> np.ndarray | None:

@@ -2,6 +2,16 @@
 
 from PIL import Image
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # an extra
+    HEIF: tuple[str, ...] = (".heic", ".heif", ".hif")
+else:
+    register_heif_opener()
+    HEIF = ()
+"""Endings of images that `fiber-data[heif]` would read."""
+INSTALL_HEIF = 'pip install "fiber-data[heif]" to read them'
+
 
 def image_formats() -> list[str]:
     """The formats that the installed Pillow, with its plugins, opens, the common ones first, as it tries them.

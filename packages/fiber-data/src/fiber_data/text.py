@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizerFast
@@ -19,7 +20,9 @@ SPECIAL_TOKENS = {
 }
 _IGNORED_LABEL = -100
 _FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.json"}
+_HUB_FILES = ("tokenizer_config.json", "config.json", "tokenizer.json")  # one of which any cached one has
 _TRIED = 6  # tokens
+_HUB_TIMEOUT = 20  # seconds
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -75,6 +78,9 @@ def _read_tokenizer(source: str, files: set[str]) -> PreTrainedTokenizerBase:
     kind: Any = RobertaTokenizerFast if is_roberta else AutoTokenizer
     options = {} if is_roberta else {"trust_remote_code": False}
     with _as_value_error((OSError, ValueError)):
+        if not files and not any(isinstance(try_to_load_from_cache(source, name), str) for name in _HUB_FILES):
+            # Asked once: without network the library tries each of several files six times, a minute in all.
+            HfApi().model_info(source, timeout=_HUB_TIMEOUT)
         return kind.from_pretrained(source, local_files_only=bool(files), **options)
 
 

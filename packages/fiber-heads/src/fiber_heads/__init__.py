@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fiber_heads.grounding.model import FiberForGrounding, GroundingOutput
     from fiber_heads.initialization import initialize
     from fiber_heads.masked_lm import MaskedLMHead
+    from fiber_heads.matches import Match, TextMatch
     from fiber_heads.matching import MatchingHead
     from fiber_heads.pretraining import FiberForPretraining, Negatives, PretrainingOutput
     from fiber_heads.processing import Processor, PromptProcessor
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fiber_heads.recognition import Recognized, recognize_original
     from fiber_heads.results import Results
     from fiber_heads.retrieval import FiberForRetrieval
-    from fiber_heads.search import Match, SearchModel
+    from fiber_heads.search import SearchModel
     from fiber_heads.task import TaskModel, TaskOutput, check_batch
 
 _MODULES = {
@@ -48,6 +49,7 @@ _MODULES = {
     "grounding.model": ("FiberForGrounding", "GroundingOutput"),
     "initialization": ("initialize",),
     "masked_lm": ("MaskedLMHead",),
+    "matches": ("Match", "TextMatch"),
     "matching": ("MatchingHead",),
     "pretraining": ("FiberForPretraining", "Negatives", "PretrainingOutput"),
     "reasoning": ("FiberForVisualReasoning", "Judgment"),
@@ -55,7 +57,7 @@ _MODULES = {
     "results": ("Results",),
     "retrieval": ("FiberForRetrieval",),
     "ranking": ("search_scores",),
-    "search": ("Match", "SearchModel"),
+    "search": ("SearchModel",),
     "processing": ("Processor", "PromptProcessor"),
     "task": ("TaskModel", "TaskOutput", "check_batch"),
 }
@@ -97,6 +99,7 @@ __all__ = [
     "SearchModel",
     "TaskModel",
     "TaskOutput",
+    "TextMatch",
     "attention_maps",
     "check_batch",
     "generate",

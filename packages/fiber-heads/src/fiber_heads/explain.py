@@ -4,10 +4,15 @@
     heat = grad_cam(model, tokens=words, **batch)     # where reading these words made the model say what it says
     heat = look(model, "photo.jpg", "a red bus beside a tree", word="red bus")
 
-Grad-CAM (Selvaraju et al. 2017) over cross-attention, as ALBEF (Li et al. 2021) draws it: each attention probability
-times the gradient of a score with respect to it, negative products left out, summed over heads, words and blocks. What
-differs: where the image reads text too, its reading of the words is taken, not theirs of it. It tells apart which words
-belong where, which an average over words, as the text's side gives it, hardly does.
+Grad-CAM (Selvaraju et al. 2017) over cross-attention, after ALBEF (Li et al. 2021): each attention probability times
+the gradient of a score with respect to it, summed over heads, words and blocks. What differs from ALBEF:
+
+* The side is that of the score, `TaskModel.explained_by`. A score that words give (an answer, a match, the next word of
+  a caption) is explained by what the words read of the image; one that places of the image give (boxes) by what those
+  read of the words. The other side hardly tells one object from another.
+* Of words the sum has its signs, and only then is what is negative left out, as in Grad-CAM itself. Of places each
+  product counts by its size: what a place reads of one word it does not read of the others, so that the sign says no
+  more than which word's values are larger.
 
 The model itself is not touched: in `attend` a layer computes what it does in `forward`, by visible probabilities.
 
@@ -27,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fiber_heads.processing import Images
-from fiber_heads.task import TaskModel
+from fiber_heads.task import Reader, TaskModel
 
 Way = Literal["grad_cam", "attention"]
 
@@ -75,6 +80,7 @@ def grad_cam(
     tokens: Tensor | None = None,
     target: str | None = None,
     score: Callable[..., Tensor] | None = None,
+    by: Reader | None = None,
     pixel_values: Tensor,
     **batch: Any,
 ) -> Tensor:
@@ -85,6 +91,8 @@ def grad_cam(
         tokens: (B, L) bool, the words; all of the text by default.
         target: What the score is of, such as an answer; see the model's `explained_score`.
         score: In place of the model's own: called with the batch, gives any numbers, whose sum is the score.
+        by: Whose reading is shown, the words' of the image or the image's of the words; the model's `explained_by` by
+            default.
         pixel_values: As of `attention_maps`.
         **batch: The others.
 
@@ -103,22 +111,23 @@ def grad_cam(
         given["pixel_values"].requires_grad_()  # so that a frozen model has gradients too
         with _recorded(model) as seen:
             value = model.explained_score(words, target, **given) if score is None else score(**given)
-        read = seen.by_image or seen.by_text
+        places = (by or model.explained_by) == "image"
+        read = seen.by_image if places else seen.by_text
         gradients = torch.autograd.grad(value.sum(), read, allow_unused=True) if read else ()
     if all(each is None for each in gradients):
         raise ValueError("the score does not depend on what image and text read of each other; choose another score")
     heat = torch.zeros(())
     for probabilities, gradient in zip(read, gradients, strict=True):
         if gradient is not None:
-            weighed = (probabilities.detach() * gradient).relu().sum(dim=1)
-            weighed = _as_map(weighed.mT if seen.by_image else weighed, size, model)  # (I, L, h, w)
+            product = probabilities.detach() * gradient
+            weighed = _as_map((product.abs().mT if places else product).sum(dim=1), size, model)  # (I, L, h, w)
             # of a text that is written word by word, every word may have been read for the next
             own = words if seen.by_image else torch.ones_like(words)
             own = own.repeat_interleave(len(weighed) // len(own), dim=0)[..., None, None]
             cells = (weighed * own).sum(dim=1, keepdim=True)
             # a sum over cells counts alike whatever their size
             heat = heat + over_pixels(cells.float() * cells.shape[-2] * cells.shape[-1], size)[:, 0].cpu()
-    return heat
+    return heat.relu()
 
 
 def look(

@@ -31,7 +31,8 @@ class Judgment(Result):
     probability: float
 
     def __str__(self) -> str:
-        return f"{self.statement}: {'true' if self.probability > 0.5 else 'false'} ({self.probability:.3f})"
+        verdict = "true" if self.probability > 0.5 else "false"
+        return f"{self.statement}: {verdict} ({self.probability:.3f} that it is true)"
 
 
 class FiberForVisualReasoning(TaskModel):

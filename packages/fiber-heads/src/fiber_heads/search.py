@@ -13,9 +13,7 @@ Shapes: N images, M texts, P pairs of them, D channels of the contrast.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,39 +23,14 @@ from torch import Tensor
 from fiber_heads.classification import image_rows
 from fiber_heads.contrastive import ContrastiveHead
 from fiber_heads.exported import ExportPart, fused_part, tower_parts
+from fiber_heads.matches import Match, TextMatch, best_images, best_texts
 from fiber_heads.matching import MatchingHead
-from fiber_heads.processing import Image, Images, Texts, as_list, image_list, image_name, is_prepared
+from fiber_heads.processing import Images, Texts, as_list, image_list, image_name, is_prepared
 from fiber_heads.ranking import Queries, search_scores
-from fiber_heads.results import Result, Results
+from fiber_heads.results import Results
 from fiber_heads.task import TaskModel
 
 State = TypeVar("State", ImageState, TextState)
-
-
-@dataclass(frozen=True)
-class Match(Result):
-    """An image and how well it fits a text.
-
-    Attributes:
-        image: As it was given.
-        score: Cosine in [-1, 1], or the matcher's logit where it was re-ranked.
-        index: Its place among the images.
-    """
-
-    image: Image = field(compare=False)
-    score: float
-    index: int
-
-    def __str__(self) -> str:
-        return f"{image_name(self.image) or f'image {self.index}'} ({self.score:.3f})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; of the image its name, None if it has none."""
-        return {"image": image_name(self.image) or None, "score": self.score, "index": self.index}
-
-    def row(self) -> dict[str, Any]:
-        """The file's name, or the place of an image that has none, and the score."""
-        return {"image": PurePath(image_name(self.image)).name or self.index, "score": self.score}
 
 
 class SearchModel(TaskModel):
@@ -252,19 +225,38 @@ class SearchModel(TaskModel):
         Raises:
             ValueError: `top_k` is below 1, a text is empty, or there is no image.
         """
+        given, asked, scores = self._ranked(images, texts, top_k, "texts")
+        shown = not is_prepared(images)
+        return Results((best_images(given, column, top_k, shown=shown) for column in scores.T), titles=asked)
+
+    def retrieve_texts(self, images: Images, texts: Texts, *, top_k: int = 5) -> Results[Results[TextMatch]]:
+        """The texts that fit each image best, by `search`.
+
+        Args:
+            images: As of `retrieve`.
+            texts: As of `retrieve`.
+            top_k: How many texts to give each image, at least 1; all if there are fewer. At least 16 are re-ranked.
+
+        Returns:
+            For each image its texts, best first.
+
+        Raises:
+            ValueError: As of `retrieve`.
+        """
+        given, candidates, scores = self._ranked(images, texts, top_k, "images")
+        titles = [image_name(image) or f"image {place}" for place, image in enumerate(given)]
+        shown = [] if is_prepared(images) else [(image,) for image in given]
+        return Results((best_texts(candidates, row, top_k) for row in scores), titles=titles, images=shown)
+
+    def _ranked(
+        self, images: Images, texts: Texts, top_k: int, queries: Queries
+    ) -> tuple[list[Any], list[str], Tensor]:
+        """Lists of images and of texts, and the scores of all pairs."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, is {top_k}")
         given = list(images) if is_prepared(images) else image_list(images)  # type: ignore[arg-type]
         asked = as_list(texts)
-        scores = self.search(images, asked, top_k=max(16, top_k), queries="texts")
-        best = scores.topk(min(top_k, len(given)), dim=0)
-        found = [
-            [Match(given[row], score, row) for row, score in zip(*column, strict=True)]
-            for column in zip(best.indices.T.tolist(), best.values.T.tolist(), strict=True)
-        ]
-        shown = [] if is_prepared(images) else given
-        rows = (Results(each, images=[(shown[match.index],) for match in each if shown]) for each in found)
-        return Results(rows, titles=asked)
+        return given, asked, self.search(images, asked, top_k=max(16, top_k), queries=queries)
 
     def encode_images(self, images: Images, *, batch_size: int = 16) -> Tensor:
         """Unit vectors (B, D) of images; their products with those of texts are cosines.

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, Unpack, cast
+from typing import Any, ClassVar, Literal, Self, Unpack, cast
 
 import torch
 from fiber_backbone import (
@@ -72,6 +72,9 @@ class NoSettings:
     """The `config` of a model that has nothing to set: libraries such as peft read one."""
 
 
+Reader = Literal["text", "image"]
+
+
 class TaskModel(PretrainedModel):
     """A backbone with the heads of a task. A subclass adds its heads, `forward(*, ...) -> TaskOutput` and its methods.
 
@@ -89,10 +92,12 @@ class TaskModel(PretrainedModel):
         scalars: Parameters without dimensions, which have one element while the model is sharded.
         accepts_loss_kwargs: False: `loss` is a mean over the batch, which transformers' Trainer divides by the number
             of accumulated batches itself.
+        explained_by: Which side's reading explains `explained_score`: the words' of the image, or the image's.
     """
 
     config_class: ClassVar[type[Any] | None] = None
     accepts_loss_kwargs: ClassVar[bool] = False
+    explained_by: ClassVar[Reader] = "text"
     example: ClassVar[str] = ""  # an expression of `model` that shows its use, for model cards
     processor: Processor | None = None
     scalars: frozenset[str] = frozenset()

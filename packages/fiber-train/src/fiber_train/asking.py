@@ -68,7 +68,7 @@ def ask(
     if pairs:
         names = [name for word in options.images for name in find_inputs([word])]
         if len(names) % 2:
-            raise ValueError(f"a question is about two images, but there are {len(names)}; give pairs of them")
+            raise ValueError(f"images come in pairs, found {len(names)}; give an even number, pair by pair")
         batches: Iterator[list[Any]] = read_groups(
             list(zip(names[::2], names[1::2], strict=True)), options.batch_size // 2
         )

@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor
 from torch import distributed as dist
 
-from fiber_train.original import describe, load_original
+from fiber_train.original import check_kind, describe, load_original
 from fiber_train.ownership import MARKER, find_damage, is_ours
 from fiber_train.shards import Like, cut, put_together, take_apart, write_tensors
 from fiber_train.stopping import say
@@ -91,6 +91,7 @@ def load_task_model(
     path: str | Path,
     trusted: Collection[str] = (),
     *,
+    kind: type[TaskModel] = TaskModel,
     tokenizer: str | Path | None = None,
     answers: str | Path | None = None,
 ) -> TaskModel:
@@ -99,16 +100,18 @@ def load_task_model(
     Args:
         path: A folder, a file of the original, or a name on the hub.
         trusted: Import paths that the folder's files may name; entry points they always may.
+        kind: The class that the model must be of.
         tokenizer: For a file of the original, as of `fiber_train.original.load_original`.
         answers: Likewise.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is of a class that no installed package declares, or its weights are not those that were written.
+        ValueError: It is not of `kind`, of a class that no installed package declares, or its weights are not those
+            that were written.
     """
     folder = find_model(path)
     if folder.is_file():
-        original, found = load_original(folder, tokenizer=tokenizer, answers=answers)
+        original, found = load_original(folder, kind=kind, tokenizer=tokenizer, answers=answers)
         for sentence in describe(folder, found):
             say(sentence)
         return original.float()
@@ -122,6 +125,7 @@ def load_task_model(
     model = AutoFiber.from_pretrained(folder, trusted=trusted)
     if not isinstance(model, TaskModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}, which is the model of no task; give that of a run")
+    check_kind(folder, type(model), kind)
     return model.float()  # as batches are, in whatever type a run computed
 
 
@@ -148,9 +152,7 @@ def load_model(
         ValueError: It is of another task.
     """
     folder = find_model(checkpoint)
-    model = load_task_model(folder, trusted, tokenizer=tokenizer, answers=answers)
-    if not isinstance(model, kind):
-        raise ValueError(f"{folder} holds a {type(model).__name__}, but a {kind.__name__} is needed; train one first")
+    model = load_task_model(folder, trusted, kind=kind, tokenizer=tokenizer, answers=answers)
     if model.processor is None:
         model.processor = load_processor(folder, trusted=trusted)  # or says why there is none
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), model.processor

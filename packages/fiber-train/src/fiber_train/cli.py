@@ -28,13 +28,17 @@ from fiber_train.stopping import STATUS, Stopped, say, stopping
 GROUP = "fiber.verbs"
 
 
-def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
-    """The command line with all verbs, of which `typed` has its options and leaves what runs in `run`."""
+def build_parser(typed: str | None = None, *, described: bool = True) -> argparse.ArgumentParser:
+    """The command line with all verbs, of which `typed` has its options and leaves what runs in `run`.
+
+    What each verb does is read from the sources of all, for the list of verbs alone: `described` says whether it may be
+    shown.
+    """
     parser = argparse.ArgumentParser(prog="fiber", description="Train and use FIBER vision-language models.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('fiber-train')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="verb")
     for name, entry in available(GROUP).items():
-        command = commands.add_parser(name, help=_help(entry))
+        command = commands.add_parser(name, help=_help(entry) if described else None)
         if name == typed:
             command.set_defaults(run=entry.load()(command))
     return parser
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     typed = next((word for word in words if not word.startswith("-")), None)
-    parser = build_parser(typed)
+    parser = build_parser(typed, described=typed is None or words[0] != typed)
     if typed is not None:
         _check_verb(typed, parser)
     options, rest = parser.parse_known_args(words)

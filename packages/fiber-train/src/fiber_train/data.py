@@ -141,7 +141,11 @@ def build_processor(config: TrainConfig, make: MakeProcessor, texts: Iterable[st
             return make(start.tokenizer, start)
         listed = chain(first, listed)
     elif source := tokenizer_source(config):
-        return make(load_tokenizer(source), None)
+        try:
+            loaded = load_tokenizer(source)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; data.tokenizer=SOURCE names another") from error
+        return make(loaded, None)
     folder = Path(config.out) / "processor"
     if fabric.is_global_zero:
         restore(folder)

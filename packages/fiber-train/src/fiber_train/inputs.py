@@ -76,18 +76,31 @@ def _meant(word: str) -> list[str]:
 def find_images(folder: str | Path) -> list[Path]:
     """The files below a folder that are called like images (`fiber_data.image_suffixes`), sorted.
 
+    What is hidden (`._a.jpg` of macOS, `.thumbnails/`) is passed over. How many images need an extra to be read is said
+    on standard error.
+
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
     """
     from fiber_data import image_suffixes
+    from fiber_data.suffixes import HEIF, INSTALL_HEIF
+
+    from fiber_train.stopping import say
 
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of images")
     suffixes = image_suffixes()
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
+    files = [path for path in root.rglob("*") if path.suffix.lower() in {*suffixes, *HEIF} and not path.is_dir()]
+    seen = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    found = sorted(path for path in seen if path.suffix.lower() in suffixes)
+    more = f"{len(seen) - len(found):,} of {'/'.join(HEIF)}: {INSTALL_HEIF}"
+    if not found and seen:
+        raise FileNotFoundError(f"{root} holds no image that can be read here, but {more}")
     if not found:
         raise FileNotFoundError(f"{root} holds no image ({', '.join(suffixes)})")
+    if len(seen) > len(found):
+        say(f"{root}: left out {more}")
     return found
 
 

@@ -57,7 +57,7 @@ def listing(options: Namespace, several: bool) -> Iterator[Listing]:
 
     Args:
         options: With `--format` and `--out`, which was claimed.
-        several: Whether text needs the names of the images.
+        several: Whether text needs the names of the images, or the queries.
     """
     with _opened(options.out) as stream:
         made = _KINDS[options.format](stream, several)
@@ -99,7 +99,9 @@ class _Lines:
 
 def _text(stream: Any, several: bool) -> Listing:
     def line(found: Found) -> str:
-        name = "  ".join(found.record[key] for key in ("image", "left", "right") if several and key in found.record)
+        name = "  ".join(
+            found.record[key] for key in ("image", "left", "right", "query") if several and key in found.record
+        )
         return (f"{name}\n" if name else "") + (f"{found.text}\n" if found.text else "") + ("\n" if name else "")
 
     return _Lines(stream, line)

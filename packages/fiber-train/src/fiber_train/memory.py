@@ -26,7 +26,14 @@ from fiber_train.config import OptimConfig
 from fiber_train.data import OnDevice, TrainingData
 from fiber_train.tasks.base import Task
 
-GIGABYTE = 1e9
+
+def in_bytes(number: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,8 @@ class MemoryEstimate:
     def __str__(self) -> str:
         parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.moments}
         parts |= {"average": self.average, f"{self.samples} samples": self.fixed + self.of_sample * self.samples}
-        shown = ", ".join(f"{name} {size / GIGABYTE:.1f}" for name, size in parts.items() if size)
-        return f"about {self.total / GIGABYTE:.1f} GB of each process ({shown})"
+        shown = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items() if size)
+        return f"about {in_bytes(self.total)} of each process ({shown})"
 
 
 def estimate_memory(

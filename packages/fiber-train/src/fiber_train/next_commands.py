@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from shlex import quote
 from string import Formatter
 from typing import Any
+
+from fiber_data import glance
+from fiber_data.formats import DetectionData
+from fiber_heads.grounding.asking import category_names
 
 from fiber_train.tasks.base import Task
 
@@ -29,8 +34,21 @@ def next_commands(task: Task[Any], run: str | Path, samples: Any) -> list[str]:
             known = {**dict(_words(sample)), **known}
     detection = getattr(samples, "detection", None)
     if detection is not None:
-        known["categories"] = quote(", ".join(list(detection.categories.values())[:_MOST_CATEGORIES]))
+        known["categories"] = quote(_listed(_most_frequent(detection)))
     return [each.format(**known) for each in task.commands if _fields(each) <= known.keys()]
+
+
+def _most_frequent(data: DetectionData) -> list[str]:
+    """The names of most boxes, then others, in the order of the file."""
+    counts = Counter(chain.from_iterable(each["labels"] for each in glance(data.samples, "labels")))
+    order = sorted(data.categories, key=lambda number: -counts[number])
+    return list(dict.fromkeys(data.categories[number] for number in order))[:_MOST_CATEGORIES]
+
+
+def _listed(names: list[str]) -> str:
+    """Names as one text that is split into them again."""
+    text = ", ".join(names)
+    return text if category_names(text) == names else f"{'; '.join(names)};"
 
 
 def _fields(command: str) -> set[str]:

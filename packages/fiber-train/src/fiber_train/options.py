@@ -24,8 +24,8 @@ def add_original(parser: ArgumentParser) -> None:
     """`--tokenizer` and `--answers`, which the original's files lack."""
     source = "of an original file: folder or hub name of its tokenizer (roberta-base)"
     parser.add_argument("--tokenizer", metavar="SOURCE", help=source)
-    listed = "of an original file that answers questions: its answers, a JSON list in the order of classes"
-    parser.add_argument("--answers", type=Path, metavar="FILE", help=listed)
+    listed = "of an original file for questions: its answers as a JSON list in the order of classes, or VQAv2's folder"
+    parser.add_argument("--answers", type=Path, metavar="PATH", help=listed)
 
 
 def load_checkpoint(options: Namespace, kind: type[TaskModel]) -> tuple[Any, Any]:

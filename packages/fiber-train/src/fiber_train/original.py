@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fiber_backbone import read_original_state_dict
-from fiber_data import AnswerVocabulary, FiberProcessor, GroundingProcessor, load_tokenizer
+from fiber_data import AnswerVocabulary, FiberProcessor, GroundingProcessor, load_tokenizer, read_vqav2
 from fiber_data.formats.samples import read_json
 from fiber_heads import FiberForCaptioning, FiberForGrounding, Recognized, TaskModel, recognize_original
 
@@ -18,6 +19,7 @@ ORIGINAL_TOKENIZER = "FacebookAI/roberta-base"
 def load_original(
     path: str | Path,
     *,
+    kind: type[TaskModel] = TaskModel,
     tokenizer: str | Path | None = None,
     answers: str | Path | None = None,
     known: Mapping[str, Any] | None = None,
@@ -26,6 +28,7 @@ def load_original(
 
     Args:
         path: A `.ckpt`, `.pth`, `.pt` or `.safetensors` file.
+        kind: The class that the model must be of.
         tokenizer: Folder or hub name of the tokenizer; by default roberta-base of the hub.
         answers: File of the answers of a question answering model, see `read_answers`.
         known: Fields of `FiberConfig` that are other than the file's tensors or the published models tell.
@@ -35,18 +38,21 @@ def load_original(
 
     Raises:
         FileNotFoundError: There is no such file, or no tokenizer and no network to load it by.
-        ValueError: It is damaged, no checkpoint of the original, or of a task that is not known here; the answers are
-            lacking or do not fit.
+        ValueError: It is of another class; it is damaged, no checkpoint of the original, or of a task that is not
+            known here; the answers are lacking or do not fit.
     """
     tensors = read_original_state_dict(path)
     found = recognize_original(tensors, str(path), **(known or {}))
+    check_kind(path, found.kind, kind)
+    given = read_answers(answers) if answers else None
     try:
-        model = found.build(tensors, read_answers(answers) if answers else None)
+        model = found.build(tensors, given)
     except ValueError as error:
         way = ""
-        if found.num_answers is not None:
-            way = f"; fiber convert {path} OUT --answers FILE, a JSON list of them in the order of its classes"
-        raise ValueError(f"{path}: {error}{way}" if way else str(error)) from error
+        if found.num_answers not in (None, len(given or ())):
+            way = f"; fiber convert {path} OUT --answers FILE, a JSON list of them in the order of its classes, or the "
+            way += "folder of VQAv2's questions and annotations"
+        raise ValueError(f"{path}: {error}{way}") from error
     model.processor = _make_processor(model, found, tokenizer)
     try:
         model.check_parts()
@@ -55,13 +61,30 @@ def load_original(
     return model, found
 
 
+def check_kind(origin: str | Path, found: type[TaskModel], kind: type[TaskModel]) -> None:
+    """ValueError, in words of what each is for, if a model's class is not the one that is needed."""
+    if not issubclass(found, kind):
+        holds, needs = (each.__name__ + f" ({each.example})" * bool(each.example) for each in (found, kind))
+        raise ValueError(
+            f"{origin} holds a {holds}, but a {needs} is needed; give a checkpoint of that task, or train one (fiber "
+            f"recipes lists what does) from this: model.checkpoint={origin}"
+        )
+
+
 def read_answers(path: str | Path) -> tuple[str, ...]:
-    """The answers of a model in the order of its classes: a JSON list, or an object from answer to class.
+    """The answers of a model in the order of its classes.
+
+    Args:
+        path: A JSON list, an object from answer to class, or the folder of VQAv2: of its train and val the answers that
+            occur nine times, as they first appear, which is how the original numbered them.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or the folder holds no questions of train or val.
         ValueError: It holds no answers, or classes that are not 0, 1, 2, ...
     """
+    if Path(path).is_dir():
+        asked = (read_vqav2(path, split, check_images=False) for split in ("train", "val"))
+        return AnswerVocabulary.from_annotations(chain.from_iterable(asked)).answers
     content = read_json(Path(path))
     if not isinstance(content, dict):
         return tuple(AnswerVocabulary.load(path).answers)

@@ -130,17 +130,18 @@ def local(checkpoint: str) -> str:
 
 
 def _look_at(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of the backbone of weights and, of a detector, those of its head."""
+    """The fields of the backbone of weights and, of a detector, those of its head; values are left to the run."""
     from fiber_backbone import read_original_state_dict
+    from fiber_backbone.described import read_object
     from fiber_heads import FiberForGrounding, recognize_original
 
     from fiber_train.checkpoint import find_model
 
     found = find_model(checkpoint)
     if found.is_file():
-        known = recognize_original(read_original_state_dict(found), str(found))
+        known = recognize_original(read_original_state_dict(found, only_shapes=True), str(found))
         return asdict(known.backbone), asdict(known.head) if known.kind is FiberForGrounding else {}
-    content = json.loads((found / "config.json").read_text(encoding="utf-8"))
+    content = read_object(found / "config.json")
     return content.get("backbone") or {}, content["head"] if "num_blocks" in (content.get("head") or {}) else {}
 
 

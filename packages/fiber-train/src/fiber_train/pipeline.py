@@ -59,6 +59,10 @@ class StepConfig(Ranged):
     """One step, of one kind: `recipe`, `evaluate`, `scenes` or `train_tokenizer`."""
 
     name: str = MISSING
+    title: str | None = None
+    """What people call it, by default its name."""
+    optional: bool = False
+    """Whether it is left out unless it is asked for."""
     recipe: list[str] = field(default_factory=list)
     """Recipes to lay over each other; a single one may stand without a list."""
     overrides: list[str] = field(default_factory=list)
@@ -89,20 +93,18 @@ class PipelineConfig:
     steps: list[StepConfig] = field(default_factory=list)
 
 
-def read_pipeline(
-    path: Path, overrides: Sequence[str] = (), more: Sequence[StepConfig] = ()
-) -> tuple[Path, list[Step]]:
+def read_pipeline(path: Path, overrides: Sequence[str] = (), optional: Sequence[str] = ()) -> tuple[Path, list[Step]]:
     """The folder and the steps of a file.
 
     Args:
         path: YAML.
         overrides: Settings of all its runs to change, as on the command line; of `task.` those runs' whose task has
             the setting. `out=FOLDER` is the pipeline's own.
-        more: Steps after those of the file.
+        optional: Which of the optional steps to take.
 
     Raises:
         FileNotFoundError: There is no such file, or a recipe is missing.
-        ValueError: It is out of format, or a setting is; the message names the step.
+        ValueError: It is out of format, or a setting is; the message names the step. Or there is no such optional step.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a pipeline is a YAML file with a list of steps")
@@ -123,7 +125,7 @@ def read_pipeline(
     assert isinstance(made, PipelineConfig)
     made.out = own[-1] if own else made.out  # to the letter, which OmegaConf would not take
     words = [word for word in overrides if not word.startswith("out=")]
-    return Path(made.out), _Maker(str(path), Path(made.out), words).make([*made.steps, *more])
+    return Path(made.out), _Maker(str(path), Path(made.out), words).make(made.steps, optional)
 
 
 class _Maker:
@@ -136,15 +138,19 @@ class _Maker:
         self.trusted: dict[str, list[str]] = {}  # what our own runs may name
         self.taken: set[str] = set()  # overrides of `task.` that a run has
 
-    def make(self, configs: Sequence[StepConfig]) -> list[Step]:
-        """All steps.
+    def make(self, configs: Sequence[StepConfig], wanted: Sequence[str]) -> list[Step]:
+        """All steps but the optional ones that are not wanted.
 
         Raises:
             ValueError: As of `read_pipeline`.
         """
         if not configs:
             raise ValueError(f"{self.path}: steps must be a list of at least one step, is empty")
-        later = [each.name for each in configs]
+        optional, later = [each.name for each in configs if each.optional], [each.name for each in configs]
+        if unknown := [name for name in wanted if name not in optional]:
+            there = f"there are {', '.join(optional)}" if optional else "there is none"
+            raise ValueError(f"{self.path}: no optional step is called {unknown[0]!r:.80}; {there}")
+        left_out = set(optional).difference(wanted)
         found = []
         for number, config in enumerate(configs):
             where = f"{self.path}: steps[{number}]"
@@ -153,10 +159,13 @@ class _Maker:
             for key in ("start", "data", "tokenizer", "evaluate"):
                 if (named := getattr(config, key)) in later[number:]:
                     raise ValueError(f"{where} ({config.name}): {key}: {named} is no earlier step; change the order")
-            try:
-                found.append(self._make(config))
-            except (ValueError, FileNotFoundError) as error:
-                raise type(error)(f"{where} ({config.name}): {error}") from error
+                if named in left_out and config.name not in left_out:
+                    raise ValueError(f"{where} ({config.name}): {key}: {named} is optional; ask for it too")
+            if config.name not in left_out:
+                try:
+                    found.append(self._make(config))
+                except (ValueError, FileNotFoundError) as error:
+                    raise type(error)(f"{where} ({config.name}): {error}") from error
             self.places[config.name] = self.root / config.name
         if unknown := [word for word in self.overrides if word.startswith("task.") and word not in self.taken]:
             raise ValueError(f"{unknown[0]}: no step's task has this setting; see fiber recipes show NAME")
@@ -198,7 +207,7 @@ class _Maker:
         own = [word for word in self.overrides if self._takes(plain, word)]
         made = load_config(config.recipe, [*words, *own])
         self.trusted[config.name] = trusted_names(made)
-        return TrainStep(config.name, folder, made, config.recipe, config.beside)
+        return TrainStep(config.name, folder, made, config.recipe, config.beside, config.title or config.name)
 
     def _takes(self, config: Any, word: str) -> bool:
         if not word.startswith("task."):

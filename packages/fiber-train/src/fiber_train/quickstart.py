@@ -8,20 +8,18 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from fiber_data import read_captions, read_detection, read_grounding, read_vqav2
+from fiber_data import read_captions, read_detection, read_grounding
 
-from fiber_train.pipeline import StepConfig, read_pipeline, run_pipeline
+from fiber_train.config import load_config
+from fiber_train.next_commands import next_commands
+from fiber_train.pipeline import read_pipeline, run_pipeline
+from fiber_train.recipe_files import QUICKSTART, optional_steps
 from fiber_train.report import write_report
 from fiber_train.steps import ScenesStep, Step, TokenizerStep, TrainStep
 from fiber_train.stopping import say
+from fiber_train.tasks.base import make_task
 
-FILE = Path(__file__).parent / "pipelines" / "quickstart.yaml"
 SPLITS = {"train": 4000, "val": 500}
-COARSE, FINE, SCRATCH = "coarse stage", "fine stage after the coarse stage", "fine stage from scratch"
-RUNS = {COARSE: "coarse", FINE: "fine", SCRATCH: "fine_from_scratch"}
-TASKS = {"vqa": ["vqa", "small"], "captions": ["caption_mle", "small"]}
-"""Recipes of what can be learned after the coarse stage."""
-TITLES = {"vqa": "questions", "captions": "captions"}
 REPORT = "report.html"
 
 
@@ -38,8 +36,8 @@ def quickstart(
         overrides: Settings of all runs to change, such as `"trainer.max_steps=50"`; of `task.` those runs' whose
             task has the setting.
         splits: How many scenes to generate.
-        tasks: What else to learn from the coarse stage's model: names of `TASKS`. What an earlier call has done is not
-            done again.
+        tasks: What else to learn from the coarse stage's model: names of the optional steps. What an earlier call has
+            done is not done again.
 
     Returns:
         What each run reached, in lines for people by its title; or None if it was asked to stop, and the same call
@@ -51,10 +49,8 @@ def quickstart(
     """
     root, began = Path(out), time.monotonic()
     steps = read_steps(root, overrides, splits, tasks)
-    names = {**RUNS, **{TITLES[task]: task for task in tasks}}
-    runs = {title: step for title, name in names.items() for step in steps if step.name == name}
-    coarse = runs[COARSE]
-    assert isinstance(coarse, TrainStep)
+    runs = sorted((step for step in steps if isinstance(step, TrainStep)), key=lambda step: step.beside)
+    coarse = runs[0]
     if (trainer := coarse.config.trainer).devices * trainer.num_nodes > 1:
         raise ValueError(
             "the quickstart runs on one device; leave trainer.devices and num_nodes at 1, or train recipes"
@@ -62,14 +58,14 @@ def quickstart(
 
     def show(step: Step) -> None:
         if step is coarse:
-            write_report({COARSE: step.folder}, root / REPORT)
+            write_report({coarse.title: step.folder}, root / REPORT)
             say(f"a first result after {_minutes(began)}: open {root / REPORT}")
 
     if not run_pipeline(root, steps, also=(REPORT,), finished=show):
         return None
-    write_report({title: step.folder for title, step in runs.items()}, root / REPORT)
+    write_report({step.title: step.folder for step in runs}, root / REPORT)
     say(f"all done after {_minutes(began)}")
-    return {title: step.summary() for title, step in runs.items() if isinstance(step, TrainStep)}
+    return {step.title: step.summary() for step in runs}
 
 
 def _minutes(began: float) -> str:
@@ -84,10 +80,7 @@ def read_steps(
     Raises:
         ValueError: There is no such task, or an override is out of place.
     """
-    if unknown := [task for task in tasks if task not in TASKS]:
-        raise ValueError(f"the quickstart has no task {unknown[0]!r:.80}; there are {', '.join(TASKS)}")
-    more = [StepConfig(name=task, recipe=TASKS[task], data="scenes", start="coarse") for task in dict.fromkeys(tasks)]
-    _, steps = read_pipeline(FILE, [*overrides, f"out={root}"], more)
+    _, steps = read_pipeline(QUICKSTART, [*overrides, f"out={root}"], tasks)
     sizes = [step.config.data.vocab_size for step in steps if isinstance(step, TrainStep) and step.name == "coarse"]
     for step in steps:
         if isinstance(step, ScenesStep):
@@ -109,7 +102,6 @@ def commands(root: Path, tasks: Sequence[str] = ()) -> list[str]:
     image = str(caption["image"])
     expressions = read_grounding(scenes, "val", name="refcoco+")
     expression = next((each["caption"] for each in expressions if str(each["image"]) == image), "square")
-    question = next(each["question"] for each in read_vqav2(scenes, "val") if str(each["image"]) == image)
     categories = ", ".join(read_detection(scenes, "val").categories.values())
     photos, sentence = str(Path(image).parent), caption["captions"][0]
     words = [
@@ -118,14 +110,16 @@ def commands(root: Path, tasks: Sequence[str] = ()) -> list[str]:
         ["ground", image, sentence, "--checkpoint", fine, "--draw", str(root / "drawn")],
         ["refer", image, expression, "--checkpoint", fine],
     ]
-    own = {"vqa": ["answer", image, question], "captions": ["caption", image, "--top", "3"]}
-    words += [[*own[task], "--checkpoint", str(root / task)] for task in tasks]
-    return [shlex.join(["fiber", *each]) for each in words]
+    lines = [shlex.join(["fiber", *each]) for each in words]
+    for name in tasks:
+        task = make_task(load_config(root / name / "config.yaml"))
+        lines += next_commands(task, root / name, task.samples("val"))
+    return lines
 
 
 def further(root: Path, overrides: Sequence[str] = (), tasks: Sequence[str] = ()) -> str | None:
     """The command that learns what else there is to learn from the same models; None if nothing is left."""
-    left = [task for task in TASKS if task not in tasks]
+    left = [task for task in optional_steps(QUICKSTART) if task not in tasks]
     if not left:
         return None
     named = chain.from_iterable(("--task", task) for task in [*tasks, *left])

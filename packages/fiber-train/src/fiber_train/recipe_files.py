@@ -19,6 +19,7 @@ from yaml import CollectionNode, MappingNode, Node, SafeLoader, YAMLError, compo
 DEFAULT_TASK = "pretraining"
 LONGEST_NAME = 200  # characters of a task's
 RECIPES = Path(__file__).parent / "recipes"
+QUICKSTART = Path(__file__).parent / "pipelines" / "quickstart.yaml"
 DEEPEST = 32  # levels of settings
 LARGEST = 100_000  # values of a recipe
 _DEEP = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
@@ -41,6 +42,11 @@ def find_recipes() -> dict[str, list[Path]]:
     for path in (path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml"))):
         found.setdefault(path.stem, []).append(path)
     return dict(sorted(found.items()))
+
+
+def optional_steps(pipeline: Path) -> list[str]:
+    """The names of the steps that a well-formed pipeline leaves out unless they are asked for."""
+    return [str(step["name"]) for step in read_recipe(pipeline)["steps"] if step.get("optional")]
 
 
 def describe_recipes() -> dict[str, str]:

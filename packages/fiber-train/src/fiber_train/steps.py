@@ -138,11 +138,13 @@ class TrainStep(Step):
         config: The run.
         recipes: For messages.
         beside: Whether it goes on in another process while the following steps do.
+        title: What people call it.
     """
 
     config: TrainConfig
     recipes: Sequence[str]
     beside: bool = False
+    title: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import torch
 from fiber_backbone import LoadReport
 from fiber_heads import TaskModel
 
-from fiber_train.config import OptimConfig, TrainConfig, TrainerConfig
+from fiber_train.config import DataConfig, OptimConfig, TrainConfig, TrainerConfig, as_share
 from fiber_train.coverage import SAMPLED_TEXTS, judge_tokenizer
 from fiber_train.data import TrainingData
 from fiber_train.machine import describe_machine, installed_versions
-from fiber_train.memory import count_held, moments_of
+from fiber_train.memory import count_held, in_bytes, moments_of
 from fiber_train.mixture import SourceSamples, describe_epoch
 from fiber_train.schedule import warmup_steps
 from fiber_train.stopping import say
@@ -27,6 +27,7 @@ from fiber_train.writing import write_file
 SUMMARY_FILE = "summary.txt"
 LARGE_MODEL = 100_000_000  # parameters, which no small data set teaches from random weights
 LARGE_IMAGE = 384  # pixels of a side, at which a step on a CPU takes minutes
+ROUGH = 20  # held-out samples, below which a measure is a matter of luck
 _MOST_PARTS = 6  # in a line
 
 
@@ -82,6 +83,7 @@ def summarize(
         device: Of the process.
     """
     config = task.config
+    classes = None if isinstance(samples, SourceSamples) else task.classes(model, samples)
     lines = [
         _device_line(trainer, device),
         f"machine: {describe_machine()}",
@@ -89,7 +91,8 @@ def summarize(
         *_model_lines(model, config, processor, report),
         f"data to learn from: {_count(samples)} of {config.data.train_split}",
         *filter(None, [describe_epoch(task, sampling)]),
-        f"data to measure on: {_count(held_out)} of {config.data.eval_split}",
+        f"data to measure on: {_count(held_out)} {_origin(config.data)}",
+        *([str(classes)] if classes is not None else []),
         _step_line(trainer, data),
         _rate_line(optimizer, config.optim, trainer.max_steps),
         _memory_line(model, config.optim),
@@ -97,7 +100,9 @@ def summarize(
     warnings = [
         *_model_warnings(model, report, processor, device),
         *_warmup_warnings(config.optim, trainer.max_steps),
+        *_held_out_warnings(task, held_out),
         *_text_warnings(task, samples, processor),
+        *(classes.warnings() if classes is not None else []),
     ]
     return Summary(lines, warnings)
 
@@ -143,6 +148,13 @@ def _count(samples: Any) -> str:
         return _plural(len(samples), "sample")
     except TypeError:  # a stream of somebody's
         return "samples"
+
+
+def _origin(data: DataConfig) -> str:
+    """Where what is measured on comes from."""
+    if as_share(data.eval_split) is None:
+        return f"of {data.eval_split}"
+    return f"held out of {data.train_split}, by ids alone (data.eval_split={data.eval_split})"
 
 
 def _step_line(trainer: TrainerConfig, data: TrainingData) -> str:
@@ -195,6 +207,16 @@ def _warmup_warnings(optim: OptimConfig, max_steps: int) -> Iterator[str]:
         )
 
 
+def _held_out_warnings(task: Task[Any], held_out: Any) -> Iterator[str]:
+    """On a share that is too small to tell runs apart."""
+    share, parts = as_share(task.config.data.eval_split), task.parts(held_out)
+    if share is not None and 0 < (count := sum(map(len, parts.values()))) < ROUGH:
+        yield (
+            f"{_plural(count, 'sample')} to measure on: what is measured is rough, and which weights are best is a "
+            "matter of luck; hold out more by a larger data.eval_split, or give the folder a split for it"
+        )
+
+
 def _text_warnings(task: Task[Any], samples: Any, processor: Any) -> Iterator[str]:
     """On the first texts of each source."""
     parts = samples.parts.values() if isinstance(samples, SourceSamples) else [samples]
@@ -205,12 +227,3 @@ def _text_warnings(task: Task[Any], samples: Any, processor: Any) -> Iterator[st
 def _plural(number: int, word: str) -> str:
     ending = "" if number == 1 else "es" if word.endswith("s") else "s"
     return f"{number:,} {word}{ending}"
-
-
-def in_bytes(number: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "KB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} GB"

@@ -230,25 +230,30 @@ def pipeline(parser: ArgumentParser) -> Callable[[Namespace], int]:
     parser.add_argument("file", type=Path, help="YAML file with a list of steps")
     parser.add_argument("overrides", nargs="*", help="settings of all steps to change, such as trainer.devices=8")
     parser.add_argument("--dry-run", action="store_true", help="list what would be done, and stop")
+    parser.add_argument(
+        "--with", action="append", default=[], dest="optional", metavar="STEP", help="an optional step to do too"
+    )
     return _pipeline
 
 
 def _pipeline(options: Namespace) -> int:
     from fiber_train.pipeline import read_pipeline, run_pipeline
 
-    root, steps = read_pipeline(options.file, options.overrides)
+    root, steps = read_pipeline(options.file, options.overrides, options.optional)
     return 0 if run_pipeline(root, steps, dry_run=options.dry_run) else _stopped()
 
 
 def quickstart(parser: ArgumentParser) -> Callable[[Namespace], int]:
     """Generate images, train both stages on them, report what was learned."""
+    from fiber_train.recipe_files import QUICKSTART, optional_steps
+
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (%(default)s)")
     parser.add_argument(
         "--task",
         action="append",
         default=[],
-        choices=["vqa", "captions"],
-        help="what else to learn from the coarse stage's model: questions or captions; can be given again",
+        choices=optional_steps(QUICKSTART),
+        help="what else to learn from the coarse stage's model; can be given again",
     )
     parser.add_argument("overrides", nargs="*", help="settings of its runs to change")
     return _quickstart

@@ -61,4 +61,6 @@ def _mixing(old: Any, new: Any, before: int) -> Tensor:
         rows += [row] * len(places)
         columns += places
         shares += [1 / len(places)] * len(places)
-    return torch.sparse_coo_tensor(torch.tensor([rows, columns]), torch.tensor(shares), (len(new), before))
+    return torch.sparse_coo_tensor(
+        torch.tensor([rows, columns]), torch.tensor(shares), (len(new), before), check_invariants=True
+    )

@@ -18,7 +18,7 @@ from typing import Any
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import ImageFinder, SplitFile, check_folder, iterate_on_disk, portable_names, whole_folder
-from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids
+from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids, note_held_out
 from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.records import find_records, stream_records
@@ -177,9 +177,7 @@ def _hold_out(lines: Iterable[_Line], share: float, faults: Faults) -> Iterator[
     for line in lines:
         first.setdefault(line.name, line.id)
     held = held_out_ids(first.values(), share) if share > 0 else set()
-    if held:
-        what = f"are held out as {_VAL!r}, by a rule that depends on ids alone, for no line has a split"
-        faults.note(f"{len(first)} images", what, count=len(held))
+    note_held_out(faults, len(first), "images", len(held), "line")
     return (replace(line, split=_VAL if first[line.name] in held else _TRAIN) for line in lines)
 
 

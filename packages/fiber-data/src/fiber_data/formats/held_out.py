@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from fiber_data.formats.detection import DetectionData
-from fiber_data.formats.faults import Samples, faults_of
+from fiber_data.formats.faults import Faults, Samples, faults_of
 from fiber_data.formats.ids import Id
 
 Data = TypeVar("Data")
@@ -56,6 +56,21 @@ class HeldOutRule:
         if self.share <= 0 or self._first == self._last:
             return False
         return place == self._first or (place[0] < self.share and place != self._last)
+
+
+def note_held_out(faults: Faults, total: int, what: str, count: int, of: str = "line") -> None:
+    """Says that a share is held out, if any is.
+
+    Args:
+        faults: Of the file.
+        total: Of how many.
+        what: What is counted, in the plural.
+        count: How many are held out.
+        of: What might have named a split, and does not: ``"line"``, ``"shard"``.
+    """
+    if count:
+        why = f"are held out as {VAL!r}, by a rule that depends on ids alone, for no {of} has a split"
+        faults.note(f"{total} {what}", why, count=count)
 
 
 def hold_out(samples: Data, share: float, *, held: bool) -> Data:

@@ -187,7 +187,9 @@ def split_of(record: dict[str, Any], where: str) -> str | None:
 
 
 def _questions(file: PlainFile, faults: Faults) -> Iterator[dict[str, Any]]:
+    """Questions without an answer are left out where others of their split have one; else it is a test split."""
     ids = RecordIds()
+    answered: set[Any] | None = None
     for where, record in file.records(faults):
         sample = None
         with faults:
@@ -197,8 +199,24 @@ def _questions(file: PlainFile, faults: Faults) -> Iterator[dict[str, Any]]:
             number = ids.of(record, ("id", "question_id"), str(name), where)
             sample = {"image": file.image(name, where), **asked, "id": number, "image_id": image_id}
             sample["split"] = split_of(record, where)
-        if sample is not None:
-            yield sample
+        if sample is None:
+            continue
+        if "answers" not in sample:
+            answered = _answered_splits(file) if answered is None else answered
+            if record.get("split") in answered:
+                faults.note("the questions", "have no answer", where, outcome="these are left out")
+                continue
+        yield sample
+
+
+def _answered_splits(file: PlainFile) -> set[Any]:
+    """The splits that records name, None among them, of which one question has an answer."""
+    found = set()
+    for where, record in file.records(faults := Faults(file.path, strict=False)):
+        with faults:
+            if "answers" in read_question(record, where):
+                found.add(record.get("split"))
+    return found
 
 
 def _statements(file: PlainFile, faults: Faults) -> Iterator[dict[str, Any]]:

@@ -46,7 +46,7 @@ def read_question(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The question of a record, and what was answered, if it says so.
 
     ``answer`` is the right answer, as if ten people had given it; ``answers`` are those of several people, repeated
-    in turn where they are fewer than ten, so that measures count as for ten.
+    in turn where they are fewer than ten, so that measures count as for ten. An answer without a letter is none.
 
     Raises:
         KeyError: There is no question.
@@ -60,7 +60,7 @@ def read_question(record: Mapping[str, Any], where: str) -> dict[str, Any]:
         given = record["answer"]
     given = given if isinstance(given, list) else [given]
     texts = [_answer(each, f"{where}.answers[{place}]") for place, each in enumerate(given)]
-    if not texts:
+    if not any(text.strip() for text in texts):
         return found
     return {**found, **annotated(found["question"], texts), **_kinds(record, where)}
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fiber_data.formats.faults import BadEntries, Faults, Samples
 from fiber_data.formats.files import iterate_on_disk
-from fiber_data.formats.held_out import TRAIN, USUAL_SHARE, VAL, HeldOutRule, image_id
+from fiber_data.formats.held_out import TRAIN, USUAL_SHARE, VAL, HeldOutRule, image_id, note_held_out
 from fiber_data.formats.listing import FolderListing
 from fiber_data.formats.samples import SplitNotFoundError, list_some
 from fiber_data.formats.streams import collect
@@ -56,9 +56,7 @@ def of_split(
         if wanted == ((sample.get("split") or TRAIN) if named else VAL if is_held else TRAIN):
             found += 1
             yield {**sample, "split": split}  # type: ignore[misc]
-    if held:
-        why = f"are held out as {VAL!r}, by a rule that depends on ids alone, for none has a split"
-        faults.note(f"{total} {what}", why, count=held)
+    note_held_out(faults, total, what, held, "of them")
     if not found and not faults.refused:
         there = f"[{list_some(sorted(named | {TRAIN}))}]" if total else f"no {what}"
         raise SplitNotFoundError(f"{faults.source}: no {what} of split {split!r}; the file has {there}")

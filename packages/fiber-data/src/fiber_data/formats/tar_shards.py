@@ -25,7 +25,7 @@ from fiber_data import remote
 from fiber_data.formats.detection import DetectionData
 from fiber_data.formats.faults import BadEntries, Fault, Faults, Samples
 from fiber_data.formats.files import SplitFile
-from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids, image_id
+from fiber_data.formats.held_out import USUAL_SHARE, held_out_ids, image_id, note_held_out
 from fiber_data.formats.ids import Id, read_id
 from fiber_data.formats.samples import keep_captions
 from fiber_data.formats.shard_index import CAPTION_KEYS, IMAGES, Entry, Shard, ShardImage, read_entries
@@ -174,8 +174,7 @@ def _take_share(
         kept.append(sample)
         images.append(image_id(sample))
     chosen = held_out_ids(images, share)
-    what = f"are held out as {VAL!r}, by a rule that depends on ids alone, for no shard has a split"
-    faults.note(f"{len(images)} samples", what, count=sum(each in chosen for each in images))
+    note_held_out(faults, len(images), "samples", sum(each in chosen for each in images), "shard")
     return (sample for sample in kept if (image_id(sample) in chosen) == held)
 
 

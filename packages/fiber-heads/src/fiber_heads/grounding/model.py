@@ -58,6 +58,7 @@ class FiberForGrounding(TaskModel):
 
     example = 'model.detect("photo.jpg", ["dog", "cat"])'
     config_class = GroundingConfig
+    explained_by = "image"  # whose places the score is of
     config: GroundingConfig
 
     def __init__(self, backbone: FiberBackbone, config: GroundingConfig | None = None) -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fiber_backbone import FiberBackbone, ImageState
+from fiber_backbone import ImageCache
 from fiber_heads import TaskModel
-from torch import Tensor
 
 from fiber_train.card import CARD_FILE
 from fiber_train.checkpoint import find_model, load_model
 
-_KEPT = 16  # begun images; of base size at 384 px 1.1 MiB each
 _TOLD = ("## Data", "## Measured", "## Limits")  # sections of a card
 
 
@@ -38,7 +34,7 @@ class AskedModel:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        begin_once(self.model.backbone)
+        self.model.backbone.image_cache = ImageCache()
 
     def can(self, method: str) -> bool:
         """Whether it can be asked so."""
@@ -74,24 +70,3 @@ def about(folder: Path, model: TaskModel) -> str:
     told = [part.replace("## ", "#### ", 1) for part in sections if part.startswith(_TOLD)]
     unknown = "Nothing beside its weights says what it was trained on; expect little of it outside of that."
     return "\n\n".join([lead, *(told or [unknown])])
-
-
-def begin_once(backbone: FiberBackbone) -> None:
-    """Keeps the newest images as they stand at the first fused block, so that many questions begin each once."""
-    begin: Callable[..., ImageState] = backbone.begin_image
-    kept: OrderedDict[tuple[Any, ...], ImageState] = OrderedDict()
-
-    def begin_image(
-        pixel_values: Tensor, return_pyramid: bool = False, image_sizes: Tensor | None = None
-    ) -> ImageState:
-        content = pixel_values.detach().cpu().contiguous().numpy().tobytes()
-        sizes = None if image_sizes is None else tuple(image_sizes.flatten().tolist())
-        key = (hashlib.sha256(content).digest(), tuple(pixel_values.shape), return_pyramid, sizes)
-        if key not in kept:
-            kept[key] = begin(pixel_values.detach(), return_pyramid, image_sizes).map(Tensor.detach)
-            while len(kept) > _KEPT:
-                kept.popitem(last=False)
-        kept.move_to_end(key)
-        return kept[key]
-
-    backbone.begin_image = begin_image  # type: ignore[method-assign]

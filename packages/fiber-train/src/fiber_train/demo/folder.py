@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from fiber_data import BrokenImageError, load_image
-from fiber_heads.search import search_scores
+from fiber_heads import Match, Results
 from torch import Tensor
 
 from fiber_train.examples import spread
 from fiber_train.inputs import find_images
 from fiber_train.stopping import say
+from fiber_train.tasks.retrieval.folder import rank_images
 
 _MOST = 1000  # images to search: at base size, begun, 1.1 GiB
 _GENERATED = 24
@@ -46,7 +45,12 @@ class Folder:
 
             made = generate_scenes(scratch / "scenes", {"val": _GENERATED}, progress=False)
             return cls(find_images(made / "images" / "val"))
-        found, good = find_images(folder), []
+        every = find_images(folder)
+        # a link may lead anywhere, and whatever is found is shown
+        found = [path for path in every if path.resolve().is_relative_to(folder.resolve())]
+        good = []
+        if len(found) < len(every):
+            say(f"{folder}: {len(every) - len(found):,} links lead out of the folder; left out")
         if len(found) > _MOST:
             say(f"{folder} holds {len(found):,} images; the page searches {_MOST:,} of them, spread evenly")
         for path in spread(found, _MOST):
@@ -64,23 +68,16 @@ class Folder:
         """A few, spread evenly."""
         return spread(self.paths, number)
 
-    @torch.no_grad()
-    def search(self, model: Any, query: str, number: int = 6) -> list[tuple[Path, float]]:
+    def search(self, model: Any, query: str, number: int = 6) -> Results[Match]:
         """The images that fit a text best, by all that a model has, with cosines or the matcher's logits."""
         begun, features = self._begun(model)
-        text = model.begin_texts([query])
-        cosines = None if features is None else features @ model.text_features(text).T
-        score = None if model.matching_head is None else partial(model.score_pairs, begun, text)
-        found = search_scores(cosines, score, shape=(len(begun), 1), top_k=_RERANKED, queries="texts")
-        best = found[:, 0].topk(min(number, len(self.paths)))
-        return [
-            (self.paths[row], value) for row, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        rerank = 0 if model.matching_head is None else _RERANKED
+        return rank_images(model, self.paths, features, query, top=number, rerank=rerank, begin=begun.__getitem__)
 
     def _begun(self, model: Any) -> tuple[Any, Tensor | None]:
         if id(model) not in self._searched:
             images: Sequence[Any] = [load_image(path) for path in self.paths]
             states = model.begin_images(images, keep_on="cpu")
-            features = None if model.contrastive_head is None else model.image_features(states)
+            features = None if model.contrastive_head is None else model.image_features(states).float().cpu()
             self._searched[id(model)] = states, features
         return self._searched[id(model)]

@@ -11,18 +11,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
-from fiber_data import load_image
 from torch import Tensor
 
 from fiber_train.demo import questions, shown
 from fiber_train.demo.asked import AskedModel
 from fiber_train.demo.folder import Folder
+from fiber_train.demo.uploads import read_upload
 from fiber_train.stopping import Stopped, say
 
 _WAITING = 32  # questions in the queue, before people are asked to come back
+_SESSIONS = 256  # whose found boxes are kept, the newest
+_FORGOTTEN = (600, 3600)  # seconds: how often uploads are deleted, and how old those are
 _OWN = "'self' data: blob:"
 _POLICY = f"default-src {_OWN}; style-src {_OWN} 'unsafe-inline'; script-src {_OWN} 'unsafe-inline' 'unsafe-eval'"
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
@@ -42,12 +44,7 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
     """
 
     def load(path: str | None) -> Tensor:
-        if not path:
-            raise ValueError("give an image first: choose an example, or upload one")
-        try:
-            return load_image(path, max_pixels=max_pixels).as_subclass(Tensor)
-        except (ValueError, OSError) as error:
-            raise ValueError(str(error).replace(str(path), "the image")) from error
+        return read_upload(path, max_pixels)
 
     tabs = {
         "Boxes": ("ground", lambda own, image: _boxes(own, image, load)),
@@ -59,12 +56,12 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
     suited = {name: ([each for each in models if each.can(way)], build) for name, (way, build) in tabs.items()}
     if not any(own for own, _ in suited.values()):
         raise ValueError("there is nothing on the page that these models can be asked")
-    with gr.Blocks(title="FIBER demo", analytics_enabled=False) as page:
+    with gr.Blocks(title="FIBER demo", analytics_enabled=False, delete_cache=_FORGOTTEN) as page:
         gr.Markdown("# Ask FIBER\nOne image, many questions: each model looks at it once.")
         with gr.Row():
             with gr.Column(scale=2, min_width=260):
                 first = folder.examples()
-                image = _image_input(first[0], "image", 300)
+                image = _image_input(first[0], "image", 300, load)
                 gr.Examples([[str(path)] for path in first], image, label="examples", cache_examples=False)
             with gr.Column(scale=5, min_width=300):
                 for name, (own, build) in suited.items():
@@ -77,9 +74,15 @@ def build_page(models: Sequence[AskedModel], folder: Folder, max_pixels: int) ->
     return page
 
 
-def _image_input(path: Path, label: str, height: int) -> gr.Image:
-    """Where an image is uploaded, beginning with one."""
-    return gr.Image(
+def _image_input(path: Path, label: str, height: int, load: Load) -> gr.Image:
+    """Where an image is uploaded, beginning with one; below it, why what was uploaded cannot be read."""
+
+    def checked(given: str | None) -> str:
+        if given:
+            load(given)
+        return ""
+
+    image = gr.Image(
         str(path),
         type="filepath",
         sources=["upload"],
@@ -88,10 +91,26 @@ def _image_input(path: Path, label: str, height: int) -> gr.Image:
         height=height,
         elem_classes="fiber-image",
     )
+    # the file as it came: Gradio would decode it whole, whatever its size, and say what is wrong with its path
+    cast(Any, image).preprocess = lambda payload: payload and payload.path
+    told = gr.HTML(elem_classes="fiber-told")
+    image.change(_told(checked), image, told, show_progress="hidden", **ONE_AT_A_TIME)
+    return image
 
 
 def serve(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
     """Serves the page until it is interrupted; `max_upload` is in MB."""
+    try:
+        launch(page, host, port, max_upload)
+        say(f"open http://{host}:{port}; Ctrl-C ends it")
+        with suppress(Stopped):
+            threading.Event().wait()
+    finally:
+        page.close(verbose=False)
+
+
+def launch(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
+    """Begins to serve the page, and returns."""
     page.queue(max_size=_WAITING, default_concurrency_limit=1)
     page.launch(
         prevent_thread_lock=True,
@@ -103,16 +122,11 @@ def serve(page: gr.Blocks, host: str, port: int, max_upload: int) -> None:
         enable_monitoring=False,
         footer_links=[],
         max_file_size=f"{max_upload}mb",
+        state_session_capacity=_SESSIONS,
         app_kwargs={"middleware": [(_OnlyOwn, (), {})], "docs_url": None, "redoc_url": None},
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=shown.STYLE,
     )
-    say(f"open http://{host}:{port}; Ctrl-C ends it")
-    try:
-        with suppress(Stopped):
-            threading.Event().wait()
-    finally:
-        page.close(verbose=False)
 
 
 class _OnlyOwn:
@@ -180,12 +194,11 @@ def _answers(models: Sequence[AskedModel], image: gr.Image, load: Load) -> None:
     def reason(path: str | None, question: str, answer: str | None) -> str:
         if answer is None:
             return ""
-        return questions.looks(models, load(path), question, None, "Grad-CAM", answer)
+        return questions.looks(models, load(path), question, None, answer)
 
     for event in (button.click, text.submit):
         event(_told(ask, 3), [image, text], [result, why, reasons], **ONE_AT_A_TIME)
     why.input(_told(reason), [image, text, why], reasons, **ONE_AT_A_TIME)
-    _looks(models, image, load, text, "Where does a word of the question look?")
 
 
 def _captions(models: Sequence[AskedModel], image: gr.Image, load: Load) -> None:
@@ -219,14 +232,11 @@ def _search(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: F
     match.click(_told(matched), [image, text], result, **ONE_AT_A_TIME)
     for event in (search.click, text.submit):
         event(_told(found), text, result, **ONE_AT_A_TIME)
-    fused = [each for each in models if each.model.matching_head is not None]
-    if fused:
-        _looks(fused, image, load, text, "Where does a word look?")
 
 
 def _judge(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: Folder) -> None:
     examples = folder.examples()
-    second = _image_input(examples[-1], "second image", 220)
+    second = _image_input(examples[-1], "second image", 220, load)
     with gr.Row(equal_height=True):
         text = gr.Textbox("both images show a circle", label="statement", scale=5, max_length=2000)
         button = gr.Button("Judge", variant="primary", scale=1, min_width=90)
@@ -242,24 +252,16 @@ def _judge(models: Sequence[AskedModel], image: gr.Image, load: Load, folder: Fo
 def _looks(models: Sequence[AskedModel], image: gr.Image, load: Load, text: Any, label: str) -> None:
     """Words of a text to choose from, and where the chosen one looks."""
     with gr.Accordion(label, open=True):
-        with gr.Row():
-            word = gr.Radio(
-                questions.words(text.value or ""),
-                show_label=False,
-                container=False,
-                scale=4,
-                elem_classes="fiber-choice",
-            )
-            way = gr.Radio(list(questions.WAYS), value="Grad-CAM", show_label=False, container=False, scale=1)
+        word = gr.Radio(
+            questions.words(text.value or ""), show_label=False, container=False, elem_classes="fiber-choice"
+        )
         result = gr.HTML(elem_classes="fiber-look")
 
     def choices(words: str | None) -> tuple[Any, str]:
         return gr.Radio(questions.words(words or ""), value=None), ""
 
-    def look(path: str | None, words: str, chosen: str | None, how: str) -> str:
-        return questions.looks(models, load(path), words, chosen, how) if chosen else ""
+    def look(path: str | None, words: str, chosen: str | None) -> str:
+        return questions.looks(models, load(path), words, chosen) if chosen else ""
 
-    given = [image, text, word, way]
     gr.on([text.change], choices, text, [word, result], show_progress="hidden")
-    for event in (word.input, way.input):
-        event(_told(look), given, result, **ONE_AT_A_TIME)
+    word.input(_told(look), [image, text, word], result, **ONE_AT_A_TIME)

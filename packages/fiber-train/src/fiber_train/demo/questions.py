@@ -17,7 +17,6 @@ from fiber_train.demo.shown import Boxes, bars, card, cards, heat_over, thumbnai
 LEAST_SCORE = 0.02  # of a box that is kept for the slider
 BOXES = {"phrases of a sentence": "ground", "categories": "detect", "one thing": "refer"}
 _SMALL = {"a", "an", "the", "and", "or", "of", "in", "on", "is", "are", "to", "with"}
-WAYS = {"Grad-CAM": "grad_cam", "attention": "attention"}
 
 
 def find_boxes(models: Sequence[AskedModel], image: Tensor, text: str, kind: str) -> list[Boxes]:
@@ -111,18 +110,16 @@ def judge(models: Sequence[AskedModel], first: Tensor, second: Tensor, statement
     return cards(parts)
 
 
-def looks(
-    models: Sequence[AskedModel], image: Tensor, text: str, word: str | None, way: str, target: str | None = None
-) -> str:
+def looks(models: Sequence[AskedModel], image: Tensor, text: str, word: str | None, target: str | None = None) -> str:
     """Where a word of a text, or all of it, looks in an image."""
     parts = []
     for each in models:
         with each.alone() as model:
             if target is not None and target not in getattr(model.config, "answers", (target,)):
                 continue
-            heat = look(model, image, text, word=word, target=target, way=WAYS[way])[0]  # type: ignore[arg-type]
+            heat = look(model, image, text, word=word, target=target)[0]
         of = f"“{target}”" if word is None and target else f"“{word or text}”"
-        parts.append(card(each.name, heat_over(image, heat, f"{of}, by {way}")))
+        parts.append(card(each.name, heat_over(image, heat, f"{of}, by Grad-CAM")))
     return cards(parts)
 
 

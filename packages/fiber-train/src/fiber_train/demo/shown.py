@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from fiber_data import load_image, noun_phrases
+from fiber_heads import Match
 from fiber_heads.grounding.drawing import edge_color, label_colors
+from fiber_heads.processing import image_name
 from fiber_heads.results import data_address
 from torch import Tensor
 from torchvision.ops import nms
@@ -29,10 +32,12 @@ STYLE = """
 .fiber-card h4{margin:0 0 8px;font-size:15px;overflow-wrap:anywhere}
 .fiber-card svg,.fiber-card img{width:100%;height:auto;max-height:520px;display:block;border-radius:6px;
  object-fit:contain}
-.fiber-card svg g:hover rect{stroke-width:5px;fill-opacity:.25}
+.fiber-card svg g:hover rect,.fiber-card svg g:focus rect{stroke-width:5px;fill-opacity:.25}
+.fiber-card svg g:focus{outline:none}
 .fiber-words{font-size:17px;line-height:1.9;margin:10px 0 2px}
-.fiber-words span{border-radius:5px;padding:2px 5px}
-.fiber-words span.none{opacity:.45}
+.fiber-words span{border-radius:5px;padding:2px 5px;box-shadow:inset 0 0 0 1px rgba(128,128,128,.7)}
+.fiber-words span.none{background:none!important;color:inherit!important;box-shadow:none;
+ outline:1px dashed currentColor;outline-offset:-1px}
 .fiber-row{display:grid;grid-template-columns:minmax(5em,38%) 1fr 4.2em;gap:8px;align-items:center;margin:5px 0;
  font-size:15px}
 .fiber-row.long{grid-template-columns:1fr 18% 3.2em}
@@ -93,15 +98,16 @@ class Boxes:
         for score, label, (left, top, right, bottom) in reversed(shown):  # the highest-scoring on top
             (color, edge), said = colors[label], f"{escape(self.labels[label])}: {score:.2f}"
             marks.append(
-                f'<g><title>{said}</title><rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
-                f'height="{bottom - top:.1f}" rx="{unit / 2:.2f}" fill="{color}" fill-opacity=".06" stroke="{color}" '
+                f'<g tabindex="0" role="img" aria-label="{said}"><title>{said}</title>'
+                f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
+                f'rx="{unit / 2:.2f}" fill="{color}" fill-opacity=".06" stroke="{color}" '
                 f'stroke-width="3" vector-effect="non-scaling-stroke"/><text x="{left + unit:.1f}" '
                 f'y="{max(top, 0.3 * unit) + 4.2 * unit:.1f}" font-size="{4 * unit:.1f}" font-weight="600" '
                 f'fill="{color}" stroke="{edge}" stroke-width="{0.9 * unit:.2f}" paint-order="stroke">{score:.2f}'
                 "</text></g>"
             )
         drawn = (
-            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{len(shown)} boxes">'
+            f'<svg viewBox="0 0 {width} {height}" role="group" aria-label="{len(shown)} boxes">'
             f'<image href="{self.image}" width="{width}" height="{height}"/>{"".join(marks)}</svg>'
         )
         best = {label: max(score for score, own, _ in shown if own == label) for _, label, _ in shown}
@@ -113,7 +119,7 @@ class Boxes:
 def _colored(
     text: str, spans: Sequence[tuple[int, int]], colors: Sequence[tuple[str, str]], best: Mapping[int, float]
 ) -> str:
-    """A sentence whose phrases are colored; those without a box are pale."""
+    """A sentence whose phrases are colored; those without a box have no color."""
     pieces, place = [], 0
     for label, (start, end) in sorted(enumerate(spans), key=lambda each: each[1]):
         if start >= place:
@@ -158,14 +164,14 @@ def heat_over(image: Tensor, heat: Tensor, note: str) -> str:
     return f'<img src="{drawn}" alt="{escape(note)}"><p class="fiber-note">{escape(note)}</p>'
 
 
-def thumbnails(found: Sequence[tuple[Any, float]]) -> str:
+def thumbnails(found: Sequence[Match]) -> str:
     """Files, named without their folders, with scores."""
     figures = []
-    for path, score in found:
-        small = data_address(to_pil_image(load_image(path)), _SMALL)
+    for match in found:
+        small = data_address(to_pil_image(load_image(match.image)), _SMALL)
         figures.append(
-            f'<figure><img src="{small}" alt=""><figcaption>{escape(path.name)} '
-            f"<small>{score:.3f}</small></figcaption></figure>"
+            f'<figure><img src="{small}" alt=""><figcaption>{escape(Path(image_name(match.image)).name)} '
+            f"<small>{match.score:.3f}</small></figcaption></figure>"
         )
     return f'<div class="fiber-found">{"".join(figures)}</div>'
 

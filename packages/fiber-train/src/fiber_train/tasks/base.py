@@ -34,6 +34,7 @@ from omegaconf import MISSING
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from fiber_train.classes import Classes
 from fiber_train.config import TaskSettings, TrainConfig, as_share
 from fiber_train.data import Collate, OnDevice, backbone_sizes, build_evaluation_loader
 from fiber_train.evaluation import Evaluation, LeftOut, Measure, absent_from
@@ -207,6 +208,10 @@ class Task(ABC, Generic[Settings]):
     def take_share(self, samples: Any, share: float, *, held: bool) -> Any:
         """The samples of about this share of the images, chosen by their ids alone, or (`held` false) all others."""
         return hold_out(samples, share, held=held)
+
+    def classes(self, model: Any, samples: Any) -> Classes | None:
+        """What the model is to tell apart, and how often the training samples have each; None if it is no such task."""
+        return None
 
     def backbone_switches(self) -> dict[str, Any]:
         """Fields of `FiberConfig` that the model needs set."""

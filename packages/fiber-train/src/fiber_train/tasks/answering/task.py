@@ -16,7 +16,9 @@ from fiber_heads import AnsweringConfig, FiberForQuestionAnswering
 from fiber_heads.distributed import gather_by_id
 from lightning_fabric import Fabric
 
+from fiber_train.classes import Classes
 from fiber_train.config import as_share, share_of_lines
+from fiber_train.drawing import show_look
 from fiber_train.evaluation import Evaluation, LeftOut, Measure
 from fiber_train.examples import Example, Said, Shown, show_image, spread
 from fiber_train.mixture import at
@@ -83,6 +85,12 @@ class Answering(Task[AnsweringSettings]):
             vocabulary = AnswerVocabulary.from_annotations(counted, min_count=self.settings.min_count)
         return FiberForQuestionAnswering(backbone, AnsweringConfig(answers=tuple(vocabulary.answers)))
 
+    def classes(self, model: FiberForQuestionAnswering, samples: Sequence[QuestionSample]) -> Classes:
+        """Answers, with the questions to which most people gave them."""
+        given = (each.get("multiple_choice_answer") for each in glance(samples, "multiple_choice_answer"))
+        counts = Counter(normalize_answer(answer) for answer in given if answer is not None)
+        return Classes("answers", "questions", {name: counts[name] for name in model.config.answers})
+
     def make_dataset(
         self, samples: Sequence[QuestionSample], transform: Transform, training: bool, model: FiberForQuestionAnswering
     ) -> QuestionDataset:
@@ -146,7 +154,10 @@ class Answering(Task[AnsweringSettings]):
 
     def show(self, model: FiberForQuestionAnswering, samples: Sequence[QuestionSample], number: int) -> Shown:
         """Questions with the three best answers; right is what at least three of ten people said."""
-        shown = Shown(note="The three best answers. Right is what at least three people of ten answered.")
+        shown = Shown(
+            note="The three best answers. Right is what at least three people of ten answered. Beside the image where "
+            "the question looks for the best answer, by Grad-CAM."
+        )
         for place, sample in enumerate(spread(samples, max(number, _MEASURED))):
             image = load_image(sample["image"])
             answers = model.answer(image, sample["question"], top_k=3)[0]
@@ -158,7 +169,8 @@ class Answering(Task[AnsweringSettings]):
             if place < number:
                 truth = ", ".join(f"{text} ({count})" for text, count in people.most_common(3))
                 asked = ((sample["question"], None),)
-                shown.examples.append(Example((show_image(image),), asked, tuple(said), truth))
+                why = show_look(model, image, sample["question"], target=answers[0].text)
+                shown.examples.append(Example((show_image(image), *why), asked, tuple(said), truth))
         return shown
 
     def describe(self, found: Evaluation) -> str:

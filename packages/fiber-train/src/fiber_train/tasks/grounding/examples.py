@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from fiber_data import GroundingSample, load_image
-from fiber_heads import FiberForGrounding, look
+from fiber_heads import FiberForGrounding
 from torchvision.ops import box_iou, nms
 
-from fiber_train.drawing import draw_heat
+from fiber_train.drawing import show_look
 from fiber_train.examples import Example, Mark, Said, Shown, show_image, spread
 from fiber_train.tasks.grounding.boxes import BoxData
 
@@ -56,10 +55,7 @@ def _show_phrases(model: FiberForGrounding, sample: GroundingSample, shown: Show
     if show:
         missed = [number for number in range(len(spans)) if number not in {label for _, _, label in rows}]
         said = tuple(Said(f"{number + 1} {_words(sample, number)}: no box", None, False) for number in missed)
-        images = [show_image(image, marks)]
-        with suppress(ValueError):  # of another fusion, or a phrase that was cut, there is nothing to see
-            heat = look(model, image, sample["caption"], word=spans[0])[0]
-            images.append(show_image(draw_heat(image.as_subclass(torch.Tensor), heat)))
+        images = [show_image(image, marks), *show_look(model, image, sample["caption"], word=spans[0])]
         shown.examples.append(Example(tuple(images), _numbered(sample["caption"], spans), said))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from lightning_fabric import Fabric
 from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
+from fiber_train.classes import Classes
 from fiber_train.config import share_of_lines
 from fiber_train.data import backbone_sizes, trusted_names
 from fiber_train.evaluation import Evaluation
@@ -124,6 +127,16 @@ class Grounding(Task[GroundingSettings]):
         for part in (*samples.captions.values(), *samples.expressions.values()):
             yield from (sample["caption"] for sample in glance(part, "caption"))
         yield from samples.detection.categories.values() if samples.detection else ()
+
+    def classes(self, model: FiberForGrounding, samples: BoxData) -> Classes | None:
+        """Categories, with their boxes."""
+        if (data := samples.detection) is None:
+            return None
+        counts = Counter(chain.from_iterable(each["labels"] for each in glance(data.samples, "labels")))
+        named = Counter[str]()  # several may have one name
+        for number, name in data.categories.items():
+            named[name] += counts[number]
+        return Classes("categories", "boxes", named, apart=True)
 
     def backbone_switches(self) -> dict[str, Any]:
         """Those in which the stages differ, and the drop-path of a detector."""

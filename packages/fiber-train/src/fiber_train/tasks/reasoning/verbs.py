@@ -34,5 +34,5 @@ def _judge(options: Namespace) -> int:
 def _as_found(left: InputImage, right: InputImage, judged: Any) -> Found:
     row = {"left": left.name, "right": right.name, "statement": judged.statement}
     row |= {"probability": round(judged.probability, 5)}
-    text = f"{judged.probability:6.3f}  {'true' if judged.probability > 0.5 else 'false'}"
+    text = f"{'true' if judged.probability > 0.5 else 'false'}  ({judged.probability:.3f} that it is true)"
     return Found(row, [row], text)

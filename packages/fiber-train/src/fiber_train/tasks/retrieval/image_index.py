@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fiber_heads.search import SearchModel
 from torch import Tensor
 
 from fiber_train.inputs import encode_inputs
-from fiber_train.tasks.retrieval.folder import ranked
+from fiber_train.tasks.retrieval.folder import as_files, rank_images
 from fiber_train.writing import replace_folder
 
 FEATURES_FILE, INDEX_FILE = "features.npy", "index.json"
@@ -75,22 +76,25 @@ class ImageIndex:
             raise ValueError(f"{folder} is damaged ({error}); make the index again") from error
         return made
 
-    @torch.inference_mode()
-    def search(self, model: SearchModel, query: str, top: int = 5) -> Results[Match]:
-        """The images that fit a text best, with their cosines.
+    @cached_property
+    def images(self) -> list[str | Path]:
+        """Paths, and addresses as text."""
+        return as_files(self.names)
+
+    def search(
+        self, model: SearchModel, query: str, *, top: int = 5, rerank: int = 0, batch_size: int = 32
+    ) -> Results[Match]:
+        """The images that fit a text best; see `rank_images`. Only what is re-ranked is read again.
 
         Raises:
             ValueError: The query is empty, or the features are of other weights.
         """
-        if not query.strip():
-            raise ValueError("the query is empty; say what to look for")
         if (own := fingerprint(model)) != self.model:
             raise ValueError(
                 f"the index is of another model ({self.model}, not {own}); make it again with this one, or give the "
                 "checkpoint that it was made with"
             )
-        cosines = self.features @ model.encode_texts(query)[0].float().cpu()
-        return ranked(self.names, cosines, top)
+        return rank_images(model, self.images, self.features, query, top=top, rerank=rerank, batch_size=batch_size)
 
 
 def make_index(

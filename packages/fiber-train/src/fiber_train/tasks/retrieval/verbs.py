@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from fiber_train.options import add_checkpoint, check_option, load_checkpoint
 from fiber_train.outputs import claim_file
 
 if TYPE_CHECKING:
-    from fiber_heads import Match, SearchModel
+    from fiber_heads import Match, SearchModel, TextMatch
 
     from fiber_train.inputs import InputImage
 
@@ -23,18 +24,20 @@ BATCH_SIZE = 32  # of what is encoded alone
 
 
 def retrieve(parser: ArgumentParser) -> Callable[[Namespace], int]:
-    """Rank images by a text."""
+    """Rank images by a text, or texts by how well they fit an image."""
     add_checkpoint(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--images", nargs="+", metavar="image", help=IMAGES_HELP)
     where.add_argument("--index", type=Path, help="folder that fiber index has written")
-    parser.add_argument(
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
         "--query", help="what to look for; without it, each line of standard input is a query (with --index)"
     )
-    parser.add_argument("--top", type=int, default=5, help="how many to print (%(default)s)")
-    parser.add_argument(
-        "--rerank", type=int, default=0, help="re-rank so many of the best, with the matcher (with --images)"
+    asked.add_argument(
+        "--texts", type=Path, help="file of texts, one to a line: rank them for each image (with --images)"
     )
+    parser.add_argument("--top", type=int, default=5, help="how many to print (%(default)s)")
+    parser.add_argument("--rerank", type=int, default=0, help="re-rank so many of the best, with the matcher")
     add_batch_size(parser, BATCH_SIZE)
     add_listing(parser)
     return _retrieve
@@ -47,24 +50,69 @@ def _retrieve(options: Namespace) -> int:
 
     check_option("--top", options.top, least=1)
     check_option("--rerank", options.rerank, least=0)
+    if options.texts:
+        return _retrieve_texts(options)
     if options.out:
         claim_file(options.out, "--out")
     queries: Iterable[str] = [options.query]
     if options.index is None:
         if options.query is None:
-            raise ValueError("--query: say what to look for; several queries are for an index (fiber index)")
+            raise ValueError(
+                "--query: say what to look for, or give --texts; several queries are for an index (fiber index)"
+            )
         names, model = find_inputs(options.images), _load(options)
-        find = partial(search, model, names, rerank=options.rerank, batch_size=options.batch_size)
+        find = partial(search, model, names)
     else:
-        if options.rerank:
-            raise ValueError("--rerank needs --images: an index holds features, not what the matcher reads")
         find = partial(ImageIndex.load(options.index).search, _load(options))
         if options.query is None:
             queries = (line.strip() for line in sys.stdin if line.strip())
-    with listing(options, several=False) as written:
+    with listing(options, several=options.query is None) as written:
         for query in queries:
-            written.add(_ranked(query, find(query, top=options.top)))
+            found = find(query, top=options.top, rerank=options.rerank, batch_size=options.batch_size)
+            written.add(_ranked(query, found))
     return 0
+
+
+def _retrieve_texts(options: Namespace) -> int:
+    from fiber_heads.matches import best_texts
+    from fiber_heads.ranking import rerank_candidates
+    from fiber_heads.search import SearchModel
+
+    if options.index:
+        raise ValueError("--texts needs --images: an index is searched by texts")
+    texts = _lines(options.texts)
+    features: Any = None
+
+    def find(model: Any, batch: list[InputImage]) -> list[Found]:
+        nonlocal features
+        features = model.encode_texts(texts) if features is None else features
+        images = model.begin_images([image.pixels for image in batch], batch_size=len(batch))
+        scores = model.image_features(images) @ features.T
+        if options.rerank:
+            wanted = rerank_candidates(scores, max(options.rerank, options.top), "images")
+            scores = model.score_texts(images, **model.prepare(text=texts), wanted=wanted)
+        ranks = (best_texts(texts, row, options.top) for row in scores)
+        return [_ranked_texts(image.name, found) for image, found in zip(batch, ranks, strict=True)]
+
+    return ask(options, SearchModel, find)
+
+
+def _ranked_texts(image: str, matches: Sequence[TextMatch]) -> Found:
+    rows = [{"rank": rank, "score": round(each.score, 5), "text": each.text} for rank, each in enumerate(matches, 1)]
+    text = "\n".join(f"{row['rank']:>3}  {row['score']:7.3f}  {row['text']}" for row in rows)
+    return Found({"image": image, "texts": rows}, [{"image": image} | row for row in rows], text)
+
+
+def _lines(path: Path) -> list[str]:
+    """The texts of a file.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not found:
+        raise ValueError(f"{path} holds no text; write one to a line")
+    return found
 
 
 def _load(options: Namespace) -> SearchModel:
@@ -100,9 +148,8 @@ def _index(options: Namespace) -> int:
     names = find_inputs(options.images)
     made = make_index(_load(options), names, old, options.batch_size)
     made.save(options.out)
-    sys.stdout.write(
-        f"{len(made.names)} images in {options.out}; fiber retrieve --index {options.out} --query '...' searches them\n"
-    )
+    words = ["fiber", "retrieve", "--index", str(options.out), "--checkpoint", str(options.checkpoint), "--query"]
+    sys.stdout.write(f"{len(made.names):,} images in {options.out}; to search them:\n{shlex.join(words)} '...'\n")
     return 0
 
 
@@ -130,9 +177,7 @@ def _embed(options: Namespace) -> int:
     claim_file(options.out, "--out")
     claim_file(listed, "--out")
     if options.texts:
-        names = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not names:
-            raise ValueError(f"{options.texts} holds no text; write one to a line")
+        names = _lines(options.texts)
         features = _load(options).encode_texts(names, batch_size=options.batch_size).float().cpu()
     else:
         inputs = find_inputs(options.images)
