@@ -34,7 +34,7 @@ def level_anchors(
     levels = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         half = scale * stride / 2
-        rows, columns = (torch.arange(side, device=device) * stride + stride / 2 for side in (height, width))
-        y, x = (place.flatten() for place in torch.meshgrid(rows, columns, indexing="ij"))
+        cells = torch.arange(height * width, device=device)
+        y, x = (place * stride + stride / 2 for place in (cells // width, cells % width))
         levels.append(torch.stack([x - half, y - half, x + half, y + half], dim=1).float())
     return levels

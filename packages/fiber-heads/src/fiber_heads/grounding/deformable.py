@@ -17,7 +17,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, embedding_bag, linear
+from torch.nn.functional import conv2d, embedding_bag, grid_sample
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
@@ -81,14 +81,14 @@ def plain_deformable_conv(
     x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor, bias: Tensor, stride: int
 ) -> Tensor:
     """The plain path; shapes as in `DeformableConv.forward`, weight (C', C, 3, 3), bias (C',)."""
+    if torch.compiler.is_exporting():
+        return _by_grid_sample(x, offsets, modulation, weight, bias, stride)
     batch, _, height, width = offsets.shape
     index, share = corners(offsets, modulation, (x.shape[2], x.shape[3]), stride)
     table = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     matrix = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
     arguments = (table, index, share, matrix, bias)
-    if torch.compiler.is_exporting():
-        y = _gather_at_once(*arguments)
-    elif torch.is_grad_enabled() and any(part.requires_grad for part in (table, share, matrix)):
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (table, share, matrix)):
         # rows are nine times the map: found again in the backward pass instead of kept
         y = checkpoint(_gather_and_multiply, *arguments, use_reentrant=False, preserve_rng_state=False)
     else:
@@ -139,13 +139,20 @@ def _gather_and_multiply(table: Tensor, index: Tensor, share: Tensor, matrix: Te
     return conv2d(rows, matrix[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(-1, matrix.shape[0])
 
 
-def _gather_at_once(table: Tensor, index: Tensor, share: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """For export: of any number of rows, by operations that every runtime has."""
-    corners = zip(index.unbind(dim=1), share[:, :, None].unbind(dim=1), strict=True)
-    first, *others = (table[row] * part for row, part in corners)
-    return linear(sum(others, first).view(-1, matrix.shape[1]), matrix, bias)
-
-
 def _in_chunks(table: Tensor, index: Tensor, share: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
     parts = zip(index.split(CHUNK * TAPS), share.split(CHUNK * TAPS), strict=True)
     return torch.cat([_gather_and_multiply(table, *part, matrix, bias) for part in parts])
+
+
+def _by_grid_sample(
+    x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor, bias: Tensor, stride: int
+) -> Tensor:
+    """For export: an operation that every runtime has reads the taps, since to trace and to run many is slow."""
+    tap = torch.arange(TAPS, device=x.device)[:, None, None]
+    down = torch.arange(offsets.shape[2], device=x.device)[:, None] * stride + tap // 3 - 1
+    right = torch.arange(offsets.shape[3], device=x.device) * stride + tap % 3 - 1
+    places = [(right + offsets[:, 1::2], x.shape[3]), (down + offsets[:, 0::2], x.shape[2])]
+    # -1 and 1 are the outer edges of the map; far beyond it nothing is read, wherever it is
+    grid = torch.stack([(2 * place.clamp(-2, side) + 1) / side - 1 for place, side in places], dim=-1)
+    rows = grid_sample(x, grid.flatten(1, 2), align_corners=False).unflatten(2, (TAPS, -1)) * modulation[:, None]
+    return conv2d(rows.flatten(1, 2), weight.flatten(1)[:, :, None, None], bias)

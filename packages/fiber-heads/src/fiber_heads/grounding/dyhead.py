@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import hardsigmoid
+from torch.nn.functional import grid_sample, hardsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from fiber_heads.grounding.config import GroundingConfig
@@ -126,6 +126,9 @@ class Features(NamedTuple):
 
     def resized(self, source: Extent, target: Extent) -> Features:
         """The branch on a finer map: resizing mixes cells with shares that sum to 1, so it may come before scaling."""
+        if torch.compiler.is_exporting():
+            maps = _resized_by_grid_sample(self.maps, source, target)
+            return Features(maps, target.mean(maps), self.scale, self.shift)
         rows, columns = (resizing_matrix(source, target, axis, self.maps) for axis in (0, 1))
         batch, channels, height, width = self.maps.shape
         x = rows @ self.maps.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
@@ -219,8 +222,21 @@ def resizing_matrix(source: Extent, target: Extent, axis: int, like: Tensor) -> 
     Returns:
         (B or 1, side of the target, side of the source); rows beyond what an image owns repeat its last one.
     """
-    owned, size = source.sizes[:, axis, None], target.sizes[:, axis, None]
-    place = torch.arange(target.shape[axis], device=like.device).minimum(size - 1).to(like.dtype)
-    place = place * (owned - 1) / (size - 1).clamp(min=1)
+    place = _resizing_places(source, target, axis, like)
     cell = torch.arange(source.shape[axis], device=like.device)
     return (1 - (place[:, :, None] - cell).abs()).clamp(min=0)
+
+
+def _resizing_places(source: Extent, target: Extent, axis: int, like: Tensor) -> Tensor:
+    """Where in the source the target's rows or columns lie, in cells (B or 1, side of the target)."""
+    owned, size = source.sizes[:, axis, None], target.sizes[:, axis, None]
+    place = torch.arange(target.shape[axis], device=like.device).minimum(size - 1).to(like.dtype)
+    return place * (owned - 1) / (size - 1).clamp(min=1)
+
+
+def _resized_by_grid_sample(x: Tensor, source: Extent, target: Extent) -> Tensor:
+    """For export, whose products of matrices would not take a batch or a map of one."""
+    rows, columns = ((2 * _resizing_places(source, target, axis, x) + 1) / source.shape[axis] - 1 for axis in (0, 1))
+    size = (x.shape[0], *target.shape)
+    grid = torch.stack([columns[:, None, :].expand(size), rows[:, :, None].expand(size)], dim=-1)
+    return grid_sample(x, grid, align_corners=False)

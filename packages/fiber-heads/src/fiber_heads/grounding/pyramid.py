@@ -51,7 +51,8 @@ class FeaturePyramid(nn.Module):
         """
         merged: list[Tensor] = []
         for lateral, x, extent in zip(self.lateral[::-1], maps[::-1], extents[2::-1], strict=True):
-            x = lateral(x)
+            # for convolutions over maps of channels-last memory torch.export asks whether the batch exceeds 1
+            x = lateral(x.contiguous() if torch.compiler.is_exporting() else x)
             if merged:
                 x = x + interpolate(merged[-1], size=x.shape[2:], mode="nearest")
             merged.append(extent.clear(x))
