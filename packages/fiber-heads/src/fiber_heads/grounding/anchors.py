@@ -35,6 +35,7 @@ def level_anchors(
     for (height, width), stride in zip(shapes, strides, strict=True):
         half = scale * stride / 2
         cells = torch.arange(height * width, device=device)
-        y, x = (place * stride + stride / 2 for place in (cells // width, cells % width))
+        rows = cells // width
+        y, x = (place * stride + stride / 2 for place in (rows, cells - rows * width))
         levels.append(torch.stack([x - half, y - half, x + half, y + half], dim=1).float())
     return levels
