@@ -57,7 +57,7 @@ OWN_SETTINGS = {
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Few scenes, so that evaluations are short."""
-    return generate_scenes(tmp_path_factory.mktemp("few") / "scenes", {"train": 24, "val": 20})
+    return generate_scenes(tmp_path_factory.mktemp("few") / "scenes", {"train": 40, "val": 20})
 
 
 @pytest.fixture(scope="module")
