@@ -110,9 +110,7 @@ def test_evaluation_takes_the_file_as_it_is(name: str, options, scenes: Path, tm
     """From the file, in one process and in two, the same numbers as from the folder made of it."""
     file, out = save(make(name), tmp_path / f"{name}.pth"), tmp_path / "out"
     assert main(["convert", str(file), str(out), *options]) == 0
-    more = ["--split", "0.1"]
-    if name == "fine":  # whose images are 800 pixels by themselves
-        more = ["--split", "0.02", "task.evaluate.detection=true", "task.shorter_in_evaluation=96"]
+    more = ["--split", "0.02", "task.evaluate.detection=true"] if name == "fine" else ["--split", "0.1"]
     more += ["task.model.generation.num_beams=1", "task.model.generation.max_length=4"] if name == "caption" else []
     numbers: dict[str, Any] = {}
     for place, source in {"file": file, "folder": out, "two": file}.items():
