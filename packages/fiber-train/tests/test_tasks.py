@@ -175,8 +175,8 @@ def test_ask_and_caption_from_the_shell(finetune, scenes: Path, tmp_path: Path, 
     printed = capsys.readouterr().out.splitlines()
     assert [printed[0], printed[3]] == [image, other], "each image once"
     assert main(["judge", image, other, "There is a circle.", "--checkpoint", judge]) == 0
-    chance, said = capsys.readouterr().out.split()
-    assert said == ("true" if float(chance) >= 0.5 else "false")
+    said, chance = capsys.readouterr().out.removesuffix(" that it is true)\n").split("  (")
+    assert said == ("true" if float(chance) > 0.5 else "false")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"cut")
     words = ["There is a circle.", "--checkpoint", judge, "--format", "jsonl"]
@@ -205,7 +205,7 @@ def test_messages(finetune, scenes: Path, tmp_path: Path, capsys) -> None:
     answerer = finetune("vqa")
     (tmp_path / "broken.png").write_bytes(b"no image")
     for words, message in (
-        (["answer", image, "what?", "--checkpoint", str(captioner)], "holds a FiberForCaptioning, but a FiberForQ"),
+        (["answer", image, "what?", "--checkpoint", str(captioner)], "but a FiberForQuestionAnswering (model.answer("),
         (["answer", image, "  ", "--checkpoint", str(answerer)], "is empty"),
         (["answer", str(tmp_path / "broken.png"), "what?", "--checkpoint", str(answerer)], "cannot be read as a"),
         (["train", "vqa", "small", f"data.root={scenes}", f"out={tmp_path}", "task.min_count=100000"], "100000"),
