@@ -12,7 +12,15 @@ import pytest
 import torch
 from fiber_backbone import FiberBackbone, FiberConfig
 from fiber_data import FiberProcessor, GroundingProcessor, train_tokenizer
-from fiber_heads import FiberForCaptioning, FiberForGrounding, FiberForRetrieval, GroundingConfig, TaskModel
+from fiber_heads import (
+    CaptioningConfig,
+    FiberForCaptioning,
+    FiberForGrounding,
+    FiberForRetrieval,
+    GenerationConfig,
+    GroundingConfig,
+    TaskModel,
+)
 from fiber_train.cli import main
 from PIL import Image
 
@@ -82,9 +90,11 @@ def test_a_search_without_torch(search_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_caption_without_torch(tmp_path: Path) -> None:
-    config = FiberConfig.from_preset("fiber_tiny", **SIZES, decoder_projections=True)
-    processor = FiberProcessor(train_tokenizer(TEXTS, 300), 64, 16)
-    folder = saved(FiberForCaptioning(FiberBackbone.from_config(config)), processor, tmp_path)
+    tokenizer = train_tokenizer(TEXTS, 300)
+    config = FiberConfig.from_preset("fiber_tiny", **SIZES, decoder_projections=True, vocab_size=len(tokenizer))
+    processor = FiberProcessor(tokenizer, 64, 16)
+    words = CaptioningConfig(generation=GenerationConfig(min_length=8, max_length=12))
+    folder = saved(FiberForCaptioning(FiberBackbone.from_config(config), words), processor, tmp_path)
     out, image = tmp_path / "exported", photo(tmp_path, 64, 64)
     assert main(["export", "--checkpoint", str(folder), "--out", str(out)]) == 0
     (best,) = FiberForCaptioning.from_pretrained(folder).caption(str(image), num_beams=1)[0]
