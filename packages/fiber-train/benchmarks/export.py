@@ -1,4 +1,4 @@
-"""Exported parts against the model: size, difference, speed in fp32 and int8, and what eight bits cost in recall.
+"""Exported parts against the model: size, difference, speed in fp32 and int8, and what eight bits cost on scenes.
 
     python packages/fiber-train/benchmarks/export.py RUN... [--data SCENES] [--batch 8] [--rounds 15] [--part NAME]
 
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from fiber_data import read_karpathy
-from fiber_heads import TaskModel
+from fiber_data import read_grounding, read_karpathy
+from fiber_heads import FiberForGrounding, TaskModel
 from fiber_heads.exported import ExportPart
+from fiber_heads.grounding.boxes import box_iou
 from fiber_train import load_model
 from fiber_train.export import choose_parts, write_part
 from onnxruntime import InferenceSession, SessionOptions
@@ -87,6 +88,27 @@ def recall(model: TaskModel, image: Run, text: Run, data: Path, count: int = 100
     return float(((vectors[1] @ vectors[0].T).argmax(axis=1) == np.arange(len(samples))).mean())
 
 
+def phrase_recall(model: FiberForGrounding, detect: Run, data: Path, count: int = 100) -> tuple[float, int]:
+    """Share of phrases of `count` captions whose best box has an IoU of 0.5 with a right one, and their number."""
+    stride, right = model.config.strides[-1], []
+    for sample in list(read_grounding(data, "val"))[:count]:
+        spans = list(dict.fromkeys(span for of_box in sample["spans"] for span in of_box))
+        prompts = model.processor.phrase_prompts([sample["caption"]], [spans])
+        given = model.prepare([sample["image"]], [sample["caption"]])
+        beyond = [-side % stride for side in given["pixel_values"].shape[2:]]
+        inputs = {name: given[name] for name in ("image_sizes", "input_ids", "attention_mask")}
+        inputs["pixel_values"] = torch.nn.functional.pad(given["pixel_values"], (0, beyond[1], 0, beyond[0]))
+        boxes, centerness, token_scores = (torch.as_tensor(each)[0] for each in detect(inputs))
+        words = prompts["phrase_maps"][0].float()
+        scores = token_scores @ (words / words.sum(dim=1, keepdim=True)).T * centerness[:, None]
+        scale = given["original_sizes"][0].flip(0) / given["image_sizes"][0].flip(0)
+        found = boxes[scores.argmax(dim=0)] * scale.repeat(2)
+        for span, box in zip(spans, found, strict=True):
+            own = [one for one, of_box in zip(sample["boxes"], sample["spans"], strict=True) if span in of_box]
+            right.append(bool((box_iou(box, torch.tensor(own)) >= 0.5).any()))
+    return statistics.fmean(right), len(right)
+
+
 def measure_part(
     model: TaskModel, name: str, part: ExportPart, folder: Path, batch: int, rounds: int
 ) -> dict[str, Run]:
@@ -127,6 +149,10 @@ def main() -> None:
                 for kind in ("eager", "fp32", "int8"):
                     found = recall(model, ways["image"][kind], ways["text"][kind], options.data)
                     print(f"{run}, {kind}: {found:.0%} of 100 captions find their image first", flush=True)
+            if options.data is not None and "detector" in ways and isinstance(model, FiberForGrounding):
+                for kind in ("eager", "fp32", "int8"):
+                    share, count = phrase_recall(model, ways["detector"][kind], options.data)
+                    print(f"{run}, {kind}: the best boxes of {share:.1%} of {count} phrases are right", flush=True)
 
 
 if __name__ == "__main__":

@@ -97,24 +97,29 @@ def _name_axes(part: ExportPart, path: str | Path) -> None:
 def quantize_onnx(path: str | Path, target: str | Path) -> None:
     """Writes an ONNX file with the weights of matrix products in 8 bits, a scale for each of their columns.
 
-    Activations are quantized while it runs. Convolutions and tables of embeddings stay as they are.
+    Activations are quantized while it runs. Convolutions, tables of embeddings and vectors stay as they are.
+    Weights are unsigned: sums of products with signed ones saturate on CPUs without VNNI.
 
     Raises:
         ValueError: onnxruntime is missing.
     """
     check_onnx(True)
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
         quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        graph = onnx.load(str(ready), load_external_data=False).graph
+        vectors = {each.name for each in graph.initializer if len(each.dims) < 2}  # which have no columns
         quantize_dynamic(
             str(ready),
             str(target),
             op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=[node.name for node in graph.node if vectors.intersection(node.input[1:2])],
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8,
         )
 
 

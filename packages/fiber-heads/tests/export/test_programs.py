@@ -21,7 +21,7 @@ from fiber_heads import (
     GroundingConfig,
 )
 from fiber_heads.export import export_onnx, export_program, quantize_onnx
-from fiber_heads.exported import ExportPart
+from fiber_heads.exported import Axis, ExportPart
 from torch import Tensor
 
 TOLERANCE = 1e-4
@@ -144,3 +144,24 @@ def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     )
     assert (first * second).sum(axis=1).min() > 0.98
     assert np.abs(first - second).max() > 0  # or nothing was quantized
+
+
+class Projected(torch.nn.Module):
+    """A matrix, and a vector, times what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.vector = torch.nn.Linear(64, 64), torch.nn.Parameter(torch.randn(64))
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.matrix(x) @ self.vector,)
+
+
+def test_eight_bits_leave_vectors_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    part = ExportPart(Projected(), {"x": torch.randn(2, 64)}, {"x": {0: Axis("batch")}}, ("y",))
+    export_onnx(part, tmp_path / "part.onnx")
+    quantize_onnx(tmp_path / "part.onnx", tmp_path / "part.int8.onnx")
+    x = torch.randn(5, 64)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "part.int8.onnx").run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), part.module(x)[0], atol=0.2, rtol=0.02)
