@@ -74,7 +74,7 @@ def best_images(
         scores: (N,), by which they are ranked.
         top_k: How many to give; all if there are fewer.
         told: (N,), what to say of each in place of its score.
-        shown: Whether the images are to be looked at in a notebook.
+        shown: Whether a notebook shows the images.
     """
     rows = _best(scores, top_k)
     values = (scores if told is None else told)[rows].tolist()

@@ -1,4 +1,4 @@
-"""Modulated deformable 3x3 convolution, two ways that agree: torchvision's operator, and ordinary PyTorch.
+"""Modulated deformable 3x3 convolution, by ways that agree: torchvision's operator, and ordinary PyTorch.
 
 Source: Deformable ConvNets v2 (Zhu et al. 2019), equation 1, one deformable group:
 
@@ -6,7 +6,8 @@ Source: Deformable ConvNets v2 (Zhu et al. 2019), equation 1, one deformable gro
 
 x between cells is bilinear, x outside the map is zero. The plain path sees the four corners of each tap as a bag of
 rows of the channels-last map: one `embedding_bag` with the bilinear weights (times m) gives the rows that one matrix
-product then maps to the output. Bags are contiguous in memory on both sides, which the operator's columns are not.
+product then maps to the output. Bags are contiguous in memory on both sides, which the operator's columns are not. In
+export the taps are grid samples, of which a program has fewer operations.
 
 Shapes: B batch, C channels, H W input map, h w output map.
 """
@@ -109,17 +110,22 @@ def corners(offsets: Tensor, modulation: Tensor, size: tuple[int, int], stride: 
         Row of the flattened map (B H W) and share of that row, each (B h w 9, 4): the corners up left, up right,
         down left, down right. The share of a corner outside the map is 0.
     """
-    batch, _, height, width = offsets.shape
-    tap = torch.arange(TAPS, device=offsets.device)[:, None, None]
-    down = torch.arange(height, device=offsets.device)[:, None] * stride + tap // 3 - 1
-    right = torch.arange(width, device=offsets.device) * stride + tap % 3 - 1
-    rows, row_shares = _along(down + offsets[:, 0::2], size[0])  # two of (B, 9, h, w) each
-    columns, column_shares = _along(right + offsets[:, 1::2], size[1])
-    images = torch.arange(batch, device=offsets.device)[:, None, None, None] * (size[0] * size[1])
+    down, right = _places(offsets, stride)
+    rows, row_shares = _along(down, size[0])  # two of (B, 9, h, w) each
+    columns, column_shares = _along(right, size[1])
+    images = torch.arange(len(offsets), device=offsets.device)[:, None, None, None] * (size[0] * size[1])
     index = torch.stack([images + row * size[1] + column for row in rows for column in columns], dim=-1)
     row_shares = [share * modulation for share in row_shares]
     share = torch.stack([by_row * by_column for by_row in row_shares for by_column in column_shares], dim=-1)
     return index.permute(0, 2, 3, 1, 4).reshape(-1, 4), share.permute(0, 2, 3, 1, 4).reshape(-1, 4)
+
+
+def _places(offsets: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Where each tap reads, in rows and in columns of the map: (B, 9, h, w) each."""
+    tap = torch.arange(TAPS, device=offsets.device)[:, None, None]
+    down = torch.arange(offsets.shape[2], device=offsets.device)[:, None] * stride + tap // 3 - 1
+    right = torch.arange(offsets.shape[3], device=offsets.device) * stride + tap % 3 - 1
+    return down + offsets[:, 0::2], right + offsets[:, 1::2]
 
 
 def _along(place: Tensor, side: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -148,10 +154,8 @@ def _by_grid_sample(
     x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor, bias: Tensor, stride: int
 ) -> Tensor:
     """For export: an operation that every runtime has reads the taps, since to trace and to run many is slow."""
-    tap = torch.arange(TAPS, device=x.device)[:, None, None]
-    down = torch.arange(offsets.shape[2], device=x.device)[:, None] * stride + tap // 3 - 1
-    right = torch.arange(offsets.shape[3], device=x.device) * stride + tap % 3 - 1
-    places = [(right + offsets[:, 1::2], x.shape[3]), (down + offsets[:, 0::2], x.shape[2])]
+    down, right = _places(offsets, stride)
+    places = [(right, x.shape[3]), (down, x.shape[2])]
     # -1 and 1 are the outer edges of the map; far beyond it nothing is read, wherever it is
     grid = torch.stack([(2 * place.clamp(-2, side) + 1) / side - 1 for place, side in places], dim=-1)
     rows = grid_sample(x, grid.flatten(1, 2), align_corners=False).unflatten(2, (TAPS, -1)) * modulation[:, None]
