@@ -231,6 +231,23 @@ def test_the_two_deformable_paths_agree(stride: int, reach: float) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_exported_path_agrees(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = DeformableConv(8, stride).double()
+    generator = torch.Generator().manual_seed(0)
+    x, offsets, modulation = (
+        torch.randn(2, channels, *size, generator=generator, dtype=torch.float64)
+        for channels, size in (
+            (8, (9, 12)),
+            (18, (-(-9 // stride), 12 // stride)),
+            (9, (-(-9 // stride), 12 // stride)),
+        )
+    )
+    expected = conv(x, 4 * offsets, modulation)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(conv(x, 4 * offsets, modulation), expected, atol=1e-10, rtol=1e-10)
+
+
 def test_offsets_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"offsets must have the shape \(batch, 18, 4, 5\).*got \(1, 18, 8, 10\)"):
         DeformableConv(4)(torch.zeros(1, 4, 4, 5), torch.zeros(1, 18, 8, 10), torch.zeros(1, 9, 8, 10))
